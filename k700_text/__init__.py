@@ -1,0 +1,36 @@
+"""k700_text: web titles and audio availability of Kinetics-700, and the loader that serves them.
+
+``from k700_text import KineticsAVT, Sample, Batch, collate`` needs the extra ``data``; ``import k700_text`` alone
+does not import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from k700_text.data.dataset import KineticsAVT as KineticsAVT
+    from k700_text.data.sample import Batch as Batch
+    from k700_text.data.sample import Sample as Sample
+    from k700_text.data.sample import collate as collate
+
+__version__ = "0.1.0"
+__all__ = ["Batch", "KineticsAVT", "Sample", "__version__", "collate"]
+
+_LAZY = {
+    "KineticsAVT": "k700_text.data.dataset",
+    "Sample": "k700_text.data.sample",
+    "Batch": "k700_text.data.sample",
+    "collate": "k700_text.data.sample",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'k700_text' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""The k700-text command: the only place of print and exit codes."""

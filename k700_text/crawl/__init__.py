@@ -1,0 +1,1 @@
+"""Recovers titles: planner, ledger, limiter, transport, crawler, verdict and the sources."""

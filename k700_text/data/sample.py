@@ -1,0 +1,147 @@
+"""Sample, Batch and collate: what the loader gives and the model takes.
+
+Axes: B batch, T frames, H height, W width, C colour, M mel bands, F mel frames, S tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+_TensorFunction = Callable[[Tensor], Tensor]
+
+
+def _show(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    return repr(value)
+
+
+def _repr(record: Sample | Batch) -> str:
+    shown = ", ".join(f"{field.name}={_show(getattr(record, field.name))}" for field in fields(record))
+    return f"{type(record).__name__}({shown})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Sample:
+    """One clip with its three modalities; a modality that is absent is zeros and its flag is False.
+
+    Attributes:
+        video: uint8 (T, H, W, C), RGB, channels last; (16, 224, 224, 3) by default.
+        log_mel: float32 (M, F), natural log of mel power; (80, 256) by default.
+        token_ids: int64 (S,), padded with the tokenizer's pad id; (128,) by default.
+        text_mask: bool (S,), True where a token stands; all False without a title.
+        has_video: the frames are real.
+        has_audio: the log-mel is real and not silence.
+        has_text: the tokens are a real title.
+        clip_id: which clip this is.
+        label: action class, or None where the annotations have none.
+    """
+
+    video: Tensor
+    log_mel: Tensor
+    token_ids: Tensor
+    text_mask: Tensor
+    has_video: bool
+    has_audio: bool
+    has_text: bool
+    clip_id: str
+    label: str | None
+
+    def __post_init__(self) -> None:
+        _check("video", self.video, torch.uint8, 4)
+        _check("log_mel", self.log_mel, torch.float32, 2)
+        _check("token_ids", self.token_ids, torch.int64, 1)
+        _check("text_mask", self.text_mask, torch.bool, 1)
+        if self.token_ids.shape != self.text_mask.shape:
+            raise ValueError(f"token_ids {tuple(self.token_ids.shape)} and text_mask {tuple(self.text_mask.shape)}")
+
+    def __repr__(self) -> str:
+        return _repr(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Batch:
+    """B samples stacked; the fields of Sample with a leading B.
+
+    Attributes:
+        video: uint8 (B, T, H, W, C).
+        log_mel: float32 (B, M, F).
+        token_ids: int64 (B, S).
+        text_mask: bool (B, S).
+        has_video: bool (B,).
+        has_audio: bool (B,).
+        has_text: bool (B,).
+        clip_id: B texts.
+        label: B texts or None.
+    """
+
+    video: Tensor
+    log_mel: Tensor
+    token_ids: Tensor
+    text_mask: Tensor
+    has_video: Tensor
+    has_audio: Tensor
+    has_text: Tensor
+    clip_id: tuple[str, ...]
+    label: tuple[str | None, ...]
+
+    def __post_init__(self) -> None:
+        sizes = {field.name: len(getattr(self, field.name)) for field in fields(self)}
+        if len(set(sizes.values())) != 1:
+            raise ValueError(f"the leading dimension must be the same everywhere: {sizes}")
+
+    def __len__(self) -> int:
+        return len(self.clip_id)
+
+    def __repr__(self) -> str:
+        return _repr(self)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
+        """Returns the batch with its tensors on the device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """Returns the batch in page-locked memory; DataLoader calls this when ``pin_memory=True``."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, function: _TensorFunction) -> Batch:
+        return replace(
+            self,
+            video=function(self.video),
+            log_mel=function(self.log_mel),
+            token_ids=function(self.token_ids),
+            text_mask=function(self.text_mask),
+            has_video=function(self.has_video),
+            has_audio=function(self.has_audio),
+            has_text=function(self.has_text),
+        )
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stacks samples into a Batch; every sample must have the same shapes.
+
+    Raises:
+        ValueError: there are no samples.
+    """
+    if not samples:
+        raise ValueError("collate needs at least one sample")
+    return Batch(
+        video=torch.stack([sample.video for sample in samples]),
+        log_mel=torch.stack([sample.log_mel for sample in samples]),
+        token_ids=torch.stack([sample.token_ids for sample in samples]),
+        text_mask=torch.stack([sample.text_mask for sample in samples]),
+        has_video=torch.tensor([sample.has_video for sample in samples]),
+        has_audio=torch.tensor([sample.has_audio for sample in samples]),
+        has_text=torch.tensor([sample.has_text for sample in samples]),
+        clip_id=tuple(sample.clip_id for sample in samples),
+        label=tuple(sample.label for sample in samples),
+    )
+
+
+def _check(name: str, tensor: Tensor, dtype: torch.dtype, num_dims: int) -> None:
+    if tensor.dtype != dtype or tensor.ndim != num_dims:
+        raise ValueError(f"{name} must be {dtype} with {num_dims} dimensions, got {tensor.dtype} {tuple(tensor.shape)}")

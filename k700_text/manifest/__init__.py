@@ -1,0 +1,1 @@
+"""The manifest: built from a ledger, validated, summarised."""

@@ -1,0 +1,1 @@
+"""Clip files: decoding, encoding, probing. The only packages that touch PyAV."""

@@ -1,0 +1,151 @@
+"""The only home of column names, Parquet types, units and nullability, and of SCHEMA_VERSION."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from k700_text.errors import ManifestError, SchemaMismatchError
+
+SCHEMA_VERSION = "1"
+VERSION_KEY = b"k700_text.schema_version"
+ANNOTATIONS_KEY = b"k700_text.annotations_sha256"
+TOOL_KEY = b"k700_text.tool_version"
+PROBE_SETTINGS_KEY = b"k700_text.probe_settings"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: its name, Parquet type, meaning (with unit), group, and whether it may be null."""
+
+    name: str
+    type: pa.DataType
+    description: str
+    group: str
+    nullable: bool = True
+
+    def field(self) -> pa.Field:
+        """Returns the pyarrow field."""
+        return pa.field(self.name, self.type, nullable=self.nullable)
+
+
+_UTC = pa.timestamp("us", tz="UTC")
+_TEXT = pa.string()
+
+IDENTITY = "identity"
+TITLE = "title"
+WEB = "video on the web"
+DISK = "clip on disk"
+FLAGS = "training flags"
+
+CLIP_ON_DISK_COLUMNS: tuple[Column, ...] = (
+    Column("video_status", _TEXT, "usable, no_stream, partial, undecodable, missing; null: never probed", DISK),
+    Column("num_frames", pa.int32(), "frames that decode", DISK),
+    Column("frame_rate", pa.float64(), "frames per second, average over the file", DISK),
+    Column("width", pa.int32(), "pixels, rotation applied", DISK),
+    Column("height", pa.int32(), "pixels, rotation applied", DISK),
+    Column("clip_duration_seconds", pa.float64(), "measured length of the file, seconds", DISK),
+    Column(
+        "audio_status",
+        _TEXT,
+        "usable, no_stream, silent, near_silent, partial, undecodable, missing; null: never probed",
+        DISK,
+    ),
+    Column("audio_sample_rate", pa.int32(), "hertz, as stored", DISK),
+    Column("audio_channels", pa.int32(), "channels, as stored", DISK),
+    Column("audio_rms_dbfs", pa.float64(), "level of the mono mix, dB re full scale; null: digital silence", DISK),
+    Column("audio_peak_dbfs", pa.float64(), "peak of the mono mix, dB re full scale; null: digital silence", DISK),
+    Column("audio_silent_fraction", pa.float64(), "share of 50 ms blocks below the silence threshold, 0..1", DISK),
+)
+
+MANIFEST_COLUMNS: tuple[Column, ...] = (
+    Column("clip_id", _TEXT, "{youtube_id}_{start:06d}_{end:06d}; unique together with label", IDENTITY, False),
+    Column("youtube_id", _TEXT, "11 characters, case-sensitive, always text", IDENTITY, False),
+    Column("split", _TEXT, "train, val or test", IDENTITY, False),
+    Column("label", _TEXT, "action class; null in unlabelled test sets", IDENTITY),
+    Column("start_seconds", pa.float64(), "start of the clip in the video, seconds", IDENTITY, False),
+    Column("end_seconds", pa.float64(), "end of the clip in the video, seconds", IDENTITY, False),
+    Column("title", _TEXT, "title of the video on the web, cleaned (NFC, no control characters)", TITLE),
+    Column("title_source", _TEXT, "source the title came from", TITLE),
+    Column("title_fetched_at", _UTC, "when the title was fetched", TITLE),
+    Column("title_captured_at", _UTC, "when an archive captured the page the title is from", TITLE),
+    Column("title_language", _TEXT, "language as declared by the service (BCP 47)", TITLE),
+    Column("availability", _TEXT, "state of the video; one of records.Availability", WEB, False),
+    Column("availability_sources", pa.list_(_TEXT), "sources that agree on the state, sorted", WEB, False),
+    Column("published_at", _UTC, "upload time as told by the service", WEB),
+    Column("video_duration_seconds", pa.float64(), "length of the whole video, seconds", WEB),
+    Column("web_has_audio", pa.bool_(), "the service lists an audio stream; null: it cannot tell", WEB),
+    *CLIP_ON_DISK_COLUMNS,
+    Column("has_video", pa.bool_(), "a sample of this clip carries frames; null: never probed", FLAGS),
+    Column("has_audio", pa.bool_(), "a sample of this clip carries audio; null: never probed", FLAGS),
+    Column("has_text", pa.bool_(), "a sample of this clip carries its title", FLAGS, False),
+)
+
+PROBE_COLUMNS: tuple[Column, ...] = (
+    Column("clip_file", _TEXT, "path of the clip, relative to the probed folder, with /", IDENTITY, False),
+    *CLIP_ON_DISK_COLUMNS,
+    Column("reason", _TEXT, "why a stream is not usable", DISK),
+    Column("file_bytes", pa.int64(), "size of the file, bytes", DISK),
+)
+
+MANIFEST_SCHEMA = pa.schema([column.field() for column in MANIFEST_COLUMNS])
+PROBE_SCHEMA = pa.schema([column.field() for column in PROBE_COLUMNS])
+
+
+def with_metadata(schema: pa.Schema, **values: str) -> pa.Schema:
+    """Returns the schema with the schema version and the given values as Parquet metadata.
+
+    Args:
+        schema: the schema to stamp.
+        values: metadata by short name; ``annotations_sha256`` becomes ``k700_text.annotations_sha256``.
+    """
+    metadata = {VERSION_KEY: SCHEMA_VERSION.encode()}
+    metadata.update({f"k700_text.{name}".encode(): value.encode() for name, value in sorted(values.items())})
+    return schema.with_metadata(metadata)
+
+
+def read_table(path: str | Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
+    """Reads a Parquet file that must have the given schema, and checks that it does.
+
+    Args:
+        path: a Parquet file.
+        schema: MANIFEST_SCHEMA or PROBE_SCHEMA.
+        columns: the columns to read; all of the schema when None.
+
+    Raises:
+        ManifestError: the file is missing or is not Parquet.
+        SchemaMismatchError: it is of another schema version, or columns are missing or of another type.
+    """
+    try:
+        found = pq.read_schema(path)
+    except FileNotFoundError as error:
+        raise ManifestError(f"no such file: {path}") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ManifestError(f"cannot read {path} as Parquet: {error}") from error
+    check_schema(found, schema, path)
+    return pq.read_table(path, columns=list(columns) if columns is not None else schema.names)
+
+
+def check_schema(found: pa.Schema, expected: pa.Schema, path: str | Path) -> None:
+    """Raises SchemaMismatchError unless the version is ours and every expected column is there with its type."""
+    version = (found.metadata or {}).get(VERSION_KEY, b"none").decode()
+    if version != SCHEMA_VERSION:
+        raise SchemaMismatchError(
+            f"{path} has schema version {version}, this version reads {SCHEMA_VERSION}: "
+            "write it again with this version of k700-text (the ledger and the probe file are kept)",
+            expected=SCHEMA_VERSION,
+            actual=version,
+        )
+    for field in expected:
+        index = found.get_field_index(field.name)
+        actual = "missing" if index < 0 else str(found.field(index).type)
+        if actual != str(field.type):
+            raise SchemaMismatchError(
+                f"{path}: column {field.name} is {actual}, expected {field.type}",
+                expected=str(field.type),
+                actual=actual,
+            )

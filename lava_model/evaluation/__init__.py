@@ -1,0 +1,1 @@
+"""Evaluation of a trained model: features, linear probe, protocols, data sets."""

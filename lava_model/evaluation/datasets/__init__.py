@@ -1,0 +1,1 @@
+"""Labelled evaluation data sets."""
