@@ -1,0 +1,85 @@
+"""What all commands share: where answers and messages go, and how a failure becomes one line and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from k700_text.errors import AnnotationError, K700TextError
+
+EXIT_COMPLETE = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_WORK_LEFT = 3
+EXIT_INTERRUPTED = 130
+
+JSON_VERSION = 1
+
+stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def emit_json(command: str, values: Mapping[str, Any]) -> None:
+    """Prints one JSON object on stdout, with the command's name and the version of the format."""
+    print(json.dumps({"command": command, "version": JSON_VERSION, **values}, ensure_ascii=False, default=str))
+
+
+def emit_table(title: str, rows: Sequence[tuple[str, Any]]) -> None:
+    """Prints a two-column table on stdout."""
+    table = Table(title=title, show_header=False, title_justify="left")
+    for name, value in rows:
+        table.add_row(name, str(value))
+    Console(highlight=False).print(table)
+
+
+def say(message: str) -> None:
+    """Prints one line for the person at the terminal on stderr."""
+    stderr.print(message, markup=False)
+
+
+def run_guarded(main: Callable[[], None], *, debug: bool) -> int:
+    """Runs a program and returns its exit code; a foreseen failure becomes one line on stderr.
+
+    Args:
+        main: the program; leaves by returning or raising.
+        debug: show the traceback as well.
+    """
+    try:
+        main()
+    except typer.Exit as stop:
+        return stop.exit_code
+    except KeyboardInterrupt:
+        say("interrupted: what was finished is saved; run the same command to continue")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of stdout (head, less) went away; point stdout elsewhere so that the flush at exit is quiet.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except (K700TextError, OSError) as error:
+        if debug:
+            traceback.print_exc()
+        say(f"error: {describe(error)}")
+        return error.exit_code if isinstance(error, K700TextError) else EXIT_FAILED
+    return EXIT_COMPLETE
+
+
+def describe(error: K700TextError | OSError) -> str:
+    """Returns the failure in one clear line (annotation problems: one line each)."""
+    if isinstance(error, AnnotationError) and error.problems:
+        return "\n".join([str(error), *(f"  {problem}" for problem in error.problems)])
+    if isinstance(error, OSError):
+        where = f" {error.filename}" if error.filename else ""
+        if error.errno == errno.ENOSPC:
+            return f"no space left on the device{where}: free some space and run the same command to continue"
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            return f"no permission to use{where}: {error.strerror}; choose a folder you can write to"
+        return f"{error.strerror or error}{where}"
+    return str(error)

@@ -1,0 +1,56 @@
+"""The k700-text command: registers the sub-commands and turns failures into exit codes."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+import k700_text
+from k700_text.cli.common import EXIT_USAGE, run_guarded, say
+
+# Typer carries click inside or beside itself, depending on its version: only this way names both.
+_UsageProblem: type[Exception] = typer.BadParameter.__bases__[0]
+
+app = typer.Typer(
+    name="k700-text",
+    help="Recovers web titles and audio availability of Kinetics-700 clips, and checks and serves them.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"k700-text {k700_text.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True)] = False,
+) -> None:
+    """Recovers web titles and audio availability of Kinetics-700 clips, and checks and serves them."""
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    arguments = sys.argv[1:] or ["--help"]
+    sys.exit(run_guarded(lambda: _invoke(arguments), debug="--debug" in arguments))
+
+
+def _invoke(arguments: list[str]) -> None:
+    command = typer.main.get_command(app)
+    try:
+        # standalone_mode=False: click would print in its own way and turn Ctrl-C into exit code 1.
+        code = command.main(args=arguments, prog_name="k700-text", standalone_mode=False)
+    except _UsageProblem as problem:
+        say(f"error: {getattr(problem, 'format_message', lambda: problem)()} (see --help)")
+        raise typer.Exit(EXIT_USAGE) from problem
+    except typer.Abort as abort:
+        raise KeyboardInterrupt from abort
+    if isinstance(code, int) and code:
+        raise typer.Exit(code)
