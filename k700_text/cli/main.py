@@ -48,7 +48,8 @@ def _invoke(arguments: list[str]) -> None:
         # standalone_mode=False: click would print in its own way and turn Ctrl-C into exit code 1.
         code = command.main(args=arguments, prog_name="k700-text", standalone_mode=False)
     except _UsageProblem as problem:
-        say(f"error: {getattr(problem, 'format_message', lambda: problem)()} (see --help)")
+        format_message = getattr(problem, "format_message", problem.__str__)
+        say(f"error: {format_message()} (see --help)")
         raise typer.Exit(EXIT_USAGE) from problem
     except typer.Abort as abort:
         raise KeyboardInterrupt from abort
