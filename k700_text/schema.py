@@ -35,6 +35,7 @@ class Column:
 
 _UTC = pa.timestamp("us", tz="UTC")
 _TEXT = pa.string()
+_TEXTS = pa.list_(pa.field("element", pa.string()))  # "element" is what Parquet calls the items of a list
 
 IDENTITY = "identity"
 TITLE = "title"
@@ -75,7 +76,7 @@ MANIFEST_COLUMNS: tuple[Column, ...] = (
     Column("title_captured_at", _UTC, "when an archive captured the page the title is from", TITLE),
     Column("title_language", _TEXT, "language as declared by the service (BCP 47)", TITLE),
     Column("availability", _TEXT, "state of the video; one of records.Availability", WEB, False),
-    Column("availability_sources", pa.list_(_TEXT), "sources that agree on the state, sorted", WEB, False),
+    Column("availability_sources", _TEXTS, "sources that agree on the state, sorted", WEB, False),
     Column("published_at", _UTC, "upload time as told by the service", WEB),
     Column("video_duration_seconds", pa.float64(), "length of the whole video, seconds", WEB),
     Column("web_has_audio", pa.bool_(), "the service lists an audio stream; null: it cannot tell", WEB),

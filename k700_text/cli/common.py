@@ -33,11 +33,19 @@ def emit_json(command: str, values: Mapping[str, Any]) -> None:
 
 
 def emit_table(title: str, rows: Sequence[tuple[str, Any]]) -> None:
-    """Prints a two-column table on stdout."""
+    """Prints a two-column table on stdout; a mapping becomes one line per entry, nothing is cut off."""
     table = Table(title=title, show_header=False, title_justify="left")
+    table.add_column(overflow="fold")
+    table.add_column(overflow="fold")
     for name, value in rows:
-        table.add_row(name, str(value))
+        table.add_row(name, _cell(value))
     Console(highlight=False).print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "\n".join(f"{name}: {_cell(entry)}" for name, entry in value.items()) or "none"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def say(message: str) -> None:

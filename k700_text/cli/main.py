@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import k700_text
+from k700_text.cli import annotations as annotations_command
 from k700_text.cli.common import EXIT_USAGE, run_guarded, say
 
 # Typer carries click inside or beside itself, depending on its version: only this way names both.
@@ -36,10 +37,14 @@ def options(
     """Recovers web titles and audio availability of Kinetics-700 clips, and checks and serves them."""
 
 
+app.command("annotations")(annotations_command.annotations)
+
+
 def run() -> None:
     """Entry point of the console script."""
-    arguments = sys.argv[1:] or ["--help"]
-    sys.exit(run_guarded(lambda: _invoke(arguments), debug="--debug" in arguments))
+    # --debug may stand anywhere: a person adds it to the end of the line that has just failed.
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"] or ["--help"]
+    sys.exit(run_guarded(lambda: _invoke(arguments), debug="--debug" in sys.argv))
 
 
 def _invoke(arguments: list[str]) -> None:

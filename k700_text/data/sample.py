@@ -144,4 +144,4 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 def _check(name: str, tensor: Tensor, dtype: torch.dtype, num_dims: int) -> None:
     if tensor.dtype != dtype or tensor.ndim != num_dims:
-        raise ValueError(f"{name} must be {dtype} with {num_dims} dimensions, got {tensor.dtype} {tuple(tensor.shape)}")
+        raise ValueError(f"{name} must be {dtype} of {num_dims} dimensions, got {_show(tensor)}")

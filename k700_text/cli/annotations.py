@@ -1,0 +1,40 @@
+"""k700-text annotations: reads annotation files and tells what they hold."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from k700_text.cli.common import emit_json, emit_table, say
+
+
+def annotations(
+    files: Annotated[list[Path], typer.Argument(help="Official CSV, JSON, .tar.gz or .zip.", show_default=False)],
+    skip_invalid: Annotated[bool, typer.Option(help="Leave malformed rows out and list them on stderr.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Checks annotation files and counts what they hold.
+
+    Example: k700-text annotations kinetics700_2020.tar.gz
+    """
+    from k700_text.annotations import load_annotations
+
+    found = load_annotations(files, skip_invalid=skip_invalid)
+    for problem in found.skipped:
+        say(f"left out: {problem}")
+    counts = {
+        "clips": len(found.clips),
+        "clips_by_split": dict(sorted(Counter(clip.split.value for clip in found.clips).items())),
+        "videos": len({clip.youtube_id for clip in found.clips}),
+        "labels": len({clip.label for clip in found.clips if clip.label is not None}),
+        "exact_duplicates": found.num_duplicates,
+        "left_out": len(found.skipped),
+        "sha256": found.sha256,
+    }
+    if json:
+        emit_json("annotations", counts)
+    else:
+        emit_table("annotations", [(name.replace("_", " "), value) for name, value in counts.items()])

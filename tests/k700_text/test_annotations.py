@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from k700_text.annotations import load_annotations
+from k700_text.errors import AnnotationError
+from k700_text.records import Clip, Split
+
+HEADER = "label,youtube_id,time_start,time_end,split"
+
+
+def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def clip(youtube_id: str, label: str | None, start: float, end: float, split: Split = Split.VAL) -> Clip:
+    return Clip(youtube_id=youtube_id, label=label, start_seconds=start, end_seconds=end, split=split)
+
+
+def test_deepmind_csv(tmp_path: Path) -> None:
+    path = write(tmp_path / "validate.csv", f"{HEADER}\ntestifying,---QUuC4vJs,84,94,validate\n")
+    assert load_annotations([path]).clips == (clip("---QUuC4vJs", "testifying", 84, 94),)
+
+
+def test_activitynet_csv_with_bom_crlf_quotes_extra_columns_and_float_times(tmp_path: Path) -> None:
+    text = (
+        "\ufefflabel,youtube_id,time_start,time_end,split,is_cc\r\n"
+        '"tying knot (not on a tie)",-1234567890,7.0,17.000000,val,0\r\n'
+        '"playing ""bean bag"" toss, indoors",NaN00000000,0,10,val,1\r\n'
+    )
+    clips = load_annotations([write(tmp_path / "a.csv", text)]).clips
+    assert clips == (
+        clip("-1234567890", "tying knot (not on a tie)", 7, 17),
+        clip("NaN00000000", 'playing "bean bag" toss, indoors', 0, 10),
+    )
+
+
+def test_ids_that_look_like_numbers_or_missing_values_stay_text(tmp_path: Path) -> None:
+    ids = ["00000000012", "1e000000000", "-0000000000", "_NA_NA_NA_A", "TRUE_______"]
+    rows = "".join(f"x,{youtube_id},0,10,train\n" for youtube_id in ids)
+    clips = load_annotations([write(tmp_path / "train.csv", f"{HEADER}\n{rows}")]).clips
+    assert {c.youtube_id for c in clips} == set(ids)
+
+
+def test_unlabelled_test_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", "youtube_id,time_start,time_end,split\nabcdefghijk,1,11,holdout_test\n")
+    assert load_annotations([path]).clips == (clip("abcdefghijk", None, 1, 11, Split.TEST),)
+
+
+def test_split_comes_from_the_file_name_when_there_is_no_column(tmp_path: Path) -> None:
+    path = write(tmp_path / "k700_val.csv", "label,youtube_id,time_start,time_end\nyoga,abcdefghijk,1,11\n")
+    assert load_annotations([path]).clips[0].split is Split.VAL
+    other = write(tmp_path / "list.csv", "label,youtube_id,time_start,time_end\nyoga,abcdefghijk,1,11\n")
+    with pytest.raises(AnnotationError, match="no split column"):
+        load_annotations([other])
+
+
+def test_official_json_keeps_a_video_with_two_labels(tmp_path: Path) -> None:
+    entry = '{"annotations": {"label": "%s", "segment": [5.0, 15.0]}, "duration": 10.0, "subset": "train", "url": "u"}'
+    text = '{"abcdefghijk": ' + entry % "yoga" + ', "abcdefghijk": ' + entry % "zumba" + "}"
+    clips = load_annotations([write(tmp_path / "train.json", text)]).clips
+    assert [c.label for c in clips] == ["yoga", "zumba"]
+    assert {c.clip_id for c in clips} == {"abcdefghijk_000005_000015"}
+
+
+def tar_gz(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def test_archives_prefer_csv_over_json_and_skip_mac_leftovers(tmp_path: Path) -> None:
+    files = {
+        "kinetics700/train.csv": f"{HEADER}\nyoga,abcdefghijk,1,11,train\n".encode(),
+        "kinetics700/train.json": b"{}",
+        "kinetics700/._train.csv": b"\x00\x05\x16\x07",
+        "kinetics700/test.csv": b"youtube_id,time_start,time_end,split\nabcdefghijA,1,11,test\n",
+        "kinetics700/readme.txt": b"hello",
+    }
+    (tmp_path / "k.tar.gz").write_bytes(tar_gz(files))
+    with zipfile.ZipFile(tmp_path / "k.zip", "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    (tmp_path / "k.csv.gz").write_bytes(gzip.compress(files["kinetics700/train.csv"]))
+    expected = (clip("abcdefghijA", None, 1, 11, Split.TEST), clip("abcdefghijk", "yoga", 1, 11, Split.TRAIN))
+    assert load_annotations([tmp_path / "k.tar.gz"]).clips == expected
+    assert load_annotations([tmp_path / "k.zip"]).clips == expected
+    assert load_annotations([tmp_path / "k.csv.gz"]).clips == expected[1:]
+    assert load_annotations([tmp_path / "k.tar.gz"], split=Split.TRAIN).clips == expected[1:]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("yoga,short,1,11,val", "youtube id 'short' is not 11 characters"),
+        ("yoga,abcdefghij!,1,11,val", "is not 11 characters of"),
+        ("yoga,abcdefghijk,one,11,val", "start 'one' is not a number"),
+        ("yoga,abcdefghijk,nan,11,val", "start 'nan' is not a time"),
+        ("yoga,abcdefghijk,-1,11,val", "start '-1' is not a time"),
+        ("yoga,abcdefghijk,11,11,val", "end 11 is not after start 11"),
+        ("yoga,abcdefghijk,1,11,sometimes", "unknown split 'sometimes'"),
+        ("yoga,abcdefghijk,1,11", "4 fields, expected 5"),
+        (",abcdefghijk,1,11,val", "empty label"),
+    ],
+)
+def test_a_malformed_row_is_named_with_file_line_and_reason(tmp_path: Path, row: str, reason: str) -> None:
+    path = write(tmp_path / "bad.csv", f"{HEADER}\nyoga,abcdefghijA,1,11,val\n{row}\n")
+    with pytest.raises(AnnotationError) as caught:
+        load_annotations([path])
+    assert len(caught.value.problems) == 1
+    assert "bad.csv line 3: " in caught.value.problems[0] and reason in caught.value.problems[0]
+    kept = load_annotations([path], skip_invalid=True)
+    assert [c.youtube_id for c in kept.clips] == ["abcdefghijA"]
+    assert kept.skipped == caught.value.problems
+
+
+def test_all_problems_of_all_files_are_reported_together(tmp_path: Path) -> None:
+    one = write(tmp_path / "one.csv", f"{HEADER}\nyoga,short,1,11,val\nyoga,abcdefghijk,5,1,val\n")
+    two = write(tmp_path / "two.json", json.dumps({"abcdefghijk": {"annotations": {"label": "x"}, "subset": "train"}}))
+    with pytest.raises(AnnotationError, match="3 malformed annotation rows") as caught:
+        load_annotations([one, two])
+    assert [problem.split()[0] for problem in caught.value.problems] == ["one.csv", "one.csv", "two.json:"]
+
+
+def test_exact_duplicates_are_kept_once_and_counted(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", f"{HEADER}\n" + "yoga,abcdefghijk,1,11,val\n" * 3)
+    found = load_annotations([path, path])
+    assert len(found.clips) == 1 and found.num_duplicates == 5
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "holds no annotation rows"),
+        (HEADER.encode() + b"\n", "holds no annotation rows"),
+        (b"a,b,c\n1,2,3\n", "no column youtube_id, time_start, time_end"),
+        (b"\xff\xfe\x00binary", "not UTF-8"),
+        (b"{not json", "not valid JSON"),
+        (b"\x1f\x8bbroken", "damaged archive"),
+        (b"PK\x03\x04broken", "damaged archive"),
+        (tar_gz({"readme.txt": b"x"}), "holds no .csv or .json"),
+        (tar_gz({"train.csv": b"x" * 5000})[:60], "damaged archive"),
+    ],
+)
+def test_an_unusable_file_is_one_clear_line(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "train.csv"
+    path.write_bytes(content)
+    with pytest.raises(AnnotationError, match=message) as caught:
+        load_annotations([path])
+    assert "train.csv" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_missing_file_and_missing_split(tmp_path: Path) -> None:
+    with pytest.raises(AnnotationError, match=r"no such annotation file: .*nowhere\.csv"):
+        load_annotations([tmp_path / "nowhere.csv"])
+    with pytest.raises(AnnotationError, match="cannot read annotation file"):
+        load_annotations([tmp_path])
+    path = write(tmp_path / "train.csv", f"{HEADER}\nyoga,abcdefghijk,1,11,train\n")
+    with pytest.raises(AnnotationError, match="no valid clips of split val"):
+        load_annotations([path], split=Split.VAL)
+
+
+def test_sha256_of_one_file_is_the_files_own(tmp_path: Path) -> None:
+    import hashlib
+
+    path = write(tmp_path / "train.csv", f"{HEADER}\nyoga,abcdefghijk,1,11,train\n")
+    other = write(tmp_path / "val.csv", f"{HEADER}\nyoga,abcdefghijA,1,11,val\n")
+    assert load_annotations([path]).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert load_annotations([path, other]).sha256 == load_annotations([other, path]).sha256
+
+
+@pytest.mark.realdata
+def test_the_official_validation_list(real_data: Path) -> None:
+    found = load_annotations([real_data / "kinetics/rocksyne/kinetics700/validate.csv"])
+    ids = [c.youtube_id for c in found.clips]
+    assert len(found.clips) == 33_909 and len(set(ids)) == 33_856
+    assert len({c.label for c in found.clips}) == 700 and found.num_duplicates == 0
+    assert sum(i.startswith("-") for i in set(ids)) == 316 and sum(i.startswith("_") for i in set(ids)) == 263

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from k700_text import Batch, Sample, collate
+
+
+def sample(number: int = 0, **changes: Any) -> Sample:
+    values: dict[str, Any] = {
+        "video": torch.full((4, 8, 8, 3), number, dtype=torch.uint8),
+        "log_mel": torch.full((5, 6), float(number)),
+        "token_ids": torch.full((7,), number),
+        "text_mask": torch.ones(7, dtype=torch.bool),
+        "has_video": True,
+        "has_audio": number % 2 == 0,
+        "has_text": False,
+        "clip_id": f"clip{number}",
+        "label": None,
+    }
+    return Sample(**(values | changes))
+
+
+def test_collate_stacks_every_field_in_order() -> None:
+    batch = collate([sample(0), sample(1), sample(2)])
+    assert len(batch) == 3
+    assert batch.video.shape == (3, 4, 8, 8, 3) and batch.video.dtype == torch.uint8
+    assert batch.video[:, 0, 0, 0, 0].tolist() == [0, 1, 2] == batch.token_ids[:, 0].tolist()
+    assert batch.has_audio.tolist() == [True, False, True] and batch.has_audio.dtype == torch.bool
+    assert batch.clip_id == ("clip0", "clip1", "clip2") and batch.label == (None, None, None)
+
+
+def test_to_moves_the_tensors_and_keeps_the_rest() -> None:
+    batch = collate([sample(3)]).to("meta")
+    assert batch.video.device.type == batch.has_text.device.type == "meta" and batch.clip_id == ("clip3",)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"video": torch.zeros(4, 8, 8, 3)}, r"video must be torch.uint8 of 4 dimensions, got \(4, 8, 8, 3\) float32"),
+        ({"log_mel": torch.zeros(5, 6, dtype=torch.float64)}, "log_mel must be torch.float32"),
+        ({"token_ids": torch.zeros(7)}, "token_ids must be torch.int64"),
+        ({"text_mask": torch.zeros(3, dtype=torch.bool)}, "token_ids .* and text_mask"),
+    ],
+)
+def test_a_wrong_sample_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        sample(**change)
+
+
+def test_a_ragged_batch_is_refused_and_the_repr_shows_shapes() -> None:
+    batch = collate([sample(0), sample(1)])
+    with pytest.raises(ValueError, match="leading dimension"):
+        replace(batch, clip_id=("one",))
+    with pytest.raises(ValueError, match="at least one sample"):
+        collate([])
+    assert "video=(2, 4, 8, 8, 3) uint8" in repr(batch) and isinstance(batch, Batch)

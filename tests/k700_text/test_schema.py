@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from k700_text.errors import ManifestError, SchemaMismatchError
+from k700_text.records import ClipProbe
+from k700_text.schema import MANIFEST_SCHEMA, PROBE_SCHEMA, read_table, with_metadata
+
+# DESIGN section 4, group by group: readers of released files rely on names and order.
+DESIGN_COLUMNS = re.split(
+    r"\s+",
+    """
+clip_id youtube_id split label start_seconds end_seconds
+title title_source title_fetched_at title_captured_at title_language
+availability availability_sources published_at video_duration_seconds web_has_audio
+video_status num_frames frame_rate width height clip_duration_seconds
+audio_status audio_sample_rate audio_channels audio_rms_dbfs audio_peak_dbfs audio_silent_fraction
+has_video has_audio has_text
+""".strip(),
+)
+
+
+def test_the_manifest_has_the_columns_of_the_design() -> None:
+    assert MANIFEST_SCHEMA.names == DESIGN_COLUMNS
+
+
+def test_the_probe_table_has_a_column_for_every_field_of_its_record() -> None:
+    assert set(PROBE_SCHEMA.names) == {field.name for field in fields(ClipProbe)}
+
+
+def empty(schema: pa.Schema, path: Path) -> Path:
+    pq.write_table(schema.empty_table(), path)
+    return path
+
+
+def test_a_file_of_ours_is_read(tmp_path: Path) -> None:
+    path = empty(with_metadata(MANIFEST_SCHEMA, annotations_sha256="ab"), tmp_path / "val.parquet")
+    assert read_table(path, MANIFEST_SCHEMA, ["title"]).column_names == ["title"]
+
+
+def test_another_version_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    path = empty(MANIFEST_SCHEMA.with_metadata({b"k700_text.schema_version": b"99"}), tmp_path / "val.parquet")
+    with pytest.raises(
+        SchemaMismatchError, match=r"val\.parquet has schema version 99, this version reads 1"
+    ) as caught:
+        read_table(path, MANIFEST_SCHEMA)
+    assert (caught.value.expected, caught.value.actual) == ("1", "99")
+
+
+def test_a_missing_or_retyped_column_is_named(tmp_path: Path) -> None:
+    schema = with_metadata(MANIFEST_SCHEMA)
+    index = schema.get_field_index("title")
+    with pytest.raises(SchemaMismatchError, match="column title is missing, expected string"):
+        read_table(empty(schema.remove(index), tmp_path / "a.parquet"), MANIFEST_SCHEMA)
+    with pytest.raises(SchemaMismatchError, match="column title is int64, expected string"):
+        read_table(empty(schema.set(index, pa.field("title", pa.int64())), tmp_path / "b.parquet"), MANIFEST_SCHEMA)
+
+
+def test_what_is_not_parquet_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "x.parquet").write_bytes(b"not parquet at all")
+    with pytest.raises(ManifestError, match=r"cannot read .*x\.parquet as Parquet"):
+        read_table(tmp_path / "x.parquet", MANIFEST_SCHEMA)
+    with pytest.raises(ManifestError, match=r"no such file: .*nowhere"):
+        read_table(tmp_path / "nowhere.parquet", MANIFEST_SCHEMA)
