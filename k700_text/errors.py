@@ -130,8 +130,11 @@ class TokenizerError(K700TextError):
 
 
 class DecodeError(K700TextError):
-    """A media file that cannot be decoded; ``path`` names it."""
+    """A media file that cannot be decoded; ``path`` names it.
 
-    def __init__(self, message: str, *, path: str) -> None:
+    ``path`` has a default because an error that crosses processes is built again from its text alone.
+    """
+
+    def __init__(self, message: str, *, path: str = "") -> None:
         self.path = path
         super().__init__(message)
