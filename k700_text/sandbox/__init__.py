@@ -1,1 +1,1 @@
-"""An offline stand-in for the web services and for Kinetics clips: demo and tests run on it."""
+"""An offline stand-in for the services, plus generated clips: the demo and the tests run on it."""

@@ -1,0 +1,116 @@
+"""k700-text sandbox: an offline stand-in for the services, with a miniature Kinetics to crawl and train on."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from k700_text.cli.common import emit_json, emit_table, say
+
+if TYPE_CHECKING:
+    from k700_text.sandbox.world import Miniature, World
+
+# What `--endpoint` of the crawl can be pointed at; the archive's index answers under the same address as its playback.
+ENDPOINT_SOURCES = ("oembed", "data-api", "thumbnail", "wayback", "archive-item", "annotations")
+
+
+def sandbox(
+    port: Annotated[int, typer.Option(help="Port to serve on; 0 takes a free one.")] = 0,
+    seed: Annotated[int, typer.Option(help="Another seed is another world.")] = 0,
+    annotations: Annotated[
+        Path | None, typer.Option(help="Write train.csv, val.csv and test.csv into this folder.", show_default=False)
+    ] = None,
+    clips: Annotated[
+        Path | None, typer.Option(help="Write the clip files into this folder.", show_default=False)
+    ] = None,
+    labelled: Annotated[
+        Path | None, typer.Option(help="Write a labelled evaluation set of other videos.", show_default=False)
+    ] = None,
+    num_classes: Annotated[int, typer.Option(help="Classes, 1 to 10.")] = 10,
+    clips_per_class: Annotated[int, typer.Option(help="Training clips of each class.")] = 60,
+    workers: Annotated[int, typer.Option(help="Processes that write clips.")] = 2,
+    serve: Annotated[bool, typer.Option(help="Serve until Ctrl-C.")] = True,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Writes a miniature Kinetics and serves what the web says about it, until Ctrl-C.
+
+    Example: k700-text sandbox --port 8700 --annotations mini --clips mini/clips
+    """
+    from k700_text.sandbox.world import World, make_kinetics
+
+    world = World(seed=seed)
+    miniature = make_kinetics(world, num_classes=num_classes, clips_per_class=clips_per_class)
+    facts: dict[str, Any] = {"seed": seed, "clips": len(miniature.clips), "labels": list(miniature.labels)}
+    if annotations is not None:
+        facts["annotations"] = _write_annotations(miniature, annotations)
+    facts.update(_write_clips(miniature, clips, labelled, num_classes, workers))
+    if serve:
+        _serve(world, miniature, port, facts, as_json=json)
+    else:
+        _tell(facts, as_json=json)
+
+
+def _write_annotations(miniature: Miniature, folder: Path) -> list[str]:
+    from k700_text.records import Split
+    from k700_text.sandbox.services.annotations import annotations_csv
+
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for split in Split:
+        path = folder / f"{split.value}.csv"
+        path.write_text(annotations_csv(miniature.split(split)), encoding="utf-8")
+        paths.append(str(path))
+    return paths
+
+
+def _write_clips(
+    miniature: Miniature, clips: Path | None, labelled: Path | None, num_classes: int, workers: int
+) -> dict[str, Any]:
+    from k700_text.sandbox.clips import generate_clips, generate_labelled_folder
+
+    facts: dict[str, Any] = {}
+    if clips is not None:
+        report = generate_clips(miniature, clips, workers=workers, on_progress=_show_progress)
+        facts["clip_files"] = {"folder": str(clips), "written": report.num_written, "kept": report.num_kept}
+        facts["flawed_clips"] = report.flaws
+    if labelled is not None:
+        report = generate_labelled_folder(
+            miniature.world, labelled, num_classes=num_classes, workers=workers, on_progress=_show_progress
+        )
+        facts["labelled_files"] = {"folder": str(labelled), "written": report.num_written, "kept": report.num_kept}
+    return facts
+
+
+def _show_progress(done: int, total: int) -> None:
+    if done % 50 == 0 or done == total:
+        say(f"clips: {done} of {total}")
+
+
+def _serve(world: World, miniature: Miniature, port: int, facts: dict[str, Any], *, as_json: bool) -> None:
+    from k700_text.sandbox.server import SandboxServer
+
+    with SandboxServer(world, clips=miniature.clips, port=port) as server:
+        facts["url"] = server.url
+        facts["endpoint_options"] = " ".join(f"--endpoint {source}={server.url}" for source in ENDPOINT_SOURCES)
+        _tell(facts, as_json=as_json)
+        say(f"serving on {server.url}; any YOUTUBE_API_KEY will do; Ctrl-C stops")
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            say(f"stopped after {server.count()} requests")
+
+
+def _tell(facts: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        emit_json("sandbox", facts)
+    else:
+        options = facts.pop("endpoint_options", None)
+        emit_table("sandbox", [(name.replace("_", " "), value) for name, value in facts.items()])
+        if options is not None:
+            print(options)
+    # Whoever reads the port from a pipe gets it now, not at the end.
+    sys.stdout.flush()
