@@ -11,7 +11,7 @@ import typer
 from k700_text.cli.common import emit_json, emit_table, say
 
 
-def annotations(
+def annotations_command(
     files: Annotated[list[Path], typer.Argument(help="Official CSV, JSON, .tar.gz or .zip.", show_default=False)],
     skip_invalid: Annotated[bool, typer.Option(help="Leave malformed rows out and list them on stderr.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,

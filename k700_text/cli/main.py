@@ -9,7 +9,14 @@ import typer
 
 import k700_text
 from k700_text.cli import annotations as annotations_command
-from k700_text.cli.common import EXIT_USAGE, run_guarded, say
+from k700_text.cli import crawl as crawl_command
+from k700_text.cli import manifest as manifest_command
+from k700_text.cli import probe as probe_command
+from k700_text.cli import sandbox as sandbox_command
+from k700_text.cli import stats as stats_command
+from k700_text.cli import tokenizer as tokenizer_command
+from k700_text.cli import validate as validate_command
+from k700_text.cli.common import EXIT_INTERRUPTED, EXIT_USAGE, run_guarded, say
 
 # Typer carries click inside or beside itself, depending on its version: only this way names both.
 _UsageProblem: type[Exception] = typer.BadParameter.__bases__[0]
@@ -37,7 +44,14 @@ def options(
     """Recovers web titles and audio availability of Kinetics-700 clips, and checks and serves them."""
 
 
-app.command("annotations")(annotations_command.annotations)
+app.command("annotations")(annotations_command.annotations_command)
+app.command("crawl")(crawl_command.crawl)
+app.command("manifest")(manifest_command.manifest)
+app.command("validate")(validate_command.validate)
+app.command("stats")(stats_command.stats)
+app.command("probe")(probe_command.probe)
+app.command("sandbox")(sandbox_command.sandbox)
+app.command("tokenizer")(tokenizer_command.tokenizer)
 
 
 def run() -> None:
@@ -58,5 +72,8 @@ def _invoke(arguments: list[str]) -> None:
         raise typer.Exit(EXIT_USAGE) from problem
     except typer.Abort as abort:
         raise KeyboardInterrupt from abort
+    if code == EXIT_INTERRUPTED:
+        # Newer typers turn Ctrl-C into this code by themselves, without a word.
+        raise KeyboardInterrupt
     if isinstance(code, int) and code:
         raise typer.Exit(code)

@@ -1,1 +1,6 @@
-"""One file per source of titles, each with a pure parser."""
+"""The services that know titles: one file each, and their order of preference."""
+
+from __future__ import annotations
+
+# The order of the cascade, and which title a manifest takes where several sources have one.
+SOURCE_NAMES = ("data-api", "oembed")

@@ -1,0 +1,32 @@
+"""k700-text validate: checks manifest files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from k700_text.cli.common import EXIT_FAILED, emit_json, emit_table
+
+
+def validate(
+    files: Annotated[list[Path], typer.Argument(help="Manifest files (Parquet).", show_default=False)],
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Checks schema, keys, order, values and flags of manifest files; lists all problems, exit code 1 if any.
+
+    Example: k700-text validate titles/val.parquet
+    """
+    from k700_text.manifest.validate import validate_manifests
+
+    problems = validate_manifests(files)
+    if json:
+        emit_json("validate", {"valid": not problems, "problems": [str(problem) for problem in problems]})
+    elif problems:
+        for problem in problems:
+            print(problem)
+    else:
+        emit_table("validate", [(str(file), "valid") for file in files])
+    if problems:
+        raise typer.Exit(EXIT_FAILED)

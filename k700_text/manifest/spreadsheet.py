@@ -1,0 +1,54 @@
+"""Export of a manifest file for spreadsheets, where a title must not become a formula."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from k700_text.errors import ManifestError
+
+# What spreadsheet programs take for the beginning of a formula.
+_FORMULA = r"^[=+\-@\t\r]"
+
+
+def write_csv(manifest: Path, target: Path) -> Path:
+    """Writes a manifest as CSV and returns the file; cells that would be formulas get a leading apostrophe.
+
+    Args:
+        manifest: a Parquet file.
+        target: the CSV; appears complete or not at all.
+
+    Raises:
+        ManifestError: one of them cannot be read or written.
+    """
+    temporary = target.with_name(target.name + ".part")
+    try:
+        with pq.ParquetFile(manifest) as source:
+            columns = source.schema_arrow.names
+            options = pacsv.WriteOptions(quoting_style="needed")
+            schema = pa.schema([_csv_field(source.schema_arrow.field(name)) for name in columns])
+            with pacsv.CSVWriter(temporary, schema, write_options=options) as writer:
+                for batch in source.iter_batches():
+                    arrays = [_escaped(batch.column(name)) for name in columns]
+                    writer.write_batch(pa.record_batch(arrays, schema=schema))
+        return temporary.replace(target)
+    except (OSError, pa.ArrowInvalid) as error:
+        temporary.unlink(missing_ok=True)
+        raise ManifestError(f"cannot write {target}: {error}") from error
+
+
+def _csv_field(field: pa.Field) -> pa.Field:
+    return pa.field(field.name, pa.string()) if pa.types.is_list(field.type) else pa.field(field.name, field.type)
+
+
+def _escaped(column: pa.Array) -> pa.Array:
+    if pa.types.is_list(column.type):
+        column = pc.binary_join(column, " ")
+    if not pa.types.is_string(column.type):
+        return column
+    is_formula = pc.match_substring_regex(column, _FORMULA)
+    return pc.if_else(is_formula, pc.binary_join_element_wise("'", column, ""), column)

@@ -1,0 +1,193 @@
+"""Checks of manifest files: everything that readers rely on, all problems together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from k700_text import schema
+from k700_text.errors import ManifestError
+from k700_text.records import (
+    CLIP_ID_PATTERN,
+    YOUTUBE_ID_PATTERN,
+    AudioStatus,
+    Availability,
+    Split,
+    VideoStatus,
+)
+
+MAX_EXAMPLES = 3
+
+_ENUMS: dict[str, tuple[str, ...]] = {
+    "split": tuple(Split),
+    "availability": tuple(Availability),
+    "video_status": tuple(VideoStatus),
+    "audio_status": tuple(AudioStatus),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One kind of fault in one file.
+
+    Attributes:
+        path: the file.
+        text: what is wrong, how often, and examples.
+    """
+
+    path: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.text}"
+
+
+def validate_manifest(path: str | Path) -> list[Problem]:
+    """Returns every problem of a manifest file; none means that readers can rely on it.
+
+    Raises:
+        ManifestError: the file is missing or not Parquet at all.
+    """
+    found = _read_schema(path)
+    problems = [Problem(str(path), text) for text in _schema_problems(found, path)]
+    if not problems:
+        table = pq.read_table(path)
+        problems += [Problem(str(path), text) for text in _table_problems(table)]
+    return problems
+
+
+def _read_schema(path: str | Path) -> pa.Schema:
+    try:
+        return pq.read_schema(path)
+    except FileNotFoundError as error:
+        raise ManifestError(f"no such file: {path}") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ManifestError(f"cannot read {path} as Parquet: {error}") from error
+
+
+def _schema_problems(found: pa.Schema, path: str | Path) -> Iterator[str]:
+    version = (found.metadata or {}).get(schema.VERSION_KEY, b"none").decode()
+    if version != schema.SCHEMA_VERSION:
+        yield f"schema version {version}, expected {schema.SCHEMA_VERSION}"
+    for name in (schema.ANNOTATIONS_KEY, schema.TOOL_KEY):
+        if name not in (found.metadata or {}):
+            yield f"metadata {name.decode()} is missing"
+    for field in schema.MANIFEST_SCHEMA:
+        index = found.get_field_index(field.name)
+        if index < 0:
+            yield f"column {field.name} is missing"
+        elif found.field(index).type != field.type:
+            yield f"column {field.name} is {found.field(index).type}, expected {field.type}"
+    for name in found.names:
+        if name not in schema.MANIFEST_SCHEMA.names:
+            yield f"column {name} is not part of the schema"
+
+
+def _table_problems(table: pa.Table) -> Iterator[str]:
+    yield from _null_problems(table)
+    yield from _enum_problems(table)
+    yield from _identity_problems(table)
+    yield from _order_problems(table)
+    yield from _title_problems(table)
+    yield from _flag_problems(table)
+
+
+def _report(table: pa.Table, is_bad: pa.ChunkedArray, text: str) -> Iterator[str]:
+    """Yields one line if any row is bad: how many, and which for example."""
+    bad = table["clip_id"].filter(pc.fill_null(is_bad, False))
+    if len(bad):
+        examples = ", ".join(str(value) for value in bad.slice(0, MAX_EXAMPLES).to_pylist())
+        yield f"{text} in {len(bad)} of {len(table)} rows ({examples}{', ...' if len(bad) > MAX_EXAMPLES else ''})"
+
+
+def _null_problems(table: pa.Table) -> Iterator[str]:
+    for field in schema.MANIFEST_SCHEMA:
+        if not field.nullable and table[field.name].null_count:
+            yield from _report(table, pc.is_null(table[field.name]), f"{field.name} is null")
+
+
+def _enum_problems(table: pa.Table) -> Iterator[str]:
+    for name, values in _ENUMS.items():
+        known = pa.array([str(value) for value in values], pa.string())
+        is_bad = pc.and_(pc.is_valid(table[name]), pc.invert(pc.is_in(table[name], value_set=known)))
+        yield from _report(table, is_bad, f"{name} holds an unknown value")
+
+
+def _identity_problems(table: pa.Table) -> Iterator[str]:
+    id_pattern = rf"^(?:{YOUTUBE_ID_PATTERN.pattern})$"
+    yield from _report(table, _not(pc.match_substring_regex(table["youtube_id"], id_pattern)), "youtube_id is no id")
+    clip_pattern = "^" + CLIP_ID_PATTERN.pattern + "$"
+    yield from _report(table, _not(pc.match_substring_regex(table["clip_id"], clip_pattern)), "clip_id is no clip id")
+    prefix = pc.utf8_slice_codeunits(table["clip_id"], 0, 11)
+    yield from _report(table, pc.not_equal(prefix, table["youtube_id"]), "clip_id is not of this youtube_id")
+    is_empty = pc.less_equal(table["end_seconds"], table["start_seconds"])
+    yield from _report(table, is_empty, "end_seconds is not after start_seconds")
+
+
+def _not(mask: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.invert(pc.fill_null(mask, True))
+
+
+def _order_problems(table: pa.Table) -> Iterator[str]:
+    """Looks at neighbours only: in a sorted file, equal keys are neighbours."""
+    if len(table) < 2:
+        return
+    keys = ["split", "clip_id", "label"]
+    flat = {name: pc.fill_null(table[name], "").combine_chunks() for name in keys}
+    # Two clips that begin within one second share their clip_id and label: the exact times tell them apart.
+    times = {name: table[name].combine_chunks() for name in ("start_seconds", "end_seconds")}
+    before = {name: values.slice(0, len(table) - 1) for name, values in (flat | times).items()}
+    after = {name: values.slice(1) for name, values in (flat | times).items()}
+    is_equal, is_less = pa.scalar(True), pa.scalar(False)
+    for name in keys:
+        is_less = pc.or_(is_less, pc.and_(is_equal, pc.less(after[name], before[name])))
+        is_equal = pc.and_(is_equal, pc.equal(after[name], before[name]))
+    is_same = pc.and_(is_equal, pc.equal(after["start_seconds"], before["start_seconds"]))
+    is_same = pc.and_(is_same, pc.equal(after["end_seconds"], before["end_seconds"]))
+    later_rows = table.slice(1)
+    yield from _report(later_rows, is_less, "rows are not sorted by (split, clip_id, label)")
+    yield from _report(later_rows, is_same, "rows repeat an earlier row")
+
+
+def _title_problems(table: pa.Table) -> Iterator[str]:
+    has_title = pc.is_valid(table["title"])
+    yield from _report(table, pc.equal(pc.utf8_length(table["title"]), 0), "title is empty")
+    has_control = pc.match_substring_regex(table["title"], r"[\x00-\x1f\x7f]|^\s|\s$")
+    yield from _report(table, has_control, "title is not clean (control characters, outer spaces)")
+    for name in ("title_source", "title_fetched_at"):
+        yield from _report(table, pc.not_equal(has_title, pc.is_valid(table[name])), f"{name} does not go with title")
+    is_unknown = pc.equal(table["availability"], Availability.UNKNOWN.value)
+    num_sources = pc.list_value_length(table["availability_sources"])
+    yield from _report(table, pc.and_(is_unknown, pc.greater(num_sources, 0)), "availability unknown has sources")
+    yield from _report(table, pc.and_(pc.invert(is_unknown), pc.equal(num_sources, 0)), "availability has no source")
+
+
+def _flag_problems(table: pa.Table) -> Iterator[str]:
+    has_title = pc.is_valid(table["title"])
+    yield from _report(table, pc.not_equal(table["has_text"], has_title), "has_text does not agree with title")
+    good = {
+        "has_video": ("video_status", [VideoStatus.USABLE.value, VideoStatus.PARTIAL.value]),
+        "has_audio": ("audio_status", [AudioStatus.USABLE.value]),
+    }
+    for flag, (status, values) in good.items():
+        is_probed = pc.is_valid(table[status])
+        expected = pc.is_in(table[status], value_set=pa.array(values))
+        is_wrong = pc.if_else(is_probed, pc.not_equal(pc.fill_null(table[flag], False), expected), False)
+        yield from _report(table, is_wrong, f"{flag} does not agree with {status}")
+        yield from _report(
+            table, pc.not_equal(is_probed, pc.is_valid(table[flag])), f"{flag} and {status}: one is null"
+        )
+
+
+def validate_manifests(paths: Sequence[str | Path]) -> list[Problem]:
+    """Returns the problems of several files, in their order.
+
+    Raises:
+        ManifestError: a file is missing or not Parquet at all.
+    """
+    return [problem for path in paths for problem in validate_manifest(path)]

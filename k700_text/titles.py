@@ -1,0 +1,128 @@
+"""Pure functions on the text of a title: clean it, and tell what is not a title at all.
+
+The service allows 100 code points. A longer text is kept whole (old titles and decoded entities exceed the limit a
+little, and the tokenizer cuts anyway); past MAX_TITLE_LENGTH it is page text that is no title. The text as received
+stays in the ledger (``raw_title`` and the evidence), so a better rule can be applied later.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+
+SERVICE_TITLE_LENGTH = 100
+MAX_TITLE_LENGTH = 500
+
+_ZERO_WIDTH_JOINER = "\u200d"
+_ZERO_WIDTH_NON_JOINER = "\u200c"
+_TAG_CHARACTERS = range(0xE0020, 0xE0080)
+
+# web-contracts section 4.6: what pages of the service are called when they show no video.
+_JUNK_TITLES = frozenset(
+    {
+        "youtube",
+        "- youtube",
+        "youtube -",
+        "youtube - broadcast yourself.",
+        "youtube - broadcast yourself",
+        "broadcast yourself.",
+        "sorry for the interruption",
+        "sorry...",
+        "video unavailable",
+        "this video is unavailable",
+        "private video",
+        "deleted video",
+        "404 not found",
+        "404",
+        "loading...",
+        "wayback machine",
+        "internet archive wayback machine",
+    }
+)
+_JUNK_BEGINNINGS = (
+    "before you continue to youtube",
+    "bevor sie zu youtube weitergehen",
+    "bevor du zu youtube weitergehst",
+    "avant d'accéder à youtube",
+    "avant de continuer sur youtube",
+    "antes de continuar en youtube",
+    "antes de ir a youtube",
+    "antes de continuar para o youtube",
+    "antes de aceder ao youtube",
+    "prima di continuare su youtube",
+    "voordat je verdergaat naar youtube",
+    "voordat u doorgaat naar youtube",
+    "zanim przejdziesz do youtube",
+    "innan du fortsätter till youtube",
+    "inden du fortsætter til youtube",
+    "before you continue to google",
+)
+_JUNK_PARTS = ("unusual traffic from your computer network", "our systems have detected unusual traffic")
+_SITE_NAME = re.compile(r"^youtube - |\s*- youtube$")
+
+
+def clean_title(raw: str) -> str | None:
+    """Returns the title as people read it, or None if nothing readable is left.
+
+    HTML entities are decoded once, text is composed (NFC), control characters and whitespace become one space,
+    invisible marks are dropped. Joiners stay where they carry meaning: inside emoji and between letters of scripts
+    that need them.
+
+    Args:
+        raw: the title as the service spelled it.
+    """
+    text = unicodedata.normalize("NFC", html.unescape(raw))
+    if not text.isascii():
+        text = "".join(_keep(text, index) for index in range(len(text)))
+    else:
+        text = "".join(character if character.isprintable() else _keep(character, 0) for character in text)
+    text = unicodedata.normalize("NFC", " ".join(text.split()))
+    return text if text and len(text) <= MAX_TITLE_LENGTH else None
+
+
+def _keep(text: str, index: int) -> str:
+    """Returns what becomes of one character: itself, a space, or nothing."""
+    character = text[index]
+    code = ord(character)
+    if character in (_ZERO_WIDTH_JOINER, _ZERO_WIDTH_NON_JOINER):
+        return character if _joins(text, index) else ""
+    category = unicodedata.category(character)
+    if category == "Cc" or category.startswith("Z"):
+        return " "
+    if category == "Cf":
+        return character if code in _TAG_CHARACTERS else ""
+    is_noncharacter = 0xFDD0 <= code <= 0xFDEF or code & 0xFFFE == 0xFFFE
+    return "" if category == "Cs" or is_noncharacter else character
+
+
+def _joins(text: str, index: int) -> bool:
+    """A joiner means something only between two visible, non-ASCII characters (emoji parts, Persian, Indic)."""
+    if index == 0 or index + 1 == len(text):
+        return False
+    before, after = text[index - 1], text[index + 1]
+    return all(ord(side) > 0x7F and unicodedata.category(side)[0] in "LMS" for side in (before, after))
+
+
+def is_junk_title(title: str, youtube_id: str) -> bool:
+    """Tells whether a page's title names the site's own page (consent, error, start page) instead of a video.
+
+    For titles read from HTML. A title that an API gave for exactly this id is never junk: videos called
+    "Private video" exist.
+
+    Args:
+        title: the cleaned title.
+        youtube_id: the video asked about; a title equal to it is no title.
+    """
+    if title.strip() == youtube_id:
+        return True
+    folded = title.replace("\u2019", "'").strip().casefold()
+    bare = _SITE_NAME.sub("", folded).strip()
+    if bare in ("", "-") or title.strip() in (f"{youtube_id} - YouTube", f"YouTube - {youtube_id}"):
+        return True
+    return (
+        folded in _JUNK_TITLES
+        or bare in _JUNK_TITLES
+        or bare.startswith(_JUNK_BEGINNINGS)
+        or any(part in bare for part in _JUNK_PARTS)
+    )

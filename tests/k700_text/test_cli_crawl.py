@@ -1,0 +1,248 @@
+"""The commands crawl, manifest, validate and stats from outside: processes, exit codes, kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from k700_text.cli import main
+from k700_text.cli.common import run_guarded
+from k700_text.records import Clip, Split
+from k700_text.sandbox.messages import Answer
+from k700_text.sandbox.server import SandboxServer
+from k700_text.sandbox.world import World
+from tests.k700_text.crawling import REPOSITORY, make_ids, write_annotations
+
+TIMES = ["title_fetched_at"]
+
+
+@pytest.fixture
+def server() -> Iterator[SandboxServer]:
+    with SandboxServer(World(seed=0)) as running:
+        yield running
+
+
+def command(*arguments: str | Path) -> list[str]:
+    program = "from k700_text.cli.main import run; run()"
+    return [sys.executable, "-c", program, *map(str, arguments)]
+
+
+def call(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        cwd=REPOSITORY,
+        env={**os.environ, **environment},
+    )
+
+
+def invoke(*arguments: str | Path) -> int:
+    """Runs a command in this process, which is quicker."""
+    return run_guarded(lambda: main._invoke([str(argument) for argument in arguments]), debug=False)
+
+
+def crawl_arguments(server: SandboxServer, annotations: Path, out: Path, rate: float = 1e6) -> list[str | Path]:
+    places = [f"--endpoint={name}={server.url}" for name in ("oembed", "data-api")]
+    rates = [f"--rate=oembed={rate}", f"--rate=data-api={rate}"]
+    return ["crawl", "--annotations", annotations, "--out", out, *places, *rates]
+
+
+def finished(ledger: Path) -> set[tuple[str, str]]:
+    connection = sqlite3.connect(ledger)
+    try:
+        rows = connection.execute("SELECT youtube_id, source FROM outcomes WHERE status <> 'transient'").fetchall()
+    except sqlite3.OperationalError:
+        return set()
+    finally:
+        connection.close()
+    return set(rows)
+
+
+def rows_without_times(path: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(path).drop_columns(TIMES).to_pylist()
+    return rows
+
+
+def test_crawl_manifest_validate_stats(
+    server: SandboxServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    annotations = write_annotations(tmp_path / "validate.csv", make_ids(120))
+    out = tmp_path / "out"
+    result = call(*crawl_arguments(server, annotations, out), "--json", YOUTUBE_API_KEY="AIza-secret-key")
+    assert result.returncode == 0, result.stderr
+    summary = json.loads(result.stdout)
+    assert summary["command"] == "crawl" and summary["num_ids"] == 120 and not summary["work_left"]
+    assert "AIza-secret-key" not in result.stdout + result.stderr
+    assert pq.read_metadata(out / "val.parquet").num_rows == 120
+    before = (out / "val.parquet").read_bytes()
+    assert invoke("manifest", "--annotations", annotations, "--out", out, "--csv", "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)["files"]) == 2
+    assert (out / "val.parquet").read_bytes() == before and (out / "val.csv").exists()
+    assert invoke("validate", out / "val.parquet", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["valid"] is True
+    assert invoke("stats", out / "val.parquet", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["num_titles"] == summary["num_titles"]
+
+
+def test_a_killed_crawl_ends_as_an_uninterrupted_one_and_asks_nothing_twice(tmp_path: Path) -> None:
+    annotations = write_annotations(tmp_path / "validate.csv", make_ids(600))
+    out = tmp_path / "killed"
+    with SandboxServer(World(seed=0)) as server:
+        arguments = crawl_arguments(server, annotations, out, rate=250)
+        done: set[tuple[str, str]] = set()
+        for _ in range(2):
+            num_before = server.count()
+            process = subprocess.Popen(
+                command(*arguments), cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            deadline = time.monotonic() + 30
+            while server.count() < num_before + 150 and time.monotonic() < deadline:
+                time.sleep(0.01)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            asked = {(each, "oembed") for logged in server.requests[num_before:] for each in logged.youtube_ids}
+            assert asked and not asked & done
+            done = finished(out / "ledger.sqlite")
+            assert len(done) > 0
+        num_before = server.count()
+        assert invoke(*crawl_arguments(server, annotations, out)) == 0
+        asked = {(each, "oembed") for logged in server.requests[num_before:] for each in logged.youtube_ids}
+        assert not asked & done and asked | done == {(each, "oembed") for each in make_ids(600)}
+    with SandboxServer(World(seed=0)) as server:
+        assert invoke(*crawl_arguments(server, annotations, tmp_path / "whole")) == 0
+        assert server.ids_asked("oembed") == dict.fromkeys(make_ids(600), 1)
+    assert rows_without_times(out / "val.parquet") == rows_without_times(tmp_path / "whole" / "val.parquet")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_exits_130(server: SandboxServer, tmp_path: Path, number: signal.Signals) -> None:
+    annotations = write_annotations(tmp_path / "validate.csv", make_ids(2000))
+    arguments = crawl_arguments(server, annotations, tmp_path / "out", rate=100)
+    process = subprocess.Popen(
+        command(*arguments), cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 30
+    while server.count() < 40 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, messages = process.communicate(timeout=30)
+    assert process.returncode == 130, messages
+    assert "run the same command to continue" in messages and "Traceback" not in messages
+    # Answers of 403 may be held back when the signal comes.
+    assert server.count() - 20 <= len(finished(tmp_path / "out" / "ledger.sqlite")) <= server.count()
+
+
+def test_work_left_is_exit_code_3_with_the_time_to_resume(
+    server: SandboxServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    annotations = write_annotations(tmp_path / "validate.csv", make_ids(30))
+    server.script("oembed", [Answer(status=429, headers={"Retry-After": "7200"})] * 8)
+    assert invoke(*crawl_arguments(server, annotations, tmp_path / "out")) == 3
+    assert "resume after 20" in capsys.readouterr().err
+    assert pq.read_metadata(tmp_path / "out" / "val.parquet").num_rows == 30
+
+
+def test_the_official_annotations_are_downloaded_where_none_are_given(tmp_path: Path) -> None:
+    clips = [
+        Clip(youtube_id=each, split=Split.VAL, start_seconds=0, end_seconds=10, label="yoga") for each in make_ids(5)
+    ]
+    with SandboxServer(World(seed=0), clips=clips) as server:
+        places = [f"--endpoint={name}={server.url}" for name in ("oembed", "annotations")]
+        assert invoke("crawl", "--out", tmp_path, "--split", "validate", "--rate", "oembed=1e6", *places) == 0
+    assert pq.read_metadata(tmp_path / "val.parquet").num_rows == 5
+
+
+def test_limit_asks_about_the_first_videos_and_keeps_every_row(server: SandboxServer, tmp_path: Path) -> None:
+    annotations = write_annotations(tmp_path / "validate.csv", make_ids(30))
+    assert invoke(*crawl_arguments(server, annotations, tmp_path), "--limit", "7") == 0
+    assert set(server.ids_asked("oembed")) == set(sorted(make_ids(30))[:7])
+    assert pq.read_metadata(tmp_path / "val.parquet").num_rows == 30
+
+
+def test_plan_asks_nothing(server: SandboxServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    annotations = write_annotations(tmp_path / "validate.csv", make_ids(30))
+    assert invoke(*crawl_arguments(server, annotations, tmp_path), "--plan", "--json") == 0
+    (plan,) = json.loads(capsys.readouterr().out)["plan"]["sources"]
+    assert plan["num_requests"] == 30 and server.count() == 0
+
+
+def test_tables_for_people(server: SandboxServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    annotations = write_annotations(tmp_path / "validate.csv", make_ids(5))
+    assert invoke(*crawl_arguments(server, annotations, tmp_path)) == 0
+    assert invoke("manifest", "--annotations", annotations, "--out", tmp_path / "new") == 0
+    assert "no ledger" in capsys.readouterr().err
+    assert invoke("validate", tmp_path / "val.parquet") == 0
+    assert "valid" in capsys.readouterr().out
+    assert invoke("stats", tmp_path / "val.parquet") == 0
+    assert "titles" in capsys.readouterr().out
+    shuffled = pq.read_table(tmp_path / "val.parquet").take([4, 3, 2, 1, 0])
+    pq.write_table(shuffled, tmp_path / "shuffled.parquet")
+    assert invoke("validate", tmp_path / "shuffled.parquet") == 1
+    assert "not sorted" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--sources", "oembd"], 2, "did you mean oembed?"),
+        (["--endpoint", "anotations=http://x"], 2, "did you mean annotations?"),
+        (["--endpoint", "oembed"], 2, "expected SOURCE=VALUE"),
+        (["--endpoint", "oembed=ftp://x"], 2, "expected http(s)://host[:port]"),
+        (["--rate", "data_api=1"], 2, "did you mean data-api?"),
+        (["--rate", "oembed=fast"], 2, "expected a number"),
+        (["--rate", "oembed=-1"], 2, "expected a number"),
+        (["--split", "all"], 2, "unknown split"),
+        (["--sources", "data-api"], 1, "set YOUTUBE_API_KEY"),
+        (["--annotations", "absent.csv"], 1, "no such annotation file"),
+        (["--limit", "0"], 2, "--limit"),
+    ],
+)
+def test_every_mistake_is_one_line(
+    tmp_path: Path, arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    annotations = write_annotations(tmp_path / "validate.csv", make_ids(3))
+    given = [] if "--annotations" in arguments else ["--annotations", str(annotations)]
+    assert invoke("crawl", "--out", tmp_path / "out", *given, *arguments) == code
+    printed = capsys.readouterr()
+    assert printed.out == "" and message in printed.err and printed.err.count("\n") == 1
+
+
+def test_a_broken_ledger_and_a_broken_manifest_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    annotations = write_annotations(tmp_path / "validate.csv", make_ids(3))
+    (tmp_path / "ledger.sqlite").write_bytes(b"junk" * 4000)
+    (tmp_path / "x.parquet").write_bytes(b"junk")
+    places: list[str | Path] = ["--annotations", annotations, "--out", tmp_path]
+    manifest: list[str | Path] = [tmp_path / "x.parquet"]
+    for arguments in (["crawl", *places], ["manifest", *places], ["stats", *manifest], ["validate", *manifest]):
+        assert invoke(*arguments) == 1
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
+def test_the_real_validation_set(real_data: Path, server: SandboxServer, tmp_path: Path) -> None:
+    annotations = real_data / "kinetics" / "rocksyne" / "kinetics700" / "validate.csv"
+    result = call(*crawl_arguments(server, annotations, tmp_path), "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["num_ids"] == 33_856
+    asked = server.ids_asked("oembed")
+    assert len(asked) == 33_856 and set(asked.values()) == {1}
+    before = (tmp_path / "val.parquet").read_bytes()
+    assert pq.read_metadata(tmp_path / "val.parquet").num_rows == 33_909
+    assert call("manifest", "--annotations", annotations, "--out", tmp_path).returncode == 0
+    assert (tmp_path / "val.parquet").read_bytes() == before
+    assert call("validate", tmp_path / "val.parquet").returncode == 0

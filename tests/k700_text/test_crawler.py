@@ -1,0 +1,316 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from k700_text.crawl import source_run
+from k700_text.crawl.crawler import CrawlSettings, check_source_names, crawl, make_sources, plan_crawl
+from k700_text.crawl.ledger import Ledger, read_videos
+from k700_text.crawl.limiter import Clock
+from k700_text.crawl.source_run import SourceProgress
+from k700_text.crawl.sources import data_api
+from k700_text.crawl.summary import CrawlSummary
+from k700_text.crawl.transport import Endpoints, Limits
+from k700_text.errors import CredentialError, NetworkDownError, UsageError
+from k700_text.records import Availability, TitleOutcome
+from k700_text.sandbox.messages import Answer
+from k700_text.sandbox.server import SandboxServer
+from k700_text.sandbox.world import World
+from tests.k700_text.crawling import JumpingClock, ids_where, make_ids
+
+KEY = "AIza-test"
+QUICK = {"oembed": 1e6, "data-api": 1e6}
+
+
+@pytest.fixture
+def server() -> Iterator[SandboxServer]:
+    with SandboxServer(World(seed=0)) as running:
+        yield running
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.sqlite"
+
+
+def run(
+    path: Path,
+    server: SandboxServer | str,
+    ids: Sequence[str],
+    names: list[str] | None = None,
+    *,
+    key: str = "",
+    clock: Clock | None = None,
+    max_wait_seconds: float = 60.0,
+) -> CrawlSummary:
+    url = server if isinstance(server, str) else server.url
+    places = Endpoints({"oembed": url, "data-api": url})
+    sources = make_sources(names, endpoints=places, environment={"YOUTUBE_API_KEY": key})
+    settings = CrawlSettings(rates=QUICK, max_wait_seconds=max_wait_seconds, limits=Limits(read_seconds=1.0))
+    with Ledger(path) as ledger:
+        num_ids = ledger.want(ids)
+        return crawl(ledger, sources, settings, num_ids=num_ids, clock=clock or JumpingClock(datetime.now(UTC)))
+
+
+def recorded(path: Path) -> dict[tuple[str, str], TitleOutcome]:
+    return {(video.youtube_id, each.source): each for video in read_videos(path) for each in video.outcomes}
+
+
+def test_without_a_key_every_id_is_asked_once_of_oembed(server: SandboxServer, path: Path) -> None:
+    ids = make_ids(300)
+    summary = run(path, server, ids)
+    assert server.ids_asked("oembed") == dict.fromkeys(ids, 1)
+    assert server.count("data-api") == 0
+    assert not summary.work_left and summary.num_requests == 300
+    alive = sum(1 for each in ids if server.world.video(each).is_embeddable)
+    assert summary.num_titles <= alive and summary.num_titles > 200
+    again = run(path, server, ids)
+    assert server.count() == 300 and again.num_requests == 0 and not again.work_left
+    assert again.titles_by_source == summary.titles_by_source and again.availability == summary.availability
+
+
+def test_with_a_key_oembed_gives_the_second_opinion_only(server: SandboxServer, path: Path) -> None:
+    ids = make_ids(300)
+    summary = run(path, server, ids, key=KEY)
+    results = recorded(path)
+    without = {each for each in ids if results[each, "data-api"].title is None}
+    assert server.ids_asked("data-api") == dict.fromkeys(ids, 1)
+    assert server.ids_asked("oembed") == dict.fromkeys(without, 1)
+    assert server.count("data-api") == 6
+    gone = {each for each in ids if server.world.video(each).availability.is_gone}
+    assert sum(summary.availability.get(state.value, 0) for state in Availability if state.is_gone) == len(gone)
+    assert summary.availability.get("unknown", 0) == 0
+    assert KEY.encode() not in path.read_bytes()
+
+
+def test_titles_are_those_of_the_world(server: SandboxServer, path: Path) -> None:
+    run(path, server, make_ids(100), ["oembed"])
+    for (youtube_id, _), result in recorded(path).items():
+        if result.title is not None:
+            assert result.raw_title == server.world.video(youtube_id).title
+
+
+def test_429_is_waited_for_and_counts_no_attempt(server: SandboxServer, path: Path) -> None:
+    server.script("oembed", [Answer(status=429, headers={"Retry-After": "2"})] * 7)
+    clock = JumpingClock(datetime.now(UTC))
+    summary = run(path, server, make_ids(5), ["oembed"], clock=clock)
+    assert not summary.work_left and summary.sources[0].num_answered == 5
+    assert sum(clock.waits) >= 2
+    assert len(recorded(path)) == 5
+
+
+def test_a_rate_limit_without_a_time_stops_the_source_until_then(server: SandboxServer, path: Path) -> None:
+    server.script("oembed", [Answer(status=429)] * 4)
+    ids = make_ids(50)
+    summary = run(path, server, ids, ["oembed"])
+    assert summary.work_left and summary.resume_at is not None
+    assert 14 * 60 < (summary.resume_at - datetime.now(UTC)).total_seconds() < 17 * 60
+    num_asked = server.count()
+    # A restart honours the pause: not one request.
+    assert run(path, server, ids, ["oembed"]).resume_at == summary.resume_at
+    assert server.count() == num_asked
+    assert not any(result.availability.is_gone for result in recorded(path).values())
+    later = run(path, server, ids, ["oembed"], max_wait_seconds=1e6)
+    assert not later.work_left and len(recorded(path)) == 50
+
+
+@pytest.mark.parametrize(
+    "scripted",
+    [
+        Answer(status=200, body="<html>unusual traffic</html>", headers={"Content-Type": "text/html"}),
+        Answer(status=302, headers={"Location": "https://www.google.com/sorry/index"}),
+    ],
+)
+def test_a_block_page_stops_the_host_and_says_nothing_about_videos(
+    server: SandboxServer, path: Path, scripted: Answer
+) -> None:
+    server.script("oembed", [scripted] * 8)
+    summary = run(path, server, make_ids(20), ["oembed"])
+    assert summary.work_left and summary.resume_at and "cooling down" in str(summary.sources[0].stopped)
+    assert set(summary.availability) <= {"unknown", "public", "embedding_off"}
+
+
+def test_20_times_403_is_a_block_and_the_videos_are_asked_again(server: SandboxServer, path: Path) -> None:
+    ids = make_ids(60)
+    server.script("oembed", [Answer(status=403, body="Forbidden")] * 30)
+    blocked = run(path, server, ids, ["oembed"])
+    assert blocked.work_left and blocked.sources[0].num_left == 60 and recorded(path) == {}
+    server_later = run(path, server, ids, ["oembed"], max_wait_seconds=1e6)
+    assert not server_later.work_left and len(recorded(path)) == 60
+
+
+@pytest.mark.parametrize("scripted", [Answer(status=500), Answer(reset=True), Answer(status=200, body="{")])
+def test_passing_faults_are_retried(server: SandboxServer, path: Path, scripted: Answer) -> None:
+    server.script("oembed", [scripted] * 3)
+    summary = run(path, server, make_ids(10), ["oembed"])
+    assert not summary.work_left and summary.num_requests == 13
+
+
+def test_a_fault_that_stays_is_recorded_and_asked_again_next_time(server: SandboxServer, path: Path) -> None:
+    ids = make_ids(1)
+    server.script("oembed", [Answer(status=503)] * 5)
+    summary = run(path, server, ids, ["oembed"])
+    assert (
+        summary.work_left and summary.sources[0].num_transient == 1 and summary.sources[0].reasons == {"transport": 1}
+    )
+    assert summary.availability == {"unknown": 1}
+    assert not run(path, server, ids, ["oembed"]).work_left
+    assert server.count() == 6
+
+
+def test_a_server_that_only_fails_is_left_alone(server: SandboxServer, path: Path) -> None:
+    server.script("oembed", [Answer(status=500)] * 500)
+    summary = run(path, server, make_ids(200), ["oembed"])
+    assert summary.work_left and "in a row" in str(summary.sources[0].stopped)
+    assert server.count() < 40
+
+
+def test_quota_stops_data_api_until_midnight_pacific_and_oembed_goes_on(server: SandboxServer, path: Path) -> None:
+    used_up = {"error": {"code": 403, "errors": [{"reason": "quotaExceeded", "domain": "youtube.quota"}]}}
+    server.script("data-api", [Answer(), Answer(status=403, body=used_up)])
+    server.script("data-api", [Answer(status=403, body=used_up)] * 3)
+    ids = make_ids(400)
+    summary = run(path, server, ids, key=KEY)
+    data, oembed = summary.sources
+    assert data.num_left and data.resume_at == data_api.next_pacific_midnight(datetime.now(UTC))
+    assert summary.work_left and summary.resume_at == data.resume_at
+    results = recorded(path)
+    without = {each for each in ids if (each, "data-api") not in results or not results[each, "data-api"].title}
+    assert oembed.num_left == 0 and set(server.ids_asked("oembed")) == without
+    num_asked = server.count("data-api")
+    run(path, server, ids, key=KEY)
+    assert server.count("data-api") == num_asked
+    with Ledger(path) as ledger:
+        assert ledger.quota_used("data-api", data_api.pacific_day(datetime.now(UTC))) == num_asked
+
+
+def test_a_bad_key_is_named_without_being_shown_and_the_crawl_goes_on(path: Path) -> None:
+    with SandboxServer(World(seed=0), api_keys={"another"}) as server:
+        summary = run(path, server, make_ids(60), key=KEY)
+    data, oembed = summary.sources
+    assert "YOUTUBE_API_KEY" in str(data.stopped) and KEY not in str(summary)
+    assert oembed.num_answered == 60 and data.num_answered == 0
+    assert summary.work_left and summary.resume_at is None
+
+
+def test_a_burst_refusal_is_waited_for(server: SandboxServer, path: Path) -> None:
+    burst = {"error": {"code": 403, "errors": [{"reason": "rateLimitExceeded", "domain": "usageLimits"}]}}
+    server.script("data-api", [Answer(status=403, body=burst)] * 2)
+    summary = run(path, server, make_ids(60), ["data-api"], key=KEY)
+    assert not summary.work_left and summary.sources[0].num_answered == 60
+
+
+def test_impossible_ids_are_malformed_by_two_sources(server: SandboxServer, path: Path) -> None:
+    summary = run(path, server, ["dQw4w9WgXc1", *make_ids(3)], ["oembed"])
+    assert summary.availability["malformed"] == 1
+
+
+def test_dead_videos_stay_unknown_with_one_source(server: SandboxServer, path: Path) -> None:
+    dead = ids_where(lambda video: video.availability.is_gone, 5)
+    assert run(path, server, dead, ["oembed"]).availability == {"unknown": 5}
+    later = run(path, server, dead, ["data-api"], key=KEY)
+    assert later.availability.get("unknown", 0) == 0
+
+
+def test_no_network_is_one_error_and_no_verdict(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise socket.gaierror(-3, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    with pytest.raises(NetworkDownError, match="check the network"):
+        run(path, "http://nowhere.example", make_ids(10))
+    assert recorded(path) == {}
+
+
+def test_an_interruption_saves_what_was_answered(server: SandboxServer, path: Path) -> None:
+    sources = make_sources(["oembed"], endpoints=Endpoints({"oembed": server.url}), environment={})
+    settings = CrawlSettings(rates={"oembed": 200.0})
+
+    def interrupt(progress: Sequence[SourceProgress]) -> None:
+        if progress[0].done > 20:
+            raise KeyboardInterrupt
+
+    ids = make_ids(2000)
+    with Ledger(path) as ledger:
+        num_ids = ledger.want(ids)
+        with pytest.raises(KeyboardInterrupt):
+            crawl(ledger, sources, settings, num_ids=num_ids, progress=interrupt)
+    answered = {youtube_id for youtube_id, _ in recorded(path)}
+    asked = set(server.ids_asked("oembed"))
+    # A 403 may be held back at that moment, never more than that.
+    assert 20 < len(answered) < 2000 and len(asked - answered) <= 20
+    assert threading.active_count() < 20
+
+
+def test_progress_reports_rate_and_time_left(server: SandboxServer, path: Path) -> None:
+    seen: list[SourceProgress] = []
+    sources = make_sources(["oembed"], endpoints=Endpoints({"oembed": server.url}), environment={})
+    with Ledger(path) as ledger:
+        num_ids = ledger.want(make_ids(150))
+        settings = CrawlSettings(rates={"oembed": 200.0})
+        crawl(ledger, sources, settings, num_ids=num_ids, progress=lambda all_of_them: seen.extend(all_of_them))
+    middle = next(each for each in seen if 0 < each.done < 150)
+    assert middle.total == 150 and middle.eta_seconds is not None
+    assert middle.eta_seconds == pytest.approx((150 - middle.done) / middle.rate)
+    assert (seen[-1].done, seen[-1].total, seen[-1].eta_seconds) == (150, 150, 0)
+
+
+def test_the_pace_of_a_source_holds_for_the_whole_crawl(server: SandboxServer, path: Path) -> None:
+    sources = make_sources(["oembed"], endpoints=Endpoints({"oembed": server.url}), environment={})
+    with Ledger(path) as ledger:
+        num_ids = ledger.want(make_ids(60))
+        summary = crawl(ledger, sources, CrawlSettings(rates={"oembed": 50.0}), num_ids=num_ids)
+    times = sorted(logged.time for logged in server.requests)
+    measured = (len(times) - 1) / (times[-1] - times[0])
+    assert measured <= 50 * 1.05
+    assert summary.num_requests == 60
+
+
+def test_the_plan_is_an_upper_bound_of_what_is_left(server: SandboxServer, path: Path) -> None:
+    run(path, server, make_ids(10), ["oembed"])
+    sources = make_sources(endpoints=Endpoints(), environment={"YOUTUBE_API_KEY": KEY})
+    with Ledger(path) as ledger:
+        num_ids = ledger.want(make_ids(110))
+        plan = plan_crawl(ledger, sources, CrawlSettings(rates={"oembed": 2.0}), num_ids)
+    data, oembed = plan.sources
+    assert oembed.num_requests == 100 and oembed.hours == pytest.approx(50 / 3600)
+    assert data.num_requests == data.quota_units == 3
+    assert ("videos", "110") in plan.rows() and plan.as_dict()["num_ids"] == 110
+
+
+def test_sources_need_known_names_and_a_key() -> None:
+    assert [source.name for source in make_sources(environment={})] == ["oembed"]
+    assert [source.name for source in make_sources(environment={"YOUTUBE_API_KEY": KEY})] == ["data-api", "oembed"]
+    assert [source.name for source in make_sources(["oembed", "oembed"], environment={})] == ["oembed"]
+    with pytest.raises(CredentialError, match="YOUTUBE_API_KEY"):
+        make_sources(["data-api"], environment={})
+    with pytest.raises(UsageError, match="did you mean oembed"):
+        check_source_names(["oembd"])
+    with pytest.raises(UsageError, match="known: data-api, oembed"):
+        check_source_names(["zzz"])
+    with pytest.raises(UsageError, match="no source"):
+        make_sources([], environment={})
+
+
+def test_an_error_of_ours_in_a_worker_ends_the_crawl(
+    server: SandboxServer, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise AssertionError("a bug")
+
+    monkeypatch.setattr(source_run.SourceRun, "_record", fail)
+    with pytest.raises(AssertionError, match="a bug"):
+        run(path, server, make_ids(50))
+
+
+def test_the_summary_renders_as_rows_and_as_values(server: SandboxServer, path: Path) -> None:
+    summary = run(path, server, make_ids(30))
+    values = summary.as_dict()
+    assert values["num_ids"] == 30 and values["sources"][0]["source"] == "oembed"
+    assert dict(summary.rows())["videos"] == "30"

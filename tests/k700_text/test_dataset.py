@@ -1,0 +1,379 @@
+from __future__ import annotations
+
+import csv
+import gc
+import pickle
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Subset
+
+from k700_text import Batch, KineticsAVT, Sample, collate
+from k700_text.config import AudioConfig, TextConfig, VideoConfig
+from k700_text.data.audio import log_mel
+from k700_text.data.reader import SampleReader
+from k700_text.data.sampler import StepSampler
+from k700_text.data.text import train_tokenizer
+from k700_text.errors import DecodeError, ManifestError, SchemaMismatchError, TokenizerError, UsageError
+from k700_text.media.decode import ClipReader
+from tests.k700_text.media_files import (
+    FIGHT,
+    SAMPLES,
+    clip_id_of,
+    frame_number,
+    make_clip,
+    needs_samples,
+    tone,
+    write_manifest,
+)
+
+SMALL = VideoConfig(size=32, short_side=36)
+
+
+def spoil(source: Path, target: Path, kind: str) -> None:
+    """Copies a clip, with the packets of one kind of stream replaced by noise."""
+    rng = np.random.default_rng(0)
+    with av.open(str(source)) as old, av.open(str(target), "w", format="matroska") as new:
+        streams = {stream.index: new.add_stream_from_template(stream) for stream in old.streams}
+        for packet in old.demux():
+            if packet.dts is None:
+                continue
+            is_spoiled = packet.stream.type == kind
+            written = av.Packet(rng.bytes(packet.size)) if is_spoiled else packet
+            written.stream = streams[packet.stream.index]
+            written.pts, written.dts, written.time_base = packet.pts, packet.dts, packet.time_base
+            new.mux(written)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("clips")
+    make_clip(root / f"{clip_id_of(0)}.mp4", 2.2)
+    make_clip(root / "some label" / f"{clip_id_of(1)}_x.mp4", 1.0, audio=None, width=48, height=64)
+    make_clip(root / f"{clip_id_of(2)}.mp4", 2.0, audio=np.zeros(88_200, dtype=np.float32))
+    (root / f"{clip_id_of(3)}.mp4").write_bytes(b"not a film" * 100)
+    spoil(root / f"{clip_id_of(0)}.mp4", root / f"{clip_id_of(4)}.mkv", "video")
+    spoil(root / f"{clip_id_of(0)}.mp4", root / f"{clip_id_of(5)}.mkv", "audio")
+    return root
+
+
+ROWS: list[dict[str, Any]] = [
+    {"clip_id": clip_id_of(0), "label": "riding a bike", "title": "Café on a bike"},
+    {"clip_id": clip_id_of(1), "label": "riding a bike", "title": None},
+    {"clip_id": clip_id_of(2), "label": "juggling (balls)", "title": "  "},
+    {"clip_id": clip_id_of(3), "title": "bad file"},
+    {"clip_id": clip_id_of(4), "title": "bad video"},
+    {"clip_id": clip_id_of(5), "title": "bad audio"},
+    {"clip_id": clip_id_of(6), "title": "no file"},
+    {"clip_id": clip_id_of(0)[:-6] + "000020", "split": "val", "has_video": False},
+]
+
+
+@pytest.fixture(scope="module")
+def manifest(clips: Path) -> Path:
+    return write_manifest(clips / "manifest.parquet", ROWS)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(clips: Path) -> Path:
+    return train_tokenizer(["Café on a bike", "bad file"], clips / "tokenizer.json", 300).path
+
+
+def make(manifest: Path, clips: Path, **options: Any) -> KineticsAVT:
+    return KineticsAVT(manifest, clips, **{"video": SMALL, "train": False, **options})
+
+
+def flags(sample: Sample) -> tuple[bool, bool, bool]:
+    return sample.has_video, sample.has_audio, sample.has_text
+
+
+def same(one: Sample | Batch, other: Sample | Batch) -> bool:
+    names = ("video", "log_mel", "token_ids", "text_mask")
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in names) and one.clip_id == other.clip_id
+
+
+def test_a_sample_is_what_the_manifest_and_the_file_say(manifest: Path, clips: Path, tokenizer: Path) -> None:
+    dataset = KineticsAVT(manifest, clips, split="train", tokenizer=tokenizer, train=False)
+    sample = dataset[0]
+    assert sample.video.shape == (16, 224, 224, 3) and sample.video.dtype == torch.uint8
+    assert sample.log_mel.shape == (80, 256) and sample.log_mel.dtype == torch.float32
+    assert sample.token_ids.shape == (128,) and int(sample.text_mask.sum()) > 3
+    assert flags(sample) == (True, True, True)
+    assert (sample.clip_id, sample.label) == (clip_id_of(0), "riding a bike")
+    # 2.2 s hold a window of 1.6 s; its middle view starts at 0.3 s, and frames are 0.04 s long.
+    assert [frame_number(frame) for frame in sample.video.numpy()] == [
+        int((0.3 + index / 10) * 25 + 1e-6) for index in range(16)
+    ]
+
+
+def test_the_audio_window_lies_around_the_video_window(manifest: Path, clips: Path) -> None:
+    with ClipReader(clips / f"{clip_id_of(0)}.mp4") as reader:
+        heard = reader.read_audio(0.3 + 0.8 - 1.28, 2.56, 16_000)
+        whole = reader.read_audio(0.0, reader.info.audio_duration_seconds or 0.0, 16_000)
+    # Another order of reading leaves the AAC decoder in another state: some bits differ where it is silent.
+    aligned = make(manifest, clips)[0].log_mel
+    assert (aligned - log_mel(heard, AudioConfig())).abs().mean() < 0.01
+    spread = make(manifest, clips, audio=AudioConfig(window="clip"))[0].log_mel
+    assert (spread - log_mel(whole, AudioConfig())).abs().mean() < 0.01
+    assert (spread - aligned).abs().mean() > 0.1
+
+
+def test_absence_is_a_flag_with_zeros(manifest: Path, clips: Path, tokenizer: Path) -> None:
+    dataset = make(manifest, clips, tokenizer=tokenizer)
+    assert [flags(dataset[index]) for index in range(len(dataset))] == [
+        (True, True, True),
+        (True, False, False),
+        (True, False, False),
+        (False, False, True),
+        (False, True, True),
+        (True, False, True),
+    ]
+    for index in range(len(dataset)):
+        sample = dataset[index]
+        assert sample.has_video or not sample.video.any()
+        assert sample.has_audio or not sample.log_mel.any()
+        assert sample.has_text or not (sample.token_ids.any() or sample.text_mask.any())
+    assert set(dataset.failures) == {clip_id_of(3), clip_id_of(4), clip_id_of(5)}
+    assert "Invalid data" in dataset.failures[clip_id_of(3)]
+
+
+def test_rows_that_lack_what_is_required_are_counted(manifest: Path, clips: Path, tokenizer: Path) -> None:
+    dataset = make(manifest, clips)
+    assert dataset.clip_ids == [clip_id_of(number) for number in range(6)]
+    assert dataset.labels[:4] == ["riding a bike", "riding a bike", "juggling (balls)", None]
+    assert dataset.dropped == {"without a clip file": 2} and dataset.num_dropped == 2
+    with_text = make(manifest, clips, tokenizer=tokenizer, require=("video", "text"), split="train")
+    assert with_text.dropped == {"without a clip file": 1, "without a title": 1}
+    everything = make(manifest, clips, require=())
+    assert len(everything) == len(ROWS) and everything.num_dropped == 0
+    assert flags(everything[6]) == (False, False, False) and everything.failures == {}
+
+
+def test_flags_of_the_manifest_spare_the_decoding(tmp_path: Path, clips: Path) -> None:
+    rows = [{**ROWS[0], "has_audio": False, "has_video": True}, {**ROWS[5], "has_audio": None, "has_video": False}]
+    manifest = write_manifest(tmp_path / "m.parquet", rows)
+    assert flags(make(manifest, clips)[0]) == (True, False, False)
+    dataset = make(manifest, clips, require=("audio",))
+    assert dataset.clip_ids == [clip_id_of(5)] and dataset.dropped == {"known to have no audio": 1}
+    with pytest.raises(ManifestError, match="no clip to serve: 1 known to have no video, 1 known to have no audio"):
+        make(manifest, clips, require=("video", "audio"))
+
+
+def test_several_manifests_splits_and_mappings(manifest: Path, clips: Path, tmp_path: Path) -> None:
+    second = write_manifest(tmp_path / "m.parquet", [{"clip_id": clip_id_of(9), "split": "val"}])
+    mapping = {clip_id_of(9): clips / f"{clip_id_of(0)}.mp4"}
+    dataset = KineticsAVT([manifest, second], mapping, split="validate", train=False, video=SMALL)
+    assert dataset.clip_ids == [clip_id_of(9)] and dataset[0].has_video
+    assert dataset[-1].clip_id == clip_id_of(9)
+    with pytest.raises(IndexError):
+        dataset[1]
+    with pytest.raises(ManifestError, match="no row of this split"):
+        make(manifest, clips, split="test")
+
+
+def test_training_is_random_by_epoch_and_repeats_by_seed(manifest: Path, clips: Path) -> None:
+    dataset = make(manifest, clips, train=True, seed=5)
+    assert same(dataset[(3, 0)], dataset[(3, 0)])
+    assert not same(dataset[(3, 0)], dataset[(4, 0)])
+    dataset.set_epoch(3)
+    assert same(dataset[0], dataset[(3, 0)])
+    assert same(make(manifest, clips, train=True, seed=5)[(3, 0)], dataset[(3, 0)])
+    assert not same(make(manifest, clips, train=True, seed=6)[(3, 0)], dataset[(3, 0)])
+    starts = {frame_number(dataset[(epoch, 0)].video[0].numpy()) for epoch in range(12)}
+    assert len(starts) > 4 and starts <= set(range(16))
+
+
+def test_views_cover_the_clip(manifest: Path, clips: Path) -> None:
+    dataset = make(manifest, clips, num_views=3)
+    assert len(dataset) == 18
+    samples = [dataset[index] for index in range(4)]
+    assert [frame_number(sample.video[0].numpy()) for sample in samples[:3]] == [0, 7, 15]
+    assert [sample.clip_id for sample in samples] == [clip_id_of(0)] * 3 + [clip_id_of(1)]
+    assert same(samples[1], make(manifest, clips)[0])
+
+
+@pytest.mark.parametrize(("context", "num_workers"), [("fork", 2), ("spawn", 1)])
+def test_workers_give_the_same_batches(
+    manifest: Path, clips: Path, tokenizer: Path, context: str, num_workers: int
+) -> None:
+    dataset = make(manifest, clips, tokenizer=tokenizer, train=True)
+
+    def batches(num_workers: int) -> list[Batch]:
+        loader = DataLoader(
+            dataset,
+            batch_sampler=StepSampler(len(dataset), 2, seed=1, start_step=1, num_steps=4),
+            collate_fn=collate,
+            num_workers=num_workers,
+            multiprocessing_context=context if num_workers else None,
+        )
+        return list(loader)
+
+    alone, together = batches(0), batches(num_workers)
+    assert len(alone) == 4 and all(same(one, other) for one, other in zip(alone, together, strict=True))
+    assert all(torch.equal(one.has_audio, other.has_audio) for one, other in zip(alone, together, strict=True))
+    assert set(dataset.failures) == {clip_id_of(3), clip_id_of(4), clip_id_of(5)}
+
+
+def test_it_pickles_small_and_works_afterwards(manifest: Path, clips: Path, tokenizer: Path) -> None:
+    dataset = make(manifest, clips, tokenizer=tokenizer)
+    expected = dataset[0]
+    pickled = pickle.dumps(dataset)
+    assert len(pickled) < 5000
+    copy = pickle.loads(pickled)
+    assert same(copy[0], expected)
+    del dataset
+    with pytest.raises(ManifestError, match="make it again"):
+        pickle.loads(pickled)[0]
+    assert same(copy[0], expected)
+
+
+def test_too_many_failures_stop_the_run_and_name_the_files(
+    manifest: Path, clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = make(manifest, clips, max_failures=2)
+    dataset[3], dataset[3], dataset[4]
+    with pytest.raises(DecodeError, match=r"3 of 6 clips do not decode, max_failures is 2: .*video00003A.*") as caught:
+        dataset[5]
+    assert "\n" not in str(caught.value) and str(caught.value).count(".mkv") >= 2
+    # A worker that raised is waited for this long when its loader is dropped.
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.1)
+    only_the_bad = Subset(make(manifest, clips, max_failures=0), [3])
+    loader = DataLoader(only_the_bad, collate_fn=collate, num_workers=1)
+    with pytest.raises(DecodeError, match="max_failures is 0"):
+        list(loader)
+    gc.collect()
+
+
+def test_errors_can_be_raised_instead(manifest: Path, clips: Path) -> None:
+    dataset = make(manifest, clips, on_error="raise")
+    assert dataset[0].has_video
+    for index in (3, 4, 5):
+        with pytest.raises(DecodeError, match=clip_id_of(index)):
+            dataset[index]
+
+
+def test_a_file_of_sound_alone(tmp_path: Path, manifest: Path) -> None:
+    path = tmp_path / "sound.wav"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=44_100, layout="mono")
+        samples = (tone(2.0) * 32_767).astype(np.int16)[np.newaxis]
+        frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+        frame.sample_rate = 44_100
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    mapping = {clip_id_of(0): path}
+    dataset = KineticsAVT(manifest, mapping, train=False, video=SMALL)
+    assert flags(dataset[0]) == (False, True, False) and "no video stream" in dataset.failures[clip_id_of(0)]
+    dataset = KineticsAVT(manifest, mapping, train=False, video=SMALL, require=("audio",))
+    assert flags(dataset[0]) == (False, True, False) and not dataset.failures
+
+
+def test_the_reader_alone(clips: Path) -> None:
+    reader = SampleReader(video=SMALL)
+    sample = reader.read_strict(clips / f"{clip_id_of(0)}.mp4", clip_id="any", label="x")
+    assert (sample.clip_id, sample.label, sample.has_text) == ("any", "x", False)
+    for path in (clips / "absent.mp4", clips / f"{clip_id_of(3)}.mp4", clips / f"{clip_id_of(4)}.mkv"):
+        with pytest.raises(DecodeError, match=str(path)):
+            reader.read_strict(path, clip_id="any")
+        sample, problems = reader.read(path, clip_id="any")
+        assert not sample.has_video and len(problems) == 1
+
+
+def test_a_clip_shorter_than_it_says_is_cut_from_what_there_is(clips: Path, tmp_path: Path) -> None:
+    whole = tmp_path / "whole.mkv"
+    spoil(clips / f"{clip_id_of(0)}.mp4", whole, "no such kind")
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(whole.read_bytes()[: int(whole.stat().st_size * 0.9)])
+    with ClipReader(cut) as clip:
+        assert clip.video_seconds() > 2.1
+    sample, problems = SampleReader(video=VideoConfig(size=32, short_side=36, num_frames=4)).read(
+        cut, clip_id="cut", rng=_Latest()
+    )
+    numbers = [frame_number(frame) for frame in sample.video.numpy()]
+    assert not problems and sample.has_video
+    assert len(set(numbers)) == 4, "frozen pictures from behind the end"
+
+
+class _Latest(np.random.Generator):
+    """Always draws the last window."""
+
+    def __init__(self) -> None:
+        super().__init__(np.random.PCG64(0))
+
+    def random(self, size: Any = None, *rest: Any, **options: Any) -> Any:
+        return np.full(size, 0.999)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"require": ("sound",)}, "require"),
+        ({"require": "video"}, "require"),
+        ({"require": ("text",)}, "give a tokenizer"),
+        ({"seed": -1}, "seed"),
+        ({"num_views": 2, "train": True}, "num_views"),
+        ({"max_failures": -1}, "max_failures"),
+        ({"on_error": "ignore"}, "on_error"),
+        ({"split": "every"}, "unknown split"),
+    ],
+)
+def test_bad_arguments(manifest: Path, clips: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(manifest, clips, **options)
+
+
+def test_bad_inputs_are_one_clear_line(manifest: Path, clips: Path, tokenizer: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such folder"):
+        make(manifest, tmp_path / "absent")
+    with pytest.raises(ManifestError, match="no such file"):
+        make(tmp_path / "absent.parquet", clips)
+    with pytest.raises(ManifestError, match="8 without a clip file"):
+        make(manifest, tmp_path)
+    with pytest.raises(TokenizerError, match="262 fit"):
+        make(manifest, clips, tokenizer=tokenizer, text=TextConfig(vocab_size=262))
+    with pytest.raises((ManifestError, SchemaMismatchError)):
+        make(tokenizer, clips)
+
+
+class TestRealFiles:
+    pytestmark = needs_samples
+
+    def test_kinetics_clips_by_their_video_name(self, tmp_path: Path) -> None:
+        ids = ["R6llTwEh07w_000000_000010", "SOX5yA1l24A_000299_000309", "WUzgd7C1pWA_000101_000111"]
+        manifest = write_manifest(tmp_path / "m.parquet", [{"clip_id": clip_id, "split": "val"} for clip_id in ids])
+        dataset = KineticsAVT(manifest, SAMPLES / "torchvision", split="val", train=False)
+        for sample in (dataset[index] for index in range(3)):
+            assert flags(sample) == (True, True, False)
+            # Real pictures move and are not flat.
+            assert sample.video.float().std() > 20 and not torch.equal(sample.video[0], sample.video[-1])
+
+    def test_every_sample_file_gives_a_sample(self, tmp_path: Path) -> None:
+        paths = {clip_id_of(number): path for number, path in enumerate(sorted(SAMPLES.rglob("*.*")))}
+        manifest = write_manifest(tmp_path / "m.parquet", [{"clip_id": clip_id} for clip_id in paths])
+        dataset = KineticsAVT(
+            manifest, paths, video=VideoConfig(size=32, short_side=36, num_frames=4), seed=3, max_failures=100
+        )
+        for index, path in enumerate(paths.values()):
+            sample = dataset[index]
+            assert sample.video.shape == (4, 32, 32, 3)
+            is_sound_alone = path.suffix in (".wav", ".mp3")
+            assert sample.has_video != is_sound_alone
+            assert sample.has_audio or not is_sound_alone
+        assert all("no video stream" in reason for reason in dataset.failures.values())
+
+    def test_has_audio_of_all_sixty_clips(self, tmp_path: Path) -> None:
+        with (FIGHT / "manifest.csv").open(encoding="utf-8", newline="") as file:
+            truth = list(csv.DictReader(file))
+        mapping = {clip_id_of(number): FIGHT / clip["clip"] for number, clip in enumerate(truth)}
+        # Without frames it is quick; the probe's test decodes everything.
+        rows = [{"clip_id": clip_id, "has_video": False} for clip_id in mapping]
+        manifest = write_manifest(tmp_path / "m.parquet", rows)
+        dataset = KineticsAVT(manifest, mapping, train=False, require=())
+        assert len(dataset) == 60
+        for index, clip in enumerate(truth):
+            expected = clip["has_audio"] == "True" and float(clip["audio_peak"]) > 0
+            assert dataset[index].has_audio == expected, clip["clip"]
+        assert not dataset.failures
