@@ -25,7 +25,7 @@ class VideoConfig:
     size: int = 224
     """Height and width of a sample, pixels."""
     short_side: int = 256
-    """Length the short side is scaled to before the square is cropped, at size 224; scales with ``size``."""
+    """Length the short side is scaled to before the square is cropped, pixels; goes with ``size`` (256 with 224)."""
     horizontal_flip: float = 0.5
     """Probability of a mirror image in training."""
 

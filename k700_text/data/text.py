@@ -1,0 +1,138 @@
+"""Titles to token ids: a byte-level BPE of our own, so that every title of every language has an encoding.
+
+Axes: S tokens.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor
+
+from k700_text.config import TextConfig
+from k700_text.errors import TokenizerError
+
+PAD_ID, BOS_ID, EOS_ID, UNK_ID = range(4)
+_SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
+_NUM_BYTES = 256
+MIN_VOCAB_SIZE = len(_SPECIAL_TOKENS) + _NUM_BYTES
+"""The four special tokens and one entry for every byte: with less some titles had no encoding."""
+
+
+class TitleTokenizer:
+    """Encodes titles; pickles to its path, and is loaded again where it is unpickled.
+
+    Args:
+        path: file written by ``train_tokenizer``.
+        max_vocab_size: entries that fit; None takes any number.
+
+    Raises:
+        TokenizerError: the file is missing, is not ours, or has more entries than fit.
+    """
+
+    def __init__(self, path: str | Path, *, max_vocab_size: int | None = None) -> None:
+        self.path = Path(path)
+        self._tokenizer = _load(self.path)
+        self.vocab_size: int = self._tokenizer.get_vocab_size()
+        if max_vocab_size is not None and self.vocab_size > max_vocab_size:
+            raise TokenizerError(
+                f"{self.path} has {self.vocab_size} entries, {max_vocab_size} fit: train it again with "
+                f"--vocab-size {max_vocab_size}, or raise vocab_size"
+            )
+
+    def __reduce__(self) -> tuple[type[TitleTokenizer], tuple[Path]]:
+        return TitleTokenizer, (self.path,)
+
+    def encode(self, title: str, config: TextConfig | None = None) -> tuple[Tensor, Tensor]:
+        """Returns token ids, int64 (S,), and the mask, bool (S,), True where a token stands.
+
+        bos and eos enclose the title; what does not fit is cut, the rest is padding.
+
+        Args:
+            title: any text.
+            config: length; the default when None.
+        """
+        max_length = (config or TextConfig()).max_length
+        tokens = [BOS_ID, *self.token_ids(title)[: max_length - 2], EOS_ID]
+        token_ids = torch.full((max_length,), PAD_ID, dtype=torch.int64)
+        token_ids[: len(tokens)] = torch.tensor(tokens)
+        return token_ids, torch.arange(max_length) < len(tokens)
+
+    def token_ids(self, title: str) -> list[int]:
+        """Returns the ids of a title alone: no bos, no eos, nothing cut."""
+        ids: list[int] = self._tokenizer.encode(_encodable(title), add_special_tokens=False).ids
+        return ids
+
+    def decode(self, token_ids: Sequence[int] | Tensor) -> str:
+        """Returns the title (in Unicode form NFC) that the ids spell; special ids are left out."""
+        text: str = self._tokenizer.decode([int(token) for token in token_ids if int(token) > UNK_ID])
+        return text
+
+
+def train_tokenizer(titles: Iterable[str], out: str | Path, vocab_size: int) -> TitleTokenizer:
+    """Learns a byte-level BPE from titles, writes it as JSON and returns it; the same titles give the same bytes.
+
+    Args:
+        titles: the training texts; equal ones count as often as they occur.
+        out: file to write; appears whole or not at all.
+        vocab_size: entries asked for; few titles give fewer.
+
+    Raises:
+        TokenizerError: there are no titles, or ``vocab_size`` is below MIN_VOCAB_SIZE.
+        OSError: the file cannot be written.
+    """
+    out = Path(out)
+    texts = sorted(_encodable(title) for title in titles if title.strip())
+    if not texts:
+        raise TokenizerError("no titles to train a tokenizer on: crawl first, or choose another split")
+    if vocab_size < MIN_VOCAB_SIZE:
+        raise TokenizerError(
+            f"vocab_size must be at least {MIN_VOCAB_SIZE} (special tokens and bytes), got {vocab_size}"
+        )
+    tokenizer = Tokenizer(models.BPE(unk_token=_SPECIAL_TOKENS[UNK_ID]))
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(_SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        part.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
+        part.replace(out)
+    finally:
+        part.unlink(missing_ok=True)
+    return TitleTokenizer(out)
+
+
+def _load(path: Path) -> Any:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise TokenizerError(f"no such tokenizer: {path} (k700-text tokenizer makes one)") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise TokenizerError(f"cannot read the tokenizer {path}: {error}") from error
+    try:
+        tokenizer = Tokenizer.from_str(text)
+    except Exception as error:  # the library raises nothing narrower
+        raise TokenizerError(f"{path} is not a tokenizer file: {' '.join(str(error).split())}") from error
+    ids = tuple(tokenizer.token_to_id(token) for token in _SPECIAL_TOKENS)
+    if ids != (PAD_ID, BOS_ID, EOS_ID, UNK_ID) or not isinstance(tokenizer.decoder, decoders.ByteLevel):
+        raise TokenizerError(f"{path} was not made by k700-text tokenizer: its special tokens are not ours")
+    # A title may spell "<pad>": that is text, not padding.
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def _encodable(title: str) -> str:
+    """Returns the title with lone surrogates, which no encoding has, replaced."""
+    return title.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
