@@ -1,0 +1,181 @@
+"""Checkpoints of a training run: written whole or not at all, read without unpickling.
+
+One file per checkpoint, ``step_00000500.pt``: tensors and plain values by torch.save, read back with
+``weights_only=True``, which refuses everything else. It is written under another name, forced to the disk and renamed,
+so a kill at any moment leaves the previous ones as they were.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+
+from lava_model.errors import CheckpointError
+from lava_model.settings import flatten
+
+FORMAT = "lava-checkpoint"
+FORMAT_VERSION = 1
+
+_NAME = re.compile(r"step_(\d+)\.pt")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingState:
+    """All that a run needs to go on as if nothing had happened."""
+
+    step: int
+    """Optimiser steps done; the next step has this number."""
+    epoch: int
+    """Passes over the data done."""
+    total_steps: int
+    """Length of the learning-rate schedule, whose place is ``step``."""
+    config: dict[str, Any]
+    """Nested dictionaries of the run's configuration."""
+    fingerprint: dict[str, str]
+    """What the data are, by content."""
+    model: dict[str, Any]
+    """State of the model, the trunk included."""
+    optimizer: dict[str, Any]
+    """State of the optimiser."""
+    rng: dict[str, Any]
+    """States of the random-number generators."""
+
+
+def save_checkpoint(folder: Path, state: TrainingState, *, keep: int) -> Path:
+    """Writes a checkpoint, then removes all but the ``keep`` newest; returns its path.
+
+    Raises:
+        CheckpointError: it cannot be written; earlier ones are untouched.
+    """
+    path = folder / f"step_{state.step:08d}.pt"
+    partial = folder / f".{path.name}.partial"
+    content = {field.name: getattr(state, field.name) for field in fields(state)}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            torch.save({"format": FORMAT, "format_version": FORMAT_VERSION, **content}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        _force(folder)
+        for old in list_checkpoints(folder)[:-keep]:
+            old.unlink()
+    # torch's zip writer turns a full disk into a RuntimeError.
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        raise CheckpointError(f"the checkpoint {path} cannot be written: {error}; earlier ones are intact") from error
+    return path
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Returns the finished checkpoints of a folder, oldest first."""
+    found = [(int(match[1]), path) for path in folder.glob("step_*.pt") if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def load_checkpoint(path: Path) -> TrainingState:
+    """Returns a checkpoint with its tensors on the CPU.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, foreign, of another format, or holds a pickled object.
+    """
+    try:
+        with warnings.catch_warnings():
+            # A foreign pickle makes torch warn before it refuses; the refusal is enough.
+            warnings.simplefilter("ignore", UserWarning)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise CheckpointError(f"{path} holds more than tensors and plain values: refused, it could run code") from error
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: {_brief(error)}") from error
+    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+        raise CheckpointError(f"{path} is not a checkpoint of lava_model")
+    version = content.pop("format_version", None)
+    names = {field.name for field in fields(TrainingState)}
+    if version != FORMAT_VERSION or content.keys() != names:
+        raise CheckpointError(f"{path} has format version {version}, this lava_model reads {FORMAT_VERSION}")
+    return TrainingState(**content)
+
+
+def check_same_run(
+    state: TrainingState, config: Mapping[str, Any], fingerprint: Mapping[str, str], *, free: frozenset[str], path: Path
+) -> None:
+    """Refuses to continue a checkpoint with other settings or other data.
+
+    Args:
+        state: what was loaded.
+        config: nested dictionaries of the configuration asked for.
+        fingerprint: of the data at hand.
+        free: dotted names of settings that may change.
+        path: of the checkpoint, for the message.
+
+    Raises:
+        CheckpointError: with the names of the settings, or of the data, that differ.
+    """
+    theirs, ours = flatten(state.config), flatten(config)
+    differing = [
+        f"{name} ({theirs.get(name)!r} there, {ours.get(name)!r} here)"
+        for name in sorted(theirs.keys() | ours.keys())
+        if name not in free and theirs.get(name) != ours.get(name)
+    ]
+    if differing:
+        raise CheckpointError(f"{path} was made with other settings: {', '.join(differing)}; use another --out")
+    changed = [
+        name
+        for name in sorted(state.fingerprint.keys() | fingerprint.keys())
+        if state.fingerprint.get(name) != fingerprint.get(name)
+    ]
+    if changed:
+        raise CheckpointError(f"{path} was made with other data: {', '.join(changed)} changed; use another --out")
+
+
+def capture_rng() -> dict[str, Any]:
+    """Returns the states of the generators of python, numpy, torch and cuda as tensors and plain values."""
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    assert name == "MT19937"
+    return {
+        "python": random.getstate(),
+        "numpy": {
+            "keys": torch.from_numpy(np.asarray(keys).astype(np.int64)),
+            "position": int(position),
+            "has_gauss": int(has_gauss),
+            "gauss": float(gauss),
+        },
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_rng(states: Mapping[str, Any]) -> None:
+    """Sets the generators as ``capture_rng`` found them; cuda's only where as many devices are there."""
+    random.setstate(states["python"])
+    numpy = states["numpy"]
+    keys = numpy["keys"].numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", keys, numpy["position"], numpy["has_gauss"], numpy["gauss"]))
+    torch.set_rng_state(states["torch"])
+    if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states["cuda"])
+
+
+def _force(folder: Path) -> None:
+    """Makes a rename outlive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _brief(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:160] if lines else type(error).__name__

@@ -1,0 +1,346 @@
+"""Validated, frozen settings of a model and of a pre-training run.
+
+Five groups make a run: ``model`` (LavaConfig), ``loss``, ``optim``, ``data`` and ``run``. Each field carries its
+meaning under it; each class checks its own ranges, PretrainConfig the rules between groups.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from k700_text.config import AudioConfig, TextConfig, VideoConfig
+from lava_model.errors import ConfigError
+
+LossForm = Literal["symmetric", "pooled", "infonce", "mil_nce"]
+Centroid = Literal["leave_one_out", "literal", "stop_grad"]
+MissingPolicy = Literal["complete_pair", "available_mean"]
+Pooling = Literal["cls", "mean"]
+OptimName = Literal["adamw", "adam"]
+Schedule = Literal["cosine", "constant"]
+Precision = Literal["auto", "bf16", "fp32"]
+
+_TRUNK_CHANNELS = {1: 64, 2: 128, 3: 256, 4: 512}
+
+
+def _refuse(problems: list[str]) -> None:
+    if problems:
+        raise ConfigError(problems)
+
+
+def _not_positive(**values: float) -> list[str]:
+    return [f"{name} must be above 0, got {value}" for name, value in values.items() if not value > 0]
+
+
+def _negative(**values: float) -> list[str]:
+    return [f"{name} must not be below 0, got {value}" for name, value in values.items() if not value >= 0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LavaConfig:
+    """Shape of the model and of what it reads; the defaults are the paper's (LAVA paper, section 3)."""
+
+    width: int = 1024
+    """Width of the transformers, and so of the features."""
+    num_layers: int = 4
+    """Layers of each transformer."""
+    num_heads: int = 16
+    """Attention heads; width / num_heads is the width of a head."""
+    feedforward_ratio: float = 4.0
+    """Width of the feed-forward layers over ``width`` (the paper does not say; its authors' code has 1 and 4)."""
+    embedding_dim: int = 1024
+    """Width of the embeddings in each of the spaces av, vt and avt."""
+    pooling: Pooling = "cls"
+    """``cls``: output at an extra learned token; ``mean``: mean over the real tokens."""
+    dropout: float = 0.0
+    """Dropout probability inside the transformers."""
+    num_frames: int = 16
+    """Video frames of a sample."""
+    frame_size: int = 224
+    """Height and width of a frame, pixels."""
+    frame_rate: float = 10.0
+    """Frames per second that a sample is taken at."""
+    short_side: int = 256
+    """Length the short side is scaled to before the square is cropped, pixels."""
+    trunk_weights: str = "imagenet"
+    """Frozen ResNet-18: ``imagenet``, ``random`` (seeded), or a file of torchvision's ResNet-18 weights."""
+    trunk_stage: int = 4
+    """Last ResNet stage used, 1 to 4."""
+    trunk_seed: int = 0
+    """Seed of ``trunk_weights = random``."""
+    video_grid: int = 7
+    """Cells per side and frame: 7 gives 784 video tokens at 16 frames, 4 gives 256, 1 gives 16."""
+    num_mels: int = 80
+    """Mel bands of a sample."""
+    num_mel_frames: int = 256
+    """Mel frames of a sample."""
+    audio_patch_frames: int = 8
+    """Mel frames of one audio token: 8 gives 32 tokens, 1 gives 256."""
+    vocab_size: int = 48_000
+    """Rows of the token embedding; at least the tokenizer's size."""
+    max_text_length: int = 128
+    """Token ids of a sample."""
+
+    def __post_init__(self) -> None:
+        problems = _not_positive(
+            width=self.width,
+            num_layers=self.num_layers,
+            num_heads=self.num_heads,
+            feedforward_ratio=self.feedforward_ratio,
+            embedding_dim=self.embedding_dim,
+            num_frames=self.num_frames,
+            frame_size=self.frame_size,
+            frame_rate=self.frame_rate,
+            video_grid=self.video_grid,
+            num_mels=self.num_mels,
+            num_mel_frames=self.num_mel_frames,
+            audio_patch_frames=self.audio_patch_frames,
+            vocab_size=self.vocab_size,
+        )
+        if self.trunk_stage not in _TRUNK_CHANNELS:
+            problems.append(f"trunk_stage must be 1, 2, 3 or 4, got {self.trunk_stage}")
+        _refuse(problems)
+        _refuse(self._at_odds())
+
+    def _at_odds(self) -> list[str]:
+        problems = []
+        if self.pooling not in ("cls", "mean"):
+            problems.append(f"pooling must be 'cls' or 'mean', got {self.pooling!r}")
+        if not 0 <= self.dropout < 1:
+            problems.append(f"dropout must be in 0..1, got {self.dropout}")
+        if self.width % self.num_heads:
+            problems.append(f"width ({self.width}) must be a multiple of num_heads ({self.num_heads})")
+        if self.num_mel_frames % self.audio_patch_frames:
+            problems.append(
+                f"num_mel_frames ({self.num_mel_frames}) must be a multiple of"
+                f" audio_patch_frames ({self.audio_patch_frames})"
+            )
+        if self.video_grid > self.trunk_grid:
+            problems.append(
+                f"video_grid ({self.video_grid}) is finer than the {self.trunk_grid}x{self.trunk_grid} cells that stage"
+                f" {self.trunk_stage} of the trunk gives at frame_size {self.frame_size}"
+            )
+        if self.short_side < self.frame_size:
+            problems.append(f"short_side ({self.short_side}) must be at least frame_size ({self.frame_size})")
+        if self.max_text_length < 3:
+            problems.append(f"max_text_length must be at least 3, got {self.max_text_length}")
+        return problems
+
+    @property
+    def feedforward_width(self) -> int:
+        """Width of the feed-forward layers."""
+        return round(self.width * self.feedforward_ratio)
+
+    @property
+    def trunk_channels(self) -> int:
+        """Channels of the trunk's features."""
+        return _TRUNK_CHANNELS[self.trunk_stage]
+
+    @property
+    def trunk_grid(self) -> int:
+        """Cells per side that the trunk gives before pooling."""
+        return math.ceil(self.frame_size / (2 << self.trunk_stage))
+
+    @property
+    def num_video_tokens(self) -> int:
+        """Video tokens of a sample, without the cls token."""
+        tokens: int = self.num_frames * self.video_grid**2
+        return tokens
+
+    @property
+    def num_audio_tokens(self) -> int:
+        """Audio tokens of a sample, without the cls token."""
+        return self.num_mel_frames // self.audio_patch_frames
+
+    def video_config(self) -> VideoConfig:
+        """How the loader has to cut frames for this model."""
+        return VideoConfig(
+            num_frames=self.num_frames,
+            frame_rate=self.frame_rate,
+            size=self.frame_size,
+            short_side=self.short_side,
+        )
+
+    def audio_config(self) -> AudioConfig:
+        """How the loader has to make spectrograms for this model."""
+        return AudioConfig(num_mels=self.num_mels, num_mel_frames=self.num_mel_frames)
+
+    def text_config(self) -> TextConfig:
+        """How the loader has to make token ids for this model."""
+        return TextConfig(max_length=self.max_text_length, vocab_size=self.vocab_size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossWeights:
+    """Weight of each term in the total (eq. 5 has 1, 1, 1; other weights are the paper's future work)."""
+
+    av: float = 1.0
+    """Audio-video term, eq. 2."""
+    vt: float = 1.0
+    """Video-text term, eq. 3."""
+    avt: float = 1.0
+    """Centroid term, eq. 4."""
+    at: float = 0.0
+    """Audio-text term, taken in the avt space; not in the paper."""
+
+    def __post_init__(self) -> None:
+        _refuse(_negative(av=self.av, vt=self.vt, avt=self.avt, at=self.at))
+
+    @classmethod
+    def of(cls, weights: LossWeights | Mapping[str, float]) -> LossWeights:
+        """Returns the weights; of a mapping, terms it does not name keep their default."""
+        if isinstance(weights, LossWeights):
+            return weights
+        unknown = sorted(set(weights) - {"av", "vt", "avt", "at"})
+        if unknown:
+            raise ConfigError(f"unknown loss terms {', '.join(unknown)}: use av, vt, avt, at")
+        return cls(**weights)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossConfig:
+    """The contrastive objective (LAVA paper, eq. 1-5)."""
+
+    form: LossForm = "symmetric"
+    """``pooled`` is eq. 1 to the letter; ``infonce``, ``symmetric`` and ``mil_nce`` are row losses."""
+    centroid: Centroid = "leave_one_out"
+    """What a modality is held against in eq. 4: the mean of all (``literal``), the same without gradient
+    (``stop_grad``), or the mean of the others (``leave_one_out``)."""
+    policy: MissingPolicy = "complete_pair"
+    """Rows of eq. 4: those with all modalities, or those with at least two (``available_mean``)."""
+    temperature: float = 0.07
+    """Divides the cosine similarities."""
+    weights: LossWeights = field(default_factory=LossWeights)
+    """Weight of each term."""
+
+    def __post_init__(self) -> None:
+        _refuse(_not_positive(temperature=self.temperature))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimConfig:
+    """Optimiser and learning-rate schedule."""
+
+    name: OptimName = "adamw"
+    """``adamw`` (decoupled weight decay) or ``adam``."""
+    lr: float = 1e-4
+    """Peak learning rate."""
+    weight_decay: float = 0.05
+    """Weight decay of matrices; norms, biases, positions and token embeddings have none."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """Decay of the two moment estimates."""
+    eps: float = 1e-8
+    """Added to the denominator."""
+    schedule: Schedule = "cosine"
+    """Shape of the learning rate after warm-up."""
+    warmup_fraction: float = 0.05
+    """Share of all steps in which the learning rate rises linearly from near 0."""
+    final_lr_fraction: float = 0.0
+    """Learning rate at the last step over the peak."""
+    clip_norm: float = 1.0
+    """Gradients longer than this are scaled down to it; 0 is off."""
+
+    def __post_init__(self) -> None:
+        problems = _not_positive(lr=self.lr, eps=self.eps)
+        problems += _negative(weight_decay=self.weight_decay, clip_norm=self.clip_norm)
+        for name in ("warmup_fraction", "final_lr_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                problems.append(f"{name} must be in 0..1, got {getattr(self, name)}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            problems.append(f"betas must be in 0..1, got {self.betas}")
+        _refuse(problems)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """What is trained on and how it is fed."""
+
+    manifest: str | None = None
+    """Parquet manifest of the training clips."""
+    clips: str | None = None
+    """Folder of the clip files or of prepared shards."""
+    tokenizer: str | None = None
+    """tokenizer.json made by ``k700-text tokenizer``."""
+    val_manifest: str | None = None
+    """Parquet manifest of held-out clips in the same or another folder; none: no held-out evaluation."""
+    val_clips: str | None = None
+    """Folder of the held-out clips; none: ``clips``."""
+    synthetic: bool = False
+    """Train on made-up samples with a shared latent instead: needs no files, shows that training works."""
+    synthetic_samples: int = 2048
+    """Number of made-up training samples."""
+    batch_size: int = 32
+    """Samples of one optimiser step on one process."""
+    num_workers: int = 8
+    """Loader processes; 0 decodes in the training process."""
+
+    def __post_init__(self) -> None:
+        problems = _negative(num_workers=self.num_workers)
+        if self.batch_size < 2:
+            problems.append(f"batch_size must be at least 2, a contrast needs another sample; got {self.batch_size}")
+        if self.synthetic and self.synthetic_samples < self.batch_size:
+            problems.append(f"synthetic_samples ({self.synthetic_samples}) is below batch_size ({self.batch_size})")
+        _refuse(problems)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """Length, place and bookkeeping of a run."""
+
+    out: str = "runs/lava"
+    """Run folder; when it exists the run continues."""
+    epochs: int = 25
+    """Passes over the training clips."""
+    max_steps: int | None = None
+    """Stops earlier than ``epochs``; the learning-rate schedule ends there too."""
+    seed: int = 0
+    """Seed of initialisation, order and augmentation."""
+    device: str = "auto"
+    """``auto`` (cuda if there is one), ``cpu``, ``cuda`` or ``cuda:N``."""
+    precision: Precision = "auto"
+    """``auto``: bf16 autocast on cuda, fp32 elsewhere. The loss is always fp32; TF32 stays off."""
+    compile: bool = False
+    """Compile the model with torch.compile."""
+    log_every: int = 10
+    """Steps between lines of log.jsonl."""
+    eval_every: int = 500
+    """Steps between held-out evaluations; 0: only at the start and the end."""
+    eval_batches: int = 8
+    """Held-out batches of an evaluation at most."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints kept."""
+    tensorboard: bool = False
+    """Write TensorBoard files too."""
+
+    def __post_init__(self) -> None:
+        problems = _not_positive(
+            epochs=self.epochs,
+            log_every=self.log_every,
+            eval_batches=self.eval_batches,
+            checkpoint_every=self.checkpoint_every,
+            keep_checkpoints=self.keep_checkpoints,
+        )
+        problems += _negative(eval_every=self.eval_every, seed=self.seed)
+        if self.max_steps is not None:
+            problems += _not_positive(max_steps=self.max_steps)
+        _refuse(problems)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PretrainConfig:
+    """A whole pre-training run."""
+
+    model: LavaConfig = field(default_factory=LavaConfig)
+    """Shape of the model."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """The objective."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimiser and schedule."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Training data."""
+    run: RunConfig = field(default_factory=RunConfig)
+    """Length, place and bookkeeping."""

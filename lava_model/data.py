@@ -1,0 +1,149 @@
+"""The samples of a run: Kinetics clips by their manifest, or made-up ones; with a fingerprint of what they are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sized
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from k700_text.data.sample import Sample
+from lava_model.config import LavaConfig, PretrainConfig
+from lava_model.errors import ConfigError, DataError
+from lava_model.synthetic import SyntheticAVT
+
+
+class Samples(Sized, Protocol):
+    """A map-style data set; an item is addressed by (epoch, index)."""
+
+    def __getitem__(self, item: tuple[int, int], /) -> Sample:
+        """Returns the sample as it looks in that epoch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingData:
+    """What a run trains on and is measured on."""
+
+    train: Samples
+    """Augmented samples."""
+    val: Samples | None
+    """Held-out samples with deterministic views, if any."""
+    fingerprint: dict[str, str]
+    """What the data are, by content: a resumed run must find the same."""
+    tokenizer: Path | None = None
+    """The tokenizer's file, which goes into the export."""
+
+
+def open_data(config: PretrainConfig) -> TrainingData:
+    """Returns the data that a configuration names.
+
+    Raises:
+        ConfigError: paths are missing from the configuration, or the tokenizer is larger than the model's vocabulary.
+        DataError: a file is not there.
+        K700TextError: a file cannot be read.
+    """
+    data = config.data
+    if data.synthetic:
+        return _synthetic(config)
+    needed = {"--manifest": data.manifest, "--clips": data.clips, "--tokenizer": data.tokenizer}
+    absent = [option for option, value in needed.items() if value is None]
+    if absent:
+        raise ConfigError(f"pre-training needs {', '.join(absent)} (or --synthetic to try it without data)")
+    assert data.manifest is not None and data.clips is not None and data.tokenizer is not None
+    return _kinetics(config, Path(data.manifest), Path(data.clips), Path(data.tokenizer))
+
+
+def check_vocabulary(tokenizer: Path, config: LavaConfig) -> None:
+    """Refuses a tokenizer with more entries than the model has token embeddings.
+
+    Raises:
+        ConfigError: it has more.
+        DataError: it is no tokenizer file.
+    """
+    size = _vocab_size(tokenizer)
+    if size > config.vocab_size:
+        raise ConfigError(
+            f"{tokenizer} has {size} entries but the model only {config.vocab_size}: pass --model.vocab-size {size}"
+        )
+
+
+def _vocab_size(tokenizer: Path) -> int:
+    """Returns the number of ids, read from the JSON: the library would raise a bare Exception for a foreign file."""
+    try:
+        content = json.loads(tokenizer.read_text("utf-8"))
+        ids = [*content["model"]["vocab"].values(), *(token["id"] for token in content["added_tokens"])]
+        return int(max(ids)) + 1
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{tokenizer} cannot be read as a tokenizer.json: make one with k700-text tokenizer") from error
+
+
+def _kinetics(config: PretrainConfig, manifest: Path, clips: Path, tokenizer: Path) -> TrainingData:
+    from k700_text.data.dataset import KineticsAVT
+
+    data, model = config.data, config.model
+    val_manifest = None if data.val_manifest is None else Path(data.val_manifest)
+    for path in (manifest, clips, tokenizer, val_manifest):
+        if path is not None and not path.exists():
+            raise DataError(f"{path} does not exist")
+    check_vocabulary(tokenizer, model)
+
+    def opened(rows: Path, folder: Path, train: bool) -> Samples:
+        samples: Samples = KineticsAVT(
+            rows,
+            folder,
+            tokenizer=tokenizer,
+            train=train,
+            seed=config.run.seed,
+            video=model.video_config(),
+            audio=model.audio_config(),
+            text=model.text_config(),
+        )
+        return samples
+
+    return TrainingData(
+        train=opened(manifest, clips, True),
+        val=None if val_manifest is None else opened(val_manifest, Path(data.val_clips or clips), False),
+        fingerprint={
+            "manifest": _digest(manifest),
+            "tokenizer": _digest(tokenizer),
+            "val_manifest": "none" if val_manifest is None else _digest(val_manifest),
+        },
+        tokenizer=tokenizer,
+    )
+
+
+def _synthetic(config: PretrainConfig) -> TrainingData:
+    count, seed = config.data.synthetic_samples, config.run.seed
+    num_val = config.data.batch_size * config.run.eval_batches
+    return TrainingData(
+        train=SyntheticAVT(config.model, count, seed=seed),
+        val=SyntheticAVT(config.model, num_val, seed=seed, first_index=count),
+        fingerprint={"synthetic": f"{count} samples, seed {seed}"},
+    )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def steps_per_epoch(num_samples: int, config: PretrainConfig, world_size: int) -> int:
+    """Returns the optimiser steps of a pass over the data; what does not fill a batch is left for another epoch.
+
+    Raises:
+        DataError: there are fewer samples than one batch.
+    """
+    needed = config.data.batch_size * world_size
+    if num_samples < needed:
+        raise DataError(
+            f"{num_samples} training clips are fewer than one batch of {needed}: pass --data.batch-size with less"
+        )
+    return num_samples // needed
+
+
+def total_steps(num_samples: int, config: PretrainConfig, world_size: int) -> int:
+    """Returns the optimiser steps of the whole run, the length of the learning-rate schedule."""
+    steps = config.run.epochs * steps_per_epoch(num_samples, config, world_size)
+    return min(steps, config.run.max_steps or steps)

@@ -1,0 +1,57 @@
+"""Every error that lava_model raises on purpose.
+
+::
+
+    LavaError                  one clear line: what, which, what to do
+    ├── ConfigError            lists every problem of a configuration at once (exit code 2)
+    ├── MissingExtraError      an optional dependency is not installed
+    ├── DataError              training or evaluation data that do not fit the model or are too few
+    ├── WeightsError           trunk weights that cannot be found or do not fit
+    ├── CheckpointError        a checkpoint or model folder that cannot be read, written or used here
+    └── NonFiniteLossError     the loss or its gradient is not a number; .report_path names the culprits' file
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class LavaError(Exception):
+    """Root of all errors of this package; its text is one clear line for the user."""
+
+    exit_code = 1
+
+
+class ConfigError(LavaError):
+    """One or more configuration values are out of range, unknown or at odds; lists all of them."""
+
+    exit_code = 2
+
+    def __init__(self, problems: Sequence[str] | str) -> None:
+        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("; ".join(self.problems))
+
+
+class MissingExtraError(LavaError):
+    """An optional dependency is missing; the text says what to install."""
+
+
+class DataError(LavaError):
+    """Data that do not fit the model or are too few to train on."""
+
+
+class WeightsError(LavaError):
+    """Trunk weights that cannot be found, read or fitted."""
+
+
+class CheckpointError(LavaError):
+    """A checkpoint or exported model that cannot be read, written or used with this configuration."""
+
+
+class NonFiniteLossError(LavaError):
+    """The loss or its gradient is infinite or not a number; ``report_path`` lists the clips of the batch."""
+
+    def __init__(self, message: str, *, report_path: Path) -> None:
+        self.report_path = report_path
+        super().__init__(message)

@@ -1,0 +1,39 @@
+"""Signals that ask a run to stop: they are noted, and obeyed where stopping loses nothing."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType, TracebackType
+from typing import Self
+
+_STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+class StopRequest:
+    """Context in which SIGTERM, SIGUSR1 and Ctrl-C only set ``signal_name``; a second Ctrl-C interrupts at once."""
+
+    def __init__(self) -> None:
+        self.signal_name: str | None = None
+        self._previous: dict[int, signal._HANDLER] = {}
+
+    def __enter__(self) -> Self:
+        for number in _STOPPING:
+            self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.signal_name is not None:
+            raise KeyboardInterrupt
+        self.signal_name = signal.Signals(number).name
+
+
+def leave_signals_to_parent(worker_id: int) -> None:
+    """Makes a loader process deaf to these signals: a whole group is signalled, the parent ends its workers."""
+    for number in _STOPPING:
+        signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,154 @@
+"""Configurations as plain dictionaries and from dotted command-line options; unknown keys are refused."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import io
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from lava_model.errors import ConfigError, MissingExtraError
+
+ConfigT = TypeVar("ConfigT")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Returns a configuration as nested dictionaries of JSON values."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in _walk(asdict(config))}
+
+
+def _walk(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return [(name, dict(_walk(value)) if isinstance(value, dict) else value) for name, value in values.items()]
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested dictionaries as one with dotted keys."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def from_dict(cls: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
+    """Returns a configuration of nested dictionaries; keys that are left out keep their default.
+
+    Raises:
+        ConfigError: an unknown key (with the nearest name), a value of another type or out of range.
+    """
+    problems: list[str] = []
+    config = _build(cls, values, "", problems)
+    if problems:
+        raise ConfigError(problems)
+    built: ConfigT = config
+    return built
+
+
+def _build(cls: Any, values: Mapping[str, Any], prefix: str, problems: list[str]) -> Any:
+    hints = get_type_hints(cls)
+    names = [entry.name for entry in fields(cls)]
+    arguments: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in names:
+            problems.append(_unknown(prefix + name, [prefix + known for known in names]))
+        elif is_dataclass(hints[name]) and isinstance(value, Mapping):
+            arguments[name] = _build(hints[name], value, f"{prefix}{name}.", problems)
+        elif not _fits(value, hints[name]):
+            problems.append(f"{prefix}{name} cannot be {value!r}")
+        else:
+            arguments[name] = _cast(value, hints[name])
+    return None if problems else cls(**arguments)
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    return f"unknown setting {name}: did you mean {near[0]}?" if near else f"unknown setting {name}"
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin = get_origin(hint)
+    if origin is Literal:
+        return value in get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, option) for option in get_args(hint))
+    if origin is tuple:
+        options = get_args(hint)
+        return isinstance(value, list | tuple) and len(value) == len(options) and all(map(_fits, value, options))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _cast(value: Any, hint: Any) -> Any:
+    if get_origin(hint) is tuple:
+        return tuple(value)
+    return float(value) if hint is float else value
+
+
+def override(config: ConfigT, options: Sequence[str], *, program: str, also_known: Sequence[str] = ()) -> ConfigT:
+    """Returns the configuration with dotted options applied (``--optim.lr 1e-4``).
+
+    Args:
+        config: what the options change.
+        options: words of the command line.
+        program: its name, for the help.
+        also_known: options of the program that are no settings; an unknown option may be meant for one of them.
+
+    Raises:
+        ConfigError: an unknown option (with the nearest name) or a value that does not fit.
+        MissingExtraError: tyro is not installed.
+        SystemExit: ``--help`` was asked for; it is printed.
+    """
+    try:
+        import tyro
+    except ImportError as error:
+        raise MissingExtraError("reading options needs tyro: pip install 'k700-text[train]'") from error
+    _refuse_unknown(options, [f"--{name.replace('_', '-')}" for name in flatten(to_dict(config))], also_known)
+    messages = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(messages):
+            return tyro.cli(type(config), default=config, args=list(options), prog=program)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise ConfigError(_one_line(messages.getvalue())) from stop
+
+
+def _refuse_unknown(options: Sequence[str], known: Sequence[str], also_known: Sequence[str]) -> None:
+    problems = []
+    for option in options:
+        name = option.split("=")[0].replace("_", "-")
+        if name.startswith("--") and name != "--help" and name.replace(".no-", ".") not in known:
+            problems.append(f"unknown option {name}: did you mean {_nearest(name, [*also_known, *known])}?")
+    if problems:
+        raise ConfigError(problems)
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    """Returns the option most like a name; an undotted name is held against the last part of dotted ones too."""
+
+    def likeness(option: str) -> float:
+        whole = difflib.SequenceMatcher(None, name, option).ratio()
+        if "." in name:
+            return whole
+        return max(whole, difflib.SequenceMatcher(None, name, f"--{option.split('.')[-1]}").ratio() - 1e-6)
+
+    return max(known, key=likeness)
+
+
+def _one_line(box: str) -> str:
+    """Returns the message of the frame that tyro draws around it, without the help that follows."""
+    words = []
+    for line in box.splitlines()[1:]:
+        text = line.strip("│╭╮╰╯─ \t")
+        if not text:
+            break
+        words.append(text)
+    return " ".join(words) or "options that do not fit: see --help"

@@ -1,0 +1,160 @@
+"""Checkpoints: whole or not there, nothing unpickled, refused for another run."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import random
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+
+from lava_model.checkpoint import (
+    TrainingState,
+    capture_rng,
+    check_same_run,
+    list_checkpoints,
+    load_checkpoint,
+    restore_rng,
+    save_checkpoint,
+)
+from lava_model.errors import CheckpointError
+from lava_model.tracking import JsonlLog
+
+
+def state(step: int = 3) -> TrainingState:
+    return TrainingState(
+        step=step,
+        epoch=0,
+        total_steps=20,
+        config={"optim": {"lr": 0.1, "betas": [0.9, 0.99]}, "run": {"out": "a"}},
+        fingerprint={"manifest": "sha256:1"},
+        model={"weight": torch.arange(6.0).reshape(2, 3)},
+        optimizer={"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 0.1, "fused": None}]},
+        rng=capture_rng(),
+    )
+
+
+def test_a_checkpoint_comes_back(tmp_path):
+    path = save_checkpoint(tmp_path / "c", state(), keep=2)
+    again = load_checkpoint(path)
+    for field in fields(TrainingState):
+        if field.name not in ("model", "optimizer", "rng"):
+            assert getattr(again, field.name) == getattr(state(), field.name)
+    assert torch.equal(again.model["weight"], state().model["weight"])
+    assert again.optimizer["param_groups"] == [{"lr": 0.1, "fused": None}]
+
+
+def test_random_numbers_continue_after_a_checkpoint(tmp_path):
+    path = save_checkpoint(tmp_path, state(), keep=1)
+
+    def draw() -> list[float]:
+        return [random.random(), float(np.random.normal()), float(torch.rand(1))]
+
+    np.random.normal()  # leaves a cached second value behind
+    path = save_checkpoint(tmp_path, state(), keep=1)
+    expected = draw()
+    draw()
+    restore_rng(load_checkpoint(path).rng)
+    assert draw() == expected
+
+
+def test_the_newest_are_kept_and_sorted_by_step(tmp_path):
+    for step in (5, 100_000_000, 20):
+        save_checkpoint(tmp_path, state(step), keep=10)
+    (tmp_path / ".step_00000030.pt.partial").write_bytes(b"killed while writing")
+    (tmp_path / "step_x.pt").touch()
+    assert [path.name for path in list_checkpoints(tmp_path)] == [
+        "step_00000005.pt",
+        "step_00000020.pt",
+        "step_100000000.pt",
+    ]
+    save_checkpoint(tmp_path, state(100_000_001), keep=2)
+    assert [load_checkpoint(path).step for path in list_checkpoints(tmp_path)] == [100_000_000, 100_000_001]
+
+
+@pytest.mark.parametrize("broken", ["save", "fsync"])
+def test_a_write_that_fails_leaves_the_previous_one(tmp_path, monkeypatch, broken):
+    save_checkpoint(tmp_path, state(1), keep=1)
+
+    def fail(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(*{"save": (torch, "save"), "fsync": (os, "fsync")}[broken], fail)
+    with pytest.raises(CheckpointError, match=r"cannot be written.*No space left.*earlier ones are intact"):
+        save_checkpoint(tmp_path, state(2), keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000001.pt"]
+    assert load_checkpoint(tmp_path / "step_00000001.pt").step == 1
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("evil-was-here",)
+
+
+def _zip_of(content: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (_zip_of({"format": "lava-checkpoint", "model": Evil()}), "refused, it could run code"),
+        (pickle.dumps(Evil()), "refused, it could run code"),
+        (b"", "cannot be read as a checkpoint"),
+        (_zip_of({"state_dict": {}}), "is not a checkpoint of lava_model"),
+        (_zip_of({"format": "lava-checkpoint", "format_version": 99}), "has format version 99"),
+    ],
+)
+def test_foreign_files_are_one_line_and_run_nothing(tmp_path, monkeypatch, content, message):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "step_00000001.pt"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=message) as failure:
+        load_checkpoint(path)
+    assert "\n" not in str(failure.value)
+    assert not (tmp_path / "evil-was-here").exists()
+
+
+def test_a_truncated_file_and_a_missing_file_are_one_line(tmp_path):
+    path = save_checkpoint(tmp_path, state(), keep=1)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
+        load_checkpoint(path)
+    with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
+        load_checkpoint(tmp_path / "absent.pt")
+
+
+def test_another_run_is_refused_by_name(tmp_path):
+    path = tmp_path / "x.pt"
+    same = {"optim": {"lr": 0.1, "betas": (0.9, 0.99)}, "run": {"out": "b"}}
+    free = frozenset({"run.out"})
+    check_same_run(state(), same, {"manifest": "sha256:1"}, free=free, path=path)
+    other = {"optim": {"lr": 0.2, "betas": (0.9, 0.99), "eps": 1}, "run": {"out": "b"}}
+    with pytest.raises(CheckpointError, match=r"optim.eps \(None there, 1 here\), optim.lr \(0.1 there, 0.2 here\)"):
+        check_same_run(state(), other, {"manifest": "sha256:1"}, free=free, path=path)
+    with pytest.raises(CheckpointError, match="made with other data: manifest changed"):
+        check_same_run(state(), same, {"manifest": "sha256:2"}, free=free, path=path)
+
+
+def test_a_resumed_log_has_no_step_twice_and_no_torn_line(tmp_path):
+    path = tmp_path / "log.jsonl"
+    log = JsonlLog(path, resume_step=None)
+    for step in (1, 2, 3):
+        log.log("train", step, {"loss": 1.0 / step})
+    log.close()
+    path.write_text(path.read_text() + '{"kind": "train", "st')
+    resumed = JsonlLog(path, resume_step=2)
+    assert resumed.last == {"train": {"loss": 0.5}}
+    resumed.log("train", 3, {"loss": 0.25})
+    resumed.close()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["step"], line["loss"]) for line in lines] == [(1, 1.0), (2, 0.5), (3, 0.25)]
+    JsonlLog(path, resume_step=None).close()
+    assert path.read_text() == ""

@@ -1,0 +1,280 @@
+"""Training on made-up samples: it learns, stops, continues bit for bit, and says what went wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from k700_text.data.sample import Sample
+from lava_model import Lava
+from lava_model.checkpoint import list_checkpoints, load_checkpoint
+from lava_model.config import PretrainConfig
+from lava_model.data import TrainingData
+from lava_model.errors import CheckpointError, DataError, NonFiniteLossError
+from lava_model.heldout import heldout_batches
+from lava_model.presets import tiny
+from lava_model.pretrain import main
+from lava_model.synthetic import SyntheticAVT
+from lava_model.trainer import Trainer
+
+SMALL_OPTIONS = [
+    *("--preset", "tiny", "--synthetic", "--device", "cpu", "--data.synthetic-samples", "64", "--data.batch-size", "8"),
+    *("--model.width", "32", "--model.num-heads", "2", "--model.num-layers", "1", "--model.dropout", "0.1"),
+    *("--model.num-frames", "1", "--model.frame-size", "32", "--model.short-side", "32", "--model.trunk-stage", "1"),
+    *("--model.vocab-size", "100", "--model.max-text-length", "12"),
+    *("--run.eval-batches", "2", "--run.eval-every", "5", "--run.checkpoint-every", "5"),
+]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models this small are slower on two threads, most of all beside other work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def small_config(out: Path, **run: object) -> PretrainConfig:
+    base = tiny()
+    return replace(
+        base,
+        model=replace(
+            base.model,
+            width=64,
+            num_heads=2,
+            num_layers=1,
+            num_frames=1,
+            trunk_stage=1,
+            frame_size=32,
+            short_side=32,
+            vocab_size=100,
+            max_text_length=12,
+        ),
+        data=replace(base.data, batch_size=16, num_workers=0),
+        run=replace(base.run, out=str(out), epochs=1000, **run),
+    )
+
+
+def small_data(config: PretrainConfig, num_samples: int = 512) -> TrainingData:
+    return TrainingData(
+        train=SyntheticAVT(config.model, num_samples),
+        val=SyntheticAVT(config.model, 64, first_index=num_samples),
+        fingerprint={"synthetic": str(num_samples)},
+    )
+
+
+def trainer(config: PretrainConfig, data: TrainingData | None = None) -> Trainer:
+    return Trainer(config, data or small_data(config), device=torch.device("cpu"))
+
+
+def log_of(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def without_times(lines: list[dict[str, float]]) -> list[dict[str, float]]:
+    timed = {"samples_per_second", "data_wait_percent"}
+    return [{name: value for name, value in line.items() if name not in timed} for line in lines]
+
+
+def assert_same_tensors(left: object, right: object) -> None:
+    if isinstance(left, torch.Tensor):
+        assert isinstance(right, torch.Tensor)
+        assert torch.equal(left, right)
+    elif isinstance(left, dict):
+        assert isinstance(right, dict)
+        assert left.keys() == right.keys()
+        for name, value in left.items():
+            assert_same_tensors(value, right[name])
+    elif isinstance(left, list | tuple):
+        assert isinstance(right, list | tuple)
+        assert len(left) == len(right)
+        for one, other in zip(left, right, strict=True):
+            assert_same_tensors(one, other)
+    else:
+        assert left == right
+
+
+def test_training_lowers_the_held_out_loss(tmp_path):
+    config = small_config(tmp_path, max_steps=80, eval_every=0, log_every=20)
+    result = trainer(config).run()
+    evaluations = [line for line in log_of(tmp_path) if line["kind"] == "val"]
+    assert [line["step"] for line in evaluations] == [0, 80]
+    assert evaluations[0]["loss"] == pytest.approx(evaluations[0]["chance"], rel=0.35)
+    assert evaluations[-1]["loss"] < 0.8 * evaluations[-1]["chance"]
+    assert evaluations[-1]["recall_at_1_av"] > 4 / 16
+    assert evaluations[0]["ln_batch_size"] == pytest.approx(math.log(16))
+    assert result.finished
+    assert result.last_val["loss"] == evaluations[-1]["loss"]
+    trained = [line for line in log_of(tmp_path) if line["kind"] == "train"]
+    assert {
+        "loss_av",
+        "loss_vt",
+        "loss_avt",
+        "num_av",
+        "num_vt",
+        "num_avt",
+        "recall_at_1_vt",
+        "grad_norm",
+        "lr",
+    } <= set(trained[0])
+    assert {"samples_per_second", "data_wait_percent", "epoch"} <= set(trained[0])
+    assert trained[-1]["epoch"] == 79 // 32
+
+
+def test_killed_and_resumed_is_bit_for_bit_the_uninterrupted_run(tmp_path):
+    """20 steps against: kill -9 somewhere after step 10, then the same command again, with other loader processes."""
+    arguments = [*SMALL_OPTIONS, "--max-steps", "20", "--out"]
+    command = [sys.executable, "-m", "lava_model.pretrain", *arguments, str(tmp_path / "killed"), "--num-workers", "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 90
+        while not (tmp_path / "killed" / "checkpoints" / "step_00000010.pt").exists():
+            assert process.poll() is None, "ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "export").exists()
+    for name in ("killed", "whole"):
+        assert main([*arguments, str(tmp_path / name)]) == 0
+
+    starts = [json.loads(line) for line in (tmp_path / "killed" / "starts.jsonl").read_text().splitlines()]
+    assert starts[0]["resumed_from"] is None
+    assert starts[1]["resumed_from"] in (10, 15)
+    ends = {name: list_checkpoints(tmp_path / name / "checkpoints")[-1] for name in ("killed", "whole")}
+    killed, whole = load_checkpoint(ends["killed"]), load_checkpoint(ends["whole"])
+    assert killed.step == whole.step == 20
+    for name in ("model", "optimizer", "rng"):
+        assert_same_tensors(getattr(killed, name), getattr(whole, name))
+    assert without_times(log_of(tmp_path / "killed")) == without_times(log_of(tmp_path / "whole"))
+    weights = [(tmp_path / name / "export" / "model.safetensors").read_bytes() for name in ("killed", "whole")]
+    assert weights[0] == weights[1]
+
+
+def test_sigterm_checkpoints_and_the_same_command_goes_on(tmp_path, capsys, monkeypatch):
+    config = small_config(tmp_path, max_steps=6, eval_every=0)
+    first = trainer(config)
+    make_step = first._train_step
+
+    def step_then_signal(batch):
+        if first.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return make_step(batch)
+
+    monkeypatch.setattr(first, "_train_step", step_then_signal)
+    result = first.run()
+    assert (result.step, result.stopped_by, result.finished) == (3, "SIGTERM", False)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    second = trainer(config)
+    assert second.resumed_from == 3
+    assert second.run().finished
+    assert [line["step"] for line in log_of(tmp_path) if line["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_from_the_command_line_leaves_a_whole_folder_and_says_when_it_is_finished(tmp_path, capsys):
+    arguments = [*SMALL_OPTIONS, "--max-steps", "2", "--out", str(tmp_path / "run"), "--json"]
+    assert main(arguments) == 0
+    first = capsys.readouterr()
+    answer = json.loads(first.out)
+    assert (answer["step"], answer["finished"], answer["resumed_from"]) == (2, True, None)
+    assert "held-out loss" in first.err
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"config.json", "starts.jsonl", "log.jsonl", "checkpoints", "export"}
+    start = json.loads((tmp_path / "run" / "starts.jsonl").read_text())
+    assert start["command"][-1] == "--json"
+    assert start["versions"]["torch"] == torch.__version__
+    assert start["data"] == {"synthetic": "64 samples, seed 0"}
+    assert Lava.from_pretrained(answer["export"]).config.width == 32
+
+    assert main(arguments) == 0
+    again = capsys.readouterr()
+    assert "is finished at step 2" in again.err
+    assert json.loads(again.out)["val"] == answer["val"]
+    assert len((tmp_path / "run" / "starts.jsonl").read_text().splitlines()) == 1
+
+    assert main([*arguments, "--optim.lr", "0.5"]) == 1
+    assert "made with other settings: optim.lr (0.001 there, 0.5 here)" in capsys.readouterr().err
+
+
+def test_other_data_are_refused_on_resume(tmp_path):
+    config = small_config(tmp_path, max_steps=1)
+    trainer(config).run()
+    with pytest.raises(CheckpointError, match="made with other data: synthetic changed"):
+        trainer(config, small_data(config, 256))
+
+
+def test_a_step_that_is_not_finite_stops_before_the_update_and_names_the_clips(tmp_path):
+    config = small_config(tmp_path, max_steps=5, checkpoint_every=1)
+    broken = trainer(config, replace(small_data(config), val=None))
+    train_step = broken._train_step
+
+    def poison(batch):
+        if broken.step == 2:
+            with torch.no_grad():
+                broken.model.heads["av_video"].weight[0, 0] = math.nan
+        return train_step(batch)
+
+    broken._train_step = poison  # type: ignore[method-assign]
+    with pytest.raises(NonFiniteLossError, match="not finite at step 2") as failure:
+        broken.run()
+    content = json.loads(failure.value.report_path.read_text())
+    assert len(content["clip_ids"]) == 16
+    assert content["clip_ids"][0].startswith("synthetic")
+    newest = load_checkpoint(list_checkpoints(tmp_path / "checkpoints")[-1])
+    assert newest.step == 2
+    assert all(tensor.isfinite().all() for tensor in newest.model.values())
+
+
+def test_too_few_clips_are_named(tmp_path):
+    config = small_config(tmp_path)
+    with pytest.raises(DataError, match="8 training clips are fewer than one batch of 16"):
+        trainer(config, small_data(config, 8))
+
+
+def test_held_out_batches_are_fixed_full_and_disjoint(tmp_path):
+    config = small_config(tmp_path, eval_batches=3)
+    samples = SyntheticAVT(config.model, 100)
+    batches = heldout_batches(samples, config)
+    assert batches == heldout_batches(samples, config)
+    assert [len(batch) for batch in batches] == [16, 16, 16]
+    assert len({index for batch in batches for index in batch}) == 48
+    assert [len(batch) for batch in heldout_batches(SyntheticAVT(config.model, 5), config)] == [5]
+
+
+def test_tensorboard_files_appear_when_asked(tmp_path):
+    config = small_config(tmp_path, max_steps=1, tensorboard=True)
+    trainer(config, replace(small_data(config), val=None)).run()
+    assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
+
+
+# --- the made-up samples themselves ---
+
+
+def test_synthetic_samples_are_addressable_and_parts_share_nothing():
+    config = tiny().model
+    samples = SyntheticAVT(config, 40)
+
+    def same(one: Sample, other: Sample) -> bool:
+        return all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("video", "log_mel", "token_ids"))
+
+    assert len(samples) == 40
+    assert same(samples[0, 3], SyntheticAVT(config, 40)[3])
+    assert not torch.equal(samples[0, 3].video, samples[1, 3].video)
+    assert torch.equal(samples[0, 3].token_ids, samples[1, 3].token_ids)
+    assert samples[0, 0].clip_id not in {SyntheticAVT(config, 40, first_index=40)[index].clip_id for index in range(40)}
+    shares = [sum(getattr(samples[index], name) for index in range(40)) for name in ("has_audio", "has_text")]
+    assert all(20 < share < 40 for share in shares)
+    with pytest.raises(IndexError):
+        samples[40]
