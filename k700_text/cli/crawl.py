@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -58,7 +59,7 @@ def crawl(
     from k700_text.crawl.crawler import CrawlSettings, check_source_names, make_sources, plan_crawl
     from k700_text.crawl.ledger import Ledger
     from k700_text.crawl.sources import SOURCE_NAMES
-    from k700_text.crawl.transport import Endpoints
+    from k700_text.crawl.transport import CONTACT_VARIABLE, Endpoints
 
     addresses, rates = _pairs("--endpoint", endpoint), _rates(rate)
     check_source_names(addresses, known=(*SOURCE_NAMES, archive.ENDPOINT_NAME))
@@ -78,6 +79,8 @@ def crawl(
             return
         for name, text in cost.rows():
             say(f"{name}: {text}")
+        if not os.environ.get(CONTACT_VARIABLE) and any(places.is_own(source.name) for source in chosen):
+            say(f"set {CONTACT_VARIABLE} to an address under which the services can reach you")
         _run_and_report(ledger, chosen, settings, num_ids, clips, out, json=json)
 
 

@@ -10,6 +10,7 @@ import typer
 import k700_text
 from k700_text.cli import annotations as annotations_command
 from k700_text.cli import crawl as crawl_command
+from k700_text.cli import demo as demo_command
 from k700_text.cli import manifest as manifest_command
 from k700_text.cli import probe as probe_command
 from k700_text.cli import sandbox as sandbox_command
@@ -52,6 +53,7 @@ app.command("stats")(stats_command.stats)
 app.command("probe")(probe_command.probe)
 app.command("sandbox")(sandbox_command.sandbox)
 app.command("tokenizer")(tokenizer_command.tokenizer)
+app.command("demo")(demo_command.demo)
 
 
 def run() -> None:

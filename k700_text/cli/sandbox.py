@@ -14,9 +14,6 @@ from k700_text.cli.common import emit_json, emit_table, say
 if TYPE_CHECKING:
     from k700_text.sandbox.world import Miniature, World
 
-# What `--endpoint` of the crawl can be pointed at; the archive's index answers under the same address as its playback.
-ENDPOINT_SOURCES = ("oembed", "data-api", "thumbnail", "wayback", "archive-item", "annotations")
-
 
 def sandbox(
     port: Annotated[int, typer.Option(help="Port to serve on; 0 takes a free one.")] = 0,
@@ -91,11 +88,15 @@ def _show_progress(done: int, total: int) -> None:
 
 
 def _serve(world: World, miniature: Miniature, port: int, facts: dict[str, Any], *, as_json: bool) -> None:
+    from k700_text.crawl.archive import ENDPOINT_NAME
+    from k700_text.crawl.sources import SOURCE_NAMES
     from k700_text.sandbox.server import SandboxServer
 
     with SandboxServer(world, clips=miniature.clips, port=port) as server:
         facts["url"] = server.url
-        facts["endpoint_options"] = " ".join(f"--endpoint {source}={server.url}" for source in ENDPOINT_SOURCES)
+        facts["endpoint_options"] = " ".join(
+            f"--endpoint {source}={server.url}" for source in (*SOURCE_NAMES, ENDPOINT_NAME)
+        )
         _tell(facts, as_json=as_json)
         say(f"serving on {server.url}; any YOUTUBE_API_KEY will do; Ctrl-C stops")
         try:

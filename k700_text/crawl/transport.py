@@ -7,6 +7,7 @@ addresses never appear in messages, because an address may hold an API key.
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import threading
 import time
@@ -23,9 +24,7 @@ from requests.structures import CaseInsensitiveDict
 import k700_text
 from k700_text.errors import BlockedError, NetworkDownError, TransportError, UsageError
 
-CONTACT_URL = "https://github.com/k700-text/k700-text"
-# The word gzip is what Google APIs ask for before they compress (web-contracts section 2.1).
-USER_AGENT = f"k700-text/{k700_text.__version__} (+{CONTACT_URL}) gzip"
+CONTACT_VARIABLE = "K700_TEXT_CONTACT"
 
 FOREIGN_ERRORS = (
     requests.RequestException,
@@ -88,9 +87,13 @@ class Endpoints:
     def __init__(self, overrides: Mapping[str, str] | None = None) -> None:
         self._overrides = {source: _origin(source, url) for source, url in (overrides or {}).items()}
 
+    def is_own(self, source: str) -> bool:
+        """Returns whether the source's own, real service is asked."""
+        return source not in self._overrides
+
     def resolve(self, source: str, url: str) -> str:
         """Returns the URL to ask instead of ``url`` for this source."""
-        if source not in self._overrides:
+        if self.is_own(source):
             return url
         return urlunsplit((*self._overrides[source], *urlsplit(url)[2:]))
 
@@ -106,6 +109,20 @@ def _origin(source: str, url: str) -> tuple[str, str]:
     return parts.scheme, parts.netloc
 
 
+def user_agent() -> str:
+    """Returns who we say we are: product, version and, from K700_TEXT_CONTACT, where the person is to be reached.
+
+    Raises:
+        UsageError: the contact holds what a header cannot.
+    """
+    contact = os.environ.get(CONTACT_VARIABLE, "").strip()
+    if not (contact.isascii() and contact.isprintable()):
+        raise UsageError(f"{CONTACT_VARIABLE} must be a plain e-mail address or URL, got {contact!r}")
+    about = f"+{contact}" if contact else "crawler of Kinetics-700 titles"
+    # The word gzip is what Google APIs ask for before they compress (web-contracts section 2.1).
+    return f"k700-text/{k700_text.__version__} ({about}) gzip"
+
+
 class Transport:
     """Sends GET requests; safe to share between threads (each has its own pooled session).
 
@@ -117,6 +134,7 @@ class Transport:
 
     def __init__(self, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
+        self._user_agent = user_agent()
         self._local = threading.local()
         self._sessions: list[requests.Session] = []
 
@@ -182,7 +200,7 @@ class Transport:
         request.method = "GET"
         request.url = url
         request.headers = CaseInsensitiveDict(
-            {"User-Agent": USER_AGENT, "Accept-Encoding": "gzip", "Accept": "*/*", **headers}
+            {"User-Agent": self._user_agent, "Accept-Encoding": "gzip", "Accept": "*/*", **headers}
         )
         timeout = (self._limits.connect_seconds, self._limits.read_seconds)
         with _translated(url):

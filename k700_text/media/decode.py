@@ -170,19 +170,19 @@ class ClipReader:
             yield from self._scan()
 
     def _scan(self) -> Iterator[FrameMark | AudioBlock]:
-        video_clock = _Clock(self._uses_dts, self._origin, 1 / (self.info.frame_rate or 25.0))
-        audio_clock = _Clock(False, self._origin, 0.0)
+        video_clock = _Clock(self._video, self._uses_dts, self._origin, 1 / (self.info.frame_rate or 25.0))
+        audio_clock = _Clock(self._audio, False, self._origin, 0.0)
         for frame in self._decoded(self._video, self._audio):
             if isinstance(frame, VideoFrame):
-                seconds = video_clock.read(frame, self._video)
+                seconds = video_clock.read(frame)
                 self._check_pixels(frame)
                 turned = _quarter_turns(frame) % 2 == 1
                 width, height = (frame.height, frame.width) if turned else (frame.width, frame.height)
                 yield FrameMark(seconds, video_clock.duration_seconds, width, height)
             else:
-                seconds = audio_clock.read(frame, self._audio)
+                seconds = audio_clock.read(frame)
                 audio_clock.step_seconds = frame.samples / frame.sample_rate
-                yield AudioBlock(seconds, _mono(frame), frame.sample_rate)
+                yield AudioBlock(seconds, _finite(_mono(frame)), frame.sample_rate)
 
     def _find_origin(self) -> Fraction:
         """Returns the container's time at which clip time is zero, seconds."""
@@ -197,13 +197,13 @@ class ClipReader:
         """Returns a picture for every wanted time, or None if decoding has to begin earlier than at ``point``."""
         if not self._seek(point):
             return None
-        clock = _Clock(self._uses_dts, self._origin, 1 / (self.info.frame_rate or 25.0))
+        clock = _Clock(self._video, self._uses_dts, self._origin, 1 / (self.info.frame_rate or 25.0))
         pictures: list[FrameArray] = []
         shown: VideoFrame | None = None
         for frame in self._decoded(self._video):
             if point is not None and shown is None and not clock.can_tell(frame):
                 return None
-            seconds = clock.read(frame, self._video)
+            seconds = clock.read(frame)
             if shown is None:
                 if point is not None and seconds > wanted[0] + _SAME_TIME_SECONDS:
                     return None
@@ -242,14 +242,14 @@ class ClipReader:
             return None
         rate = self._native_rate()
         buffer = np.zeros(round(total_seconds * rate), dtype=np.float32)
-        clock = _Clock(False, self._origin, 0.0)
+        clock = _Clock(self._audio, False, self._origin, 0.0)
         position: int | None = None
         for frame in self._decoded(self._audio):
             if frame.sample_rate != rate:
                 raise DecodeError(f"{self.path}: the audio sample rate changes midway", path=str(self.path))
             if point is not None and position is None and not clock.can_tell(frame):
                 return None
-            seconds = clock.read(frame, self._audio)
+            seconds = clock.read(frame)
             clock.step_seconds = frame.samples / rate
             if point is not None and position is None and seconds > first_seconds:
                 return None
@@ -261,7 +261,7 @@ class ClipReader:
                 break
             _place(buffer, position, _mono(frame))
             position += frame.samples
-        return None if position is None else buffer
+        return None if position is None else _finite(buffer)
 
     def _seek(self, point: float | None, kind: str = "video") -> bool:
         """Goes to the last key frame before ``point`` (clip time), None is the start; returns whether it could."""
@@ -327,30 +327,35 @@ class ClipReader:
 
 
 class _Clock:
-    """Reads frame times in seconds of clip time, and bridges missing timestamps."""
+    """Reads frame times of one stream in seconds of clip time, and bridges missing timestamps."""
 
-    def __init__(self, uses_dts: bool, origin: Fraction, step_seconds: float) -> None:
+    def __init__(self, stream: Any, uses_dts: bool, origin: Fraction, step_seconds: float) -> None:
         self.step_seconds = step_seconds
         self.time_seconds = 0.0
         self.duration_seconds = step_seconds
         self.went_back = False
         self._uses_dts = uses_dts
-        self._origin = origin
+        # Whole numbers, once: Fractions for every frame cost more than decoding a packet of audio.
+        base = Fraction(stream.time_base) if stream is not None else Fraction(1)
+        self._ticks_scale = base.numerator * origin.denominator
+        self._offset = origin.numerator * base.denominator
+        self._divisor = base.denominator * origin.denominator
+        self._seconds_per_tick = float(base)
         self._num_read = 0
 
     def can_tell(self, frame: Any) -> bool:
         return self._ticks(frame) is not None
 
-    def read(self, frame: Any, stream: Any) -> float:
+    def read(self, frame: Any) -> float:
         ticks = self._ticks(frame)
         if ticks is not None:
-            seconds = float(ticks * stream.time_base - self._origin)
+            seconds = (ticks * self._ticks_scale - self._offset) / self._divisor
         else:
             seconds = self.time_seconds + self.step_seconds if self._num_read else 0.0
         self.went_back = self._num_read > 0 and seconds < self.time_seconds
         self._num_read += 1
         self.time_seconds = seconds
-        self.duration_seconds = float(frame.duration * stream.time_base) if frame.duration else self.step_seconds
+        self.duration_seconds = frame.duration * self._seconds_per_tick if frame.duration else self.step_seconds
         return seconds
 
     def _ticks(self, frame: Any) -> int | None:
@@ -441,17 +446,26 @@ def _quarter_turns(frame: VideoFrame) -> int:
 
 
 def _mono(frame: AudioFrame) -> Waveform:
-    """Returns the mean of the channels, float32 (N,)."""
+    """Returns the mean of the channels, float32 (N,); a damaged float stream may hold what is no number."""
     samples: NDArray[Any] = frame.to_ndarray()
     if not frame.format.is_planar:
         samples = samples.reshape(-1, frame.layout.nb_channels).T
     full_scale = _FULL_SCALE.get(samples.dtype.str[1:])
-    if full_scale is None:
-        mixed = samples.mean(axis=0, dtype=np.float64)
-    else:
+    # One channel after the other: numpy's mean over a short first axis takes three times as long.
+    mixed = samples[0].astype(np.float64)
+    for channel in samples[1:]:
+        mixed += channel
+    mixed /= len(samples)
+    if full_scale is not None:
         offset = 128.0 if samples.dtype == np.uint8 else 0.0
-        mixed = (samples.mean(axis=0, dtype=np.float64) - offset) / full_scale
-    waveform: Waveform = np.nan_to_num(mixed.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+        mixed = (mixed - offset) / full_scale
+    waveform: Waveform = mixed.astype(np.float32)
+    return waveform
+
+
+def _finite(waveform: Waveform) -> Waveform:
+    """Returns the waveform with zeros in place of what is no number."""
+    np.nan_to_num(waveform, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
     return waveform
 
 

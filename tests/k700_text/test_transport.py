@@ -12,7 +12,15 @@ import requests
 import urllib3
 
 from k700_text.crawl import transport as module
-from k700_text.crawl.transport import Endpoints, Limits, Response, Transport, is_block_page
+from k700_text.crawl.transport import (
+    CONTACT_VARIABLE,
+    Endpoints,
+    Limits,
+    Response,
+    Transport,
+    is_block_page,
+    user_agent,
+)
 from k700_text.errors import NetworkDownError, TransportError, UsageError
 from k700_text.sandbox.messages import Answer
 from k700_text.sandbox.server import SandboxServer
@@ -66,9 +74,19 @@ def test_get_returns_any_status_and_tells_who_we_are(server: SandboxServer, clie
     assert (response.status, response.headers["x-thing"], response.body) == (404, "y", b"Not Found")
     (logged,) = server.requests
     assert logged.query["url"] == "a b&c"
-    assert logged.user_agent.startswith("k700-text/") and "(+http" in logged.user_agent
+    assert logged.user_agent.startswith("k700-text/")
     assert logged.user_agent.endswith(" gzip") and logged.headers["accept-encoding"] == "gzip"
     assert "cookie" not in logged.headers
+
+
+def test_the_contact_goes_into_the_user_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(CONTACT_VARIABLE, raising=False)
+    assert "+" not in user_agent()
+    monkeypatch.setenv(CONTACT_VARIABLE, "mailto:someone@example.org")
+    assert "(+mailto:someone@example.org)" in user_agent()
+    monkeypatch.setenv(CONTACT_VARIABLE, "a\r\nX-Evil: 1")
+    with pytest.raises(UsageError, match="plain e-mail address"):
+        user_agent()
 
 
 def test_connections_are_kept(server: SandboxServer, client: Transport, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,197 @@
+"""k700-text demo: sandbox, crawl, probe, manifest and tokenizer, as the very commands one would type.
+
+Each step is a command of its own process and continues where it was, so a second demo has nothing left to do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from k700_text.cli.common import EXIT_INTERRUPTED, emit_json, emit_table, say
+from k700_text.errors import K700TextError
+
+NUM_DATA_STEPS = 7
+CLIPS_PER_CLASS = 80
+# Few titles: a small vocabulary keeps its entries to words that more than one title holds.
+VOCAB_SIZE = 600
+KEY_VARIABLE = "YOUTUBE_API_KEY"
+
+Words = list[str | Path]
+
+
+@dataclass(frozen=True, slots=True)
+class DemoFolder:
+    """Where the demo keeps what it makes."""
+
+    root: Path
+
+    @property
+    def annotations(self) -> Path:
+        """CSV files of the miniature Kinetics."""
+        return self.root / "sandbox" / "annotations"
+
+    @property
+    def clips(self) -> Path:
+        """Its clip files."""
+        return self.root / "sandbox" / "clips"
+
+    @property
+    def labelled(self) -> Path:
+        """Labelled clips of other videos, for the probe at the end."""
+        return self.root / "sandbox" / "labelled"
+
+    @property
+    def crawl(self) -> Path:
+        """The ledger and the manifest."""
+        return self.root / "titles"
+
+    @property
+    def manifests(self) -> list[Path]:
+        """The manifest, a file for each split that the demo uses."""
+        return [self.crawl / "train.parquet", self.crawl / "val.parquet"]
+
+    @property
+    def probe(self) -> Path:
+        """What was measured of the clip files."""
+        return self.root / "probe.parquet"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer, trained on the recovered titles."""
+        return self.root / "tokenizer.json"
+
+
+@dataclass(slots=True)
+class Steps:
+    """Runs the steps of a demo one after the other, showing each as the command it is."""
+
+    total: int
+    number: int = 0
+
+    def announce(self, title: str) -> None:
+        """Shows the title of the next step."""
+        self.number += 1
+        say(f"\n[{self.number}/{self.total}] {title}")
+
+    def run(
+        self, title: str, arguments: Sequence[str | Path], *, environment: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Runs ``python -m ARGUMENTS --json`` and returns the JSON object that it prints; stderr passes through.
+
+        Raises:
+            K700TextError: the command failed; names it and its exit code.
+            KeyboardInterrupt: it was interrupted.
+        """
+        self.announce(title)
+        words = [str(argument) for argument in arguments]
+        say("$ " + _as_typed(words, environment or {}))
+        done = subprocess.run(
+            [sys.executable, "-m", *words, "--json"],
+            stdout=subprocess.PIPE,
+            env={**os.environ, **(environment or {})},
+            check=False,
+            text=True,
+            encoding="utf-8",
+        )
+        if done.returncode == EXIT_INTERRUPTED:
+            raise KeyboardInterrupt
+        if done.returncode:
+            raise K700TextError(f"step {self.number} ({title}) ended with exit code {done.returncode}; see above")
+        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return answer
+
+
+def _as_typed(words: list[str], environment: Mapping[str, str]) -> str:
+    command = ["k700-text", *words[1:]] if words[0] == "k700_text" else ["python", "-m", *words]
+    return " ".join([*(f"{name}={value}" for name, value in environment.items()), shlex.join(command)])
+
+
+def run_data_steps(folder: DemoFolder, steps: Steps) -> dict[str, Any]:
+    """Makes the sandbox, crawls it, measures its clips, builds the manifest and the tokenizer; returns the answers."""
+    from k700_text.sandbox.server import SandboxServer
+    from k700_text.sandbox.world import World, make_kinetics
+
+    folder.root.mkdir(parents=True, exist_ok=True)
+    train, val = folder.annotations / "train.csv", folder.annotations / "val.csv"
+    answers: dict[str, Any] = {}
+    words: Words = [
+        "k700_text",
+        "sandbox",
+        "--no-serve",
+        "--clips-per-class",
+        str(CLIPS_PER_CLASS),
+        "--workers",
+        _cores(),
+    ]
+    words += ["--annotations", folder.annotations, "--clips", folder.clips, "--labelled", folder.labelled]
+    answers["sandbox"] = steps.run("a miniature Kinetics: annotations and H.264/AAC clips", words)
+    world = World()
+    miniature = make_kinetics(world, clips_per_class=CLIPS_PER_CLASS)
+    with SandboxServer(world, clips=miniature.clips) as server:
+        say(f"(the sandbox answers on {server.url}; without --endpoint the real services are asked)")
+        crawl: Words = ["k700_text", "crawl", "--out", folder.crawl, "--rate", "oembed=1000"]
+        crawl += ["--endpoint", f"data-api={server.url}", "--endpoint", f"oembed={server.url}"]
+        # With a key, oEmbed is asked for a second opinion on what the Data API does not know; without, for everything.
+        words = [*crawl, "--annotations", train]
+        answers["crawl_train"] = steps.run("titles with an API key", words, environment={KEY_VARIABLE: "any-will-do"})
+        words = [*crawl, "--annotations", val, "--sources", "oembed"]
+        answers["crawl_val"] = steps.run("titles without a key", words)
+    words = ["k700_text", "probe", folder.clips, "--out", folder.probe]
+    answers["probe"] = steps.run("what the clip files hold", words)
+    words = ["k700_text", "manifest", "--annotations", train, "--annotations", val]
+    words += ["--probe", folder.probe, "--out", folder.crawl]
+    answers["manifest"] = steps.run("the manifest, one row per annotated clip", words)
+    answers["stats"] = steps.run("what the manifest holds", ["k700_text", "stats", *folder.manifests])
+    words = ["k700_text", "tokenizer", "--manifest", folder.manifests[0]]
+    words += ["--vocab-size", str(VOCAB_SIZE), "--out", folder.tokenizer]
+    answers["tokenizer"] = steps.run("the tokenizer, from the titles", words)
+    return answers
+
+
+def _cores() -> str:
+    return str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def data_rows(answers: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """Returns what the data steps gave as rows of a table."""
+    stats = answers["stats"]
+    return [
+        ("clips in the manifest", stats["num_clips"]),
+        ("titles recovered", _share(stats["num_titles"], stats["num_clips"])),
+        *((f"  by {source}", count) for source, count in stats["titles_by_source"].items()),
+        ("videos gone or private", sum(stats["availability"].get(state, 0) for state in ("not_found", "private"))),
+        ("usable audio", _share(stats["audio_status"].get("usable", 0), stats["num_clips"])),
+        ("all three modalities", _share(stats["num_complete"], stats["num_clips"])),
+    ]
+
+
+def _share(count: int, total: int) -> str:
+    return f"{count:,} of {total:,} ({100 * count / max(1, total):.0f} %)"
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder to keep everything in.")] = Path("demo-run"),
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Runs the data half of the chain on the offline sandbox: clips, crawl, probe, manifest, tokenizer.
+
+    `make demo` goes on from there with training and evaluation.
+
+    Example: k700-text demo --out demo-run
+    """
+    folder = DemoFolder(out)
+    answers = run_data_steps(folder, Steps(total=NUM_DATA_STEPS))
+    if json:
+        emit_json("demo", answers)
+    else:
+        emit_table("demo", [*data_rows(answers), ("folder", out)])

@@ -1,0 +1,170 @@
+"""The whole chain on the offline sandbox, from annotations to a linear probe: ``python -m lava_model.demo --out DIR``.
+
+Every step is the command that one would type oneself; a second run continues where the first one was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from k700_text.cli.common import EXIT_COMPLETE, EXIT_FAILED, EXIT_INTERRUPTED, describe, emit_json, emit_table, say
+from k700_text.cli.demo import NUM_DATA_STEPS, DemoFolder, Steps, data_rows, run_data_steps
+from k700_text.errors import K700TextError
+from lava_model.errors import LavaError
+
+NUM_STEPS = NUM_DATA_STEPS + 3
+TRAIN_STEPS = 300
+PICTURE_CLIPS = 8
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the demo and returns its exit code: 0 done, 1 failed, 2 usage, 130 interrupted."""
+    parser = argparse.ArgumentParser(prog="python -m lava_model.demo", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("demo-run"), help="folder to keep everything in")
+    parser.add_argument("--train-steps", type=int, default=TRAIN_STEPS, help="steps of pre-training")
+    parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
+    asked = parser.parse_args(arguments)
+    try:
+        _run(asked.out, asked.train_steps, as_json=asked.json)
+    except KeyboardInterrupt:
+        say("interrupted: finished steps are kept; run the same command to continue")
+        return EXIT_INTERRUPTED
+    except (K700TextError, LavaError, OSError) as error:
+        if asked.debug:
+            traceback.print_exc()
+        say(f"error: {error if isinstance(error, LavaError) else describe(error)}")
+        return EXIT_FAILED
+    return EXIT_COMPLETE
+
+
+def _run(out: Path, train_steps: int, *, as_json: bool) -> None:
+    started = time.monotonic()
+    folder, steps = DemoFolder(out), Steps(total=NUM_STEPS)
+    say(f"continuing {out}: what is finished is kept" if out.exists() else f"everything goes to {out}")
+    answers = run_data_steps(folder, steps)
+    steps.announce("what the model will see")
+    answers["picture"] = draw_batch(folder, out / "batch.png")
+    say(f"{PICTURE_CLIPS} samples are in {out / 'batch.png'}: frames, log-mel, title")
+    answers["pretrain"] = steps.run(
+        "pre-training of a tiny LAVA, held-out loss beside it",
+        _pretrain_words(folder, train_steps),
+        environment=_threads(),
+    )
+    answers["probe_result"] = steps.run(
+        "a linear probe on the learned video features, with its controls",
+        _probe_words(folder),
+        environment=_threads(),
+    )
+    summary = {**answers, "seconds": round(time.monotonic() - started, 1)}
+    (out / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if as_json:
+        emit_json("demo", summary)
+    else:
+        emit_table("demo", _rows(summary, out))
+        print(summary["probe_result"]["verdict"])
+
+
+def _threads() -> dict[str, str]:
+    """One core reads clips, the others compute: more threads than that slow each other down."""
+    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) - 1))}
+
+
+def _pretrain_words(folder: DemoFolder, train_steps: int) -> list[str | Path]:
+    train, val = folder.manifests
+    return [
+        *("lava_model.pretrain", "--preset", "tiny"),
+        *("--manifest", train, "--val-manifest", val, "--clips", folder.clips, "--tokenizer", folder.tokenizer),
+        *("--num-workers", "1", "--max-steps", str(train_steps), "--out", folder.root / "run"),
+    ]
+
+
+def _probe_words(folder: DemoFolder) -> list[str | Path]:
+    run, record = folder.root / "run", folder.root / "linear_probe.json"
+    return [
+        *("lava_model.evaluate", "linear-probe", "--checkpoint", run, "--data", folder.labelled),
+        *("--workers", "1", "--cache", folder.root / "features", "--out", record),
+    ]
+
+
+def _rows(summary: dict[str, Any], out: Path) -> list[tuple[str, object]]:
+    pretrain, probe = summary["pretrain"], summary["probe_result"]
+    first, last = _held_out(out / "run" / "log.jsonl")
+    return [
+        *data_rows(summary),
+        ("pre-training", f"{pretrain['step']} steps of 32 clips"),
+        ("held-out loss, start -> end", f"{first['loss']:.2f} -> {last['loss']:.2f} (chance {last['chance']:.2f})"),
+        *(
+            (f"  {term.upper()}", f"{first[f'loss_{term}']:.2f} -> {last[f'loss_{term}']:.2f}")
+            for term in ("av", "vt", "avt")
+        ),
+        ("linear probe, top-1 accuracy", ""),
+        *((f"  {name}", _percent(scores)) for name, scores in probe["scores"].items()),
+        ("  chance (largest class)", f"{100 * probe['chance']['majority_share_of_test']:.1f} %"),
+        ("time", f"{summary['seconds']:.0f} s"),
+        ("manifest", ", ".join(map(str, DemoFolder(out).manifests))),
+        ("one batch as a picture", out / "batch.png"),
+        ("trained model", out / "run" / "export"),
+        ("log of the training", out / "run" / "log.jsonl"),
+        ("record of the probe", out / "linear_probe.json"),
+        ("all of this as JSON", out / "summary.json"),
+    ]
+
+
+def _percent(scores: dict[str, Any]) -> str:
+    return f"{100 * scores['top1_accuracy']:.1f} % ± {100 * scores['top1_accuracy_std']:.1f}"
+
+
+def _held_out(log: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the first and the last held-out line of a training log."""
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    held_out = [line for line in lines if line["kind"] == "val"]
+    return held_out[0], held_out[-1]
+
+
+def draw_batch(folder: DemoFolder, path: Path) -> str:
+    """Writes a picture of the first samples: their frames in a row, the log-mel under them, the title above."""
+    try:
+        from PIL import Image, ImageDraw
+
+        from k700_text import KineticsAVT
+        from k700_text.data.text import TitleTokenizer
+        from lava_model.presets import preset
+    except ImportError as error:
+        raise K700TextError(f"{error.name} is not installed: pip install 'k700-text[train]'") from error
+    model = preset("tiny").model
+    video, audio, text = model.video_config(), model.audio_config(), model.text_config()
+    dataset = KineticsAVT(
+        folder.manifests[0], folder.clips, tokenizer=folder.tokenizer, train=False, video=video, audio=audio, text=text
+    )
+    tokenizer = TitleTokenizer(folder.tokenizer)
+    scale = 2
+    width = video.size * scale * video.num_frames
+    row_height = 18 + video.size * scale + audio.num_mels + 8
+    sheet = Image.new("RGB", (width, row_height * PICTURE_CLIPS), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row in range(PICTURE_CLIPS):
+        sample = dataset[row * len(dataset) // PICTURE_CLIPS]
+        top = row * row_height
+        title = tokenizer.decode(sample.token_ids[sample.text_mask]) if sample.has_text else "(no title)"
+        sound = "" if sample.has_audio else "  (no usable audio)"
+        draw.text((2, top + 2), f"{sample.label}: {title}{sound}", fill="black")
+        frames = Image.fromarray(sample.video.permute(1, 0, 2, 3).flatten(1, 2).contiguous().numpy())
+        sheet.paste(frames.resize((width, video.size * scale)), (0, top + 18))
+        mel = sample.log_mel.flip(0)
+        gray = ((mel - mel.min()) / (mel.max() - mel.min()).clamp(min=1e-6) * 255).byte()
+        sheet.paste(Image.fromarray(gray.numpy()).resize((width, audio.num_mels)), (0, top + 18 + video.size * scale))
+    sheet.save(path)
+    return str(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
