@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from k700_text.cli.common import EXIT_COMPLETE, EXIT_FAILED, EXIT_INTERRUPTED, describe, emit_json, emit_table, say
-from k700_text.cli.demo import NUM_DATA_STEPS, DemoFolder, Steps, data_rows, run_data_steps
+from k700_text.cli.demo import NUM_DATA_STEPS, SMALL, DemoFolder, DemoSize, Steps, data_rows, run_data_steps
 from k700_text.errors import K700TextError
 from lava_model.errors import LavaError
 
 NUM_STEPS = NUM_DATA_STEPS + 3
-TRAIN_STEPS = 300
+TRAIN_STEPS, SMALL_TRAIN_STEPS = 300, 4
 PICTURE_CLIPS = 8
 
 
@@ -29,12 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the demo and returns its exit code: 0 done, 1 failed, 2 usage, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="python -m lava_model.demo", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo-run"), help="folder to keep everything in")
-    parser.add_argument("--train-steps", type=int, default=TRAIN_STEPS, help="steps of pre-training")
+    parser.add_argument("--small", action="store_true", help="few clips and steps: shows the chain in a minute")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
     asked = parser.parse_args(arguments)
     try:
-        _run(asked.out, asked.train_steps, as_json=asked.json)
+        _run(asked.out, is_small=asked.small, as_json=asked.json)
     except KeyboardInterrupt:
         say("interrupted: finished steps are kept; run the same command to continue")
         return EXIT_INTERRUPTED
@@ -46,17 +46,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return EXIT_COMPLETE
 
 
-def _run(out: Path, train_steps: int, *, as_json: bool) -> None:
+def _run(out: Path, *, is_small: bool, as_json: bool) -> None:
     started = time.monotonic()
     folder, steps = DemoFolder(out), Steps(total=NUM_STEPS)
     say(f"continuing {out}: what is finished is kept" if out.exists() else f"everything goes to {out}")
-    answers = run_data_steps(folder, steps)
+    answers = run_data_steps(folder, steps, SMALL if is_small else DemoSize())
     steps.announce("what the model will see")
     answers["picture"] = draw_batch(folder, out / "batch.png")
     say(f"{PICTURE_CLIPS} samples are in {out / 'batch.png'}: frames, log-mel, title")
     answers["pretrain"] = steps.run(
         "pre-training of a tiny LAVA, held-out loss beside it",
-        _pretrain_words(folder, train_steps),
+        _pretrain_words(folder, SMALL_TRAIN_STEPS if is_small else TRAIN_STEPS),
         environment=_threads(),
     )
     answers["probe_result"] = steps.run(
@@ -83,7 +83,7 @@ def _pretrain_words(folder: DemoFolder, train_steps: int) -> list[str | Path]:
     return [
         *("lava_model.pretrain", "--preset", "tiny"),
         *("--manifest", train, "--val-manifest", val, "--clips", folder.clips, "--tokenizer", folder.tokenizer),
-        *("--num-workers", "1", "--max-steps", str(train_steps), "--out", folder.root / "run"),
+        *("--num-workers", "1", "--epochs", "1000", "--max-steps", str(train_steps), "--out", folder.root / "run"),
     ]
 
 

@@ -39,6 +39,7 @@ def tiny() -> PretrainConfig:
             num_layers=2,
             num_heads=4,
             embedding_dim=64,
+            pooling="mean",
             num_frames=8,
             frame_rate=5.0,
             frame_size=48,

@@ -21,12 +21,24 @@ from k700_text.cli.common import EXIT_INTERRUPTED, emit_json, emit_table, say
 from k700_text.errors import K700TextError
 
 NUM_DATA_STEPS = 7
-CLIPS_PER_CLASS = 80
 # Few titles: a small vocabulary keeps its entries to words that more than one title holds.
 VOCAB_SIZE = 600
 KEY_VARIABLE = "YOUTUBE_API_KEY"
 
 Words = list[str | Path]
+
+
+@dataclass(frozen=True, slots=True)
+class DemoSize:
+    """How large a miniature Kinetics the demo makes."""
+
+    num_classes: int = 10
+    clips_per_class: int = 80
+    labelled_per_class: int = 12
+
+
+SMALL = DemoSize(num_classes=3, clips_per_class=12, labelled_per_class=3)
+"""A minute in place of minutes: the whole chain, but nothing to learn from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +128,7 @@ def _as_typed(words: list[str], environment: Mapping[str, str]) -> str:
     return " ".join([*(f"{name}={value}" for name, value in environment.items()), shlex.join(command)])
 
 
-def run_data_steps(folder: DemoFolder, steps: Steps) -> dict[str, Any]:
+def run_data_steps(folder: DemoFolder, steps: Steps, size: DemoSize) -> dict[str, Any]:
     """Makes the sandbox, crawls it, measures its clips, builds the manifest and the tokenizer; returns the answers."""
     from k700_text.sandbox.server import SandboxServer
     from k700_text.sandbox.world import World, make_kinetics
@@ -124,19 +136,13 @@ def run_data_steps(folder: DemoFolder, steps: Steps) -> dict[str, Any]:
     folder.root.mkdir(parents=True, exist_ok=True)
     train, val = folder.annotations / "train.csv", folder.annotations / "val.csv"
     answers: dict[str, Any] = {}
-    words: Words = [
-        "k700_text",
-        "sandbox",
-        "--no-serve",
-        "--clips-per-class",
-        str(CLIPS_PER_CLASS),
-        "--workers",
-        _cores(),
-    ]
+    words: Words = ["k700_text", "sandbox", "--no-serve", "--workers", _cores()]
+    words += ["--num-classes", str(size.num_classes), "--clips-per-class", str(size.clips_per_class)]
+    words += ["--labelled-per-class", str(size.labelled_per_class)]
     words += ["--annotations", folder.annotations, "--clips", folder.clips, "--labelled", folder.labelled]
     answers["sandbox"] = steps.run("a miniature Kinetics: annotations and H.264/AAC clips", words)
     world = World()
-    miniature = make_kinetics(world, clips_per_class=CLIPS_PER_CLASS)
+    miniature = make_kinetics(world, num_classes=size.num_classes, clips_per_class=size.clips_per_class)
     with SandboxServer(world, clips=miniature.clips) as server:
         say(f"(the sandbox answers on {server.url}; without --endpoint the real services are asked)")
         crawl: Words = ["k700_text", "crawl", "--out", folder.crawl, "--rate", "oembed=1000"]
@@ -181,6 +187,7 @@ def _share(count: int, total: int) -> str:
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to keep everything in.")] = Path("demo-run"),
+    small: Annotated[bool, typer.Option("--small", help="Few clips: shows the chain in a minute.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Runs the data half of the chain on the offline sandbox: clips, crawl, probe, manifest, tokenizer.
@@ -190,7 +197,7 @@ def demo(
     Example: k700-text demo --out demo-run
     """
     folder = DemoFolder(out)
-    answers = run_data_steps(folder, Steps(total=NUM_DATA_STEPS))
+    answers = run_data_steps(folder, Steps(total=NUM_DATA_STEPS), SMALL if small else DemoSize())
     if json:
         emit_json("demo", answers)
     else:

@@ -29,6 +29,7 @@ def sandbox(
     ] = None,
     num_classes: Annotated[int, typer.Option(help="Classes, 1 to 10.")] = 10,
     clips_per_class: Annotated[int, typer.Option(help="Training clips of each class.")] = 60,
+    labelled_per_class: Annotated[int, typer.Option(help="Videos of each class in the evaluation set.")] = 12,
     workers: Annotated[int, typer.Option(help="Processes that write clips.")] = 2,
     serve: Annotated[bool, typer.Option(help="Serve until Ctrl-C.")] = True,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -44,7 +45,7 @@ def sandbox(
     facts: dict[str, Any] = {"seed": seed, "clips": len(miniature.clips), "labels": list(miniature.labels)}
     if annotations is not None:
         facts["annotations"] = _write_annotations(miniature, annotations)
-    facts.update(_write_clips(miniature, clips, labelled, num_classes, workers))
+    facts.update(_write_clips(miniature, clips, labelled, labelled_per_class, workers))
     if serve:
         _serve(world, miniature, port, facts, as_json=json)
     else:
@@ -65,7 +66,7 @@ def _write_annotations(miniature: Miniature, folder: Path) -> list[str]:
 
 
 def _write_clips(
-    miniature: Miniature, clips: Path | None, labelled: Path | None, num_classes: int, workers: int
+    miniature: Miniature, clips: Path | None, labelled: Path | None, labelled_per_class: int, workers: int
 ) -> dict[str, Any]:
     from k700_text.sandbox.clips import generate_clips, generate_labelled_folder
 
@@ -76,7 +77,12 @@ def _write_clips(
         facts["flawed_clips"] = report.flaws
     if labelled is not None:
         report = generate_labelled_folder(
-            miniature.world, labelled, num_classes=num_classes, workers=workers, on_progress=_show_progress
+            miniature.world,
+            labelled,
+            num_classes=len(miniature.labels),
+            videos_per_class=labelled_per_class,
+            workers=workers,
+            on_progress=_show_progress,
         )
         facts["labelled_files"] = {"folder": str(labelled), "written": report.num_written, "kept": report.num_kept}
     return facts
