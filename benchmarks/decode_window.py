@@ -1,8 +1,8 @@
 """16 frames at 10 fps from a random place of a 340x256 H.264 clip with the default GOP: ours beside plain PyAV.
 
 Plain PyAV is what most loaders do: open, seek to the key frame, convert every decoded frame to RGB, pick. The frames
-are compared and must be equal. Expected before measuring: decoding dominates both (loader notes, 1a), so ours gains only
-what it saves by converting 16 frames instead of about 50. The packet index that doubles the rate is not built yet.
+are compared and must be equal. Expected before measuring: decoding dominates both (loader notes, 1a), so ours gains
+only what it saves by converting 16 frames instead of about 50. The packet index that doubles the rate is not built.
 """
 
 from __future__ import annotations

@@ -7,18 +7,24 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from k700_text.cli.common import EXIT_COMPLETE, EXIT_FAILED, EXIT_INTERRUPTED, describe, emit_json, emit_table, say
 from k700_text.cli.demo import NUM_DATA_STEPS, SMALL, DemoFolder, DemoSize, Steps, data_rows, run_data_steps
 from k700_text.errors import K700TextError
 from lava_model.errors import LavaError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from k700_text import Sample
 
 NUM_STEPS = NUM_DATA_STEPS + 3
 TRAIN_STEPS, SMALL_TRAIN_STEPS = 300, 4
@@ -102,10 +108,7 @@ def _rows(summary: dict[str, Any], out: Path) -> list[tuple[str, object]]:
         *data_rows(summary),
         ("pre-training", f"{pretrain['step']} steps of 32 clips"),
         ("held-out loss, start -> end", f"{first['loss']:.2f} -> {last['loss']:.2f} (chance {last['chance']:.2f})"),
-        *(
-            (f"  {term.upper()}", f"{first[f'loss_{term}']:.2f} -> {last[f'loss_{term}']:.2f}")
-            for term in ("av", "vt", "avt")
-        ),
+        *((f"  {term.upper()}", _term(first, last, term)) for term in ("av", "vt", "avt")),
         ("linear probe, top-1 accuracy", ""),
         *((f"  {name}", _percent(scores)) for name, scores in probe["scores"].items()),
         ("  chance (largest class)", f"{100 * probe['chance']['majority_share_of_test']:.1f} %"),
@@ -117,6 +120,14 @@ def _rows(summary: dict[str, Any], out: Path) -> list[tuple[str, object]]:
         ("record of the probe", out / "linear_probe.json"),
         ("all of this as JSON", out / "summary.json"),
     ]
+
+
+def _term(first: dict[str, Any], last: dict[str, Any], term: str) -> str:
+    """Returns how a term of the held-out loss fell, beside what knowing nothing gives: ln of the rows it rests on."""
+    num_rows, num_contrasts = last[f"num_{term}"], 3 if term == "avt" else 1
+    chance = num_contrasts * math.log(num_rows)
+    times = f"{num_contrasts} x " if num_contrasts > 1 else ""
+    return f"{first[f'loss_{term}']:.2f} -> {last[f'loss_{term}']:.2f} ({times}ln {num_rows:.0f} = {chance:.2f})"
 
 
 def _percent(scores: dict[str, Any]) -> str:
@@ -131,9 +142,9 @@ def _held_out(log: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def draw_batch(folder: DemoFolder, path: Path) -> str:
-    """Writes a picture of the first samples: their frames in a row, the log-mel under them, the title above."""
+    """Writes a picture of some training samples: title, frames in a row, log-mel under them."""
     try:
-        from PIL import Image, ImageDraw
+        from PIL import Image
 
         from k700_text import KineticsAVT
         from k700_text.data.text import TitleTokenizer
@@ -142,28 +153,38 @@ def draw_batch(folder: DemoFolder, path: Path) -> str:
         raise K700TextError(f"{error.name} is not installed: pip install 'k700-text[train]'") from error
     model = preset("tiny").model
     video, audio, text = model.video_config(), model.audio_config(), model.text_config()
-    dataset = KineticsAVT(
-        folder.manifests[0], folder.clips, tokenizer=folder.tokenizer, train=False, video=video, audio=audio, text=text
-    )
     tokenizer = TitleTokenizer(folder.tokenizer)
-    scale = 2
-    width = video.size * scale * video.num_frames
-    row_height = 18 + video.size * scale + audio.num_mels + 8
-    sheet = Image.new("RGB", (width, row_height * PICTURE_CLIPS), "white")
-    draw = ImageDraw.Draw(sheet)
-    for row in range(PICTURE_CLIPS):
-        sample = dataset[row * len(dataset) // PICTURE_CLIPS]
-        top = row * row_height
+    dataset = KineticsAVT(
+        folder.manifests[0], folder.clips, tokenizer=tokenizer, train=False, video=video, audio=audio, text=text
+    )
+    drawn = []
+    for number in range(min(PICTURE_CLIPS, len(dataset))):
+        sample = dataset[number * len(dataset) // PICTURE_CLIPS]
         title = tokenizer.decode(sample.token_ids[sample.text_mask]) if sample.has_text else "(no title)"
-        sound = "" if sample.has_audio else "  (no usable audio)"
-        draw.text((2, top + 2), f"{sample.label}: {title}{sound}", fill="black")
-        frames = Image.fromarray(sample.video.permute(1, 0, 2, 3).flatten(1, 2).contiguous().numpy())
-        sheet.paste(frames.resize((width, video.size * scale)), (0, top + 18))
-        mel = sample.log_mel.flip(0)
-        gray = ((mel - mel.min()) / (mel.max() - mel.min()).clamp(min=1e-6) * 255).byte()
-        sheet.paste(Image.fromarray(gray.numpy()).resize((width, audio.num_mels)), (0, top + 18 + video.size * scale))
+        drawn.append(_draw_sample(sample, title))
+    sheet = Image.new("RGB", (drawn[0].width, sum(picture.height for picture in drawn)), "white")
+    for number, picture in enumerate(drawn):
+        sheet.paste(picture, (0, number * picture.height))
     sheet.save(path)
     return str(path)
+
+
+def _draw_sample(sample: Sample, title: str) -> Image.Image:
+    from PIL import Image, ImageDraw
+
+    num_frames, size = sample.video.shape[:2]
+    num_mels = sample.log_mel.shape[0]
+    side, gap, line = 2 * size, 2, 18
+    width = num_frames * (side + gap) - gap
+    picture = Image.new("RGB", (width, line + side + gap + num_mels + 8), "white")
+    sound = "" if sample.has_audio else "  (no usable audio)"
+    ImageDraw.Draw(picture).text((2, 2), f"{sample.label}: {title}{sound}", fill="black")
+    for number, frame in enumerate(sample.video):
+        picture.paste(Image.fromarray(frame.numpy()).resize((side, side)), (number * (side + gap), line))
+    mel = sample.log_mel.flip(0)  # low notes at the bottom
+    gray = ((mel - mel.min()) / (mel.max() - mel.min()).clamp(min=1e-6) * 255).byte()
+    picture.paste(Image.fromarray(gray.numpy()).resize((width, num_mels)), (0, line + side + gap))
+    return picture
 
 
 if __name__ == "__main__":

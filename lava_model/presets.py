@@ -52,7 +52,7 @@ def tiny() -> PretrainConfig:
         ),
         optim=OptimConfig(lr=1e-3, warmup_fraction=0.1),
         data=DataConfig(batch_size=32, num_workers=0),
-        run=RunConfig(epochs=10, log_every=1, eval_every=50, eval_batches=4, checkpoint_every=50),
+        run=RunConfig(epochs=10, log_every=10, eval_every=50, eval_batches=4, checkpoint_every=50),
     )
 
 

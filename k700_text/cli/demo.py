@@ -175,7 +175,7 @@ def data_rows(answers: Mapping[str, Any]) -> list[tuple[str, object]]:
         ("clips in the manifest", stats["num_clips"]),
         ("titles recovered", _share(stats["num_titles"], stats["num_clips"])),
         *((f"  by {source}", count) for source, count in stats["titles_by_source"].items()),
-        ("videos gone or private", sum(stats["availability"].get(state, 0) for state in ("not_found", "private"))),
+        ("clips of videos gone or private", sum(stats["availability"].get(state, 0) for state in ("not_found", "private"))),
         ("usable audio", _share(stats["audio_status"].get("usable", 0), stats["num_clips"])),
         ("all three modalities", _share(stats["num_complete"], stats["num_clips"])),
     ]
