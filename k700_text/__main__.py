@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
-from k700_text.cli.main import run
+import sys
 
-run()
+
+def run() -> None:
+    """Runs the command; Ctrl-C while it is still being imported ends it without a traceback."""
+    try:
+        from k700_text.cli.main import run as run_command
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: nothing was begun\n")
+        sys.exit(130)
+    run_command()
+
+
+if __name__ == "__main__":
+    run()

@@ -195,7 +195,10 @@ def _split_of_name(name: str) -> str | None:
 
 def _parse_csv(name: str, text: str) -> Iterator[Clip | str]:
     rows = csv.reader(io.StringIO(text, newline=""))
-    header = next(rows, None)
+    try:
+        header = next(rows, None)
+    except csv.Error as error:
+        raise AnnotationError(f"{name} line 1: not CSV ({error})") from error
     if header is None:
         return
     positions = _columns(name, header)
@@ -246,7 +249,7 @@ def _parse_json(name: str, text: str) -> Iterator[Clip | str]:
     try:
         # Pairs, not a dict: a video annotated twice appears as the same key twice.
         entries = json.loads(text, object_pairs_hook=list)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise AnnotationError(f"{name} is not valid JSON: {error}") from error
     default_split = _split_of_name(name)
     for entry in entries:
@@ -265,9 +268,8 @@ def _json_fields(entry: Any) -> tuple[str, dict[str, str]]:
     if not (isinstance(entry, (list, tuple)) and len(entry) == 2 and isinstance(entry[0], str)):
         raise _RowError(f"not a map of youtube ids: {str(entry)[:80]}")
     key, pairs = entry
-    values = dict(pairs) if isinstance(pairs, list) else {}
-    inner = values.get("annotations")
-    annotation = dict(inner) if isinstance(inner, list) else {}
+    values = _object(pairs)
+    annotation = _object(values.get("annotations"))
     segment = annotation.get("segment", values.get("segment"))
     if not (isinstance(segment, list) and len(segment) == 2):
         raise _RowError(f"entry {key!r}: annotations.segment is not [start, end]")
@@ -278,6 +280,12 @@ def _json_fields(entry: Any) -> tuple[str, dict[str, str]]:
     if values.get("subset", values.get("split")) is not None:
         fields["split"] = str(values.get("subset", values.get("split")))
     return key, fields
+
+
+def _object(pairs: Any) -> dict[str, Any]:
+    """Returns a JSON object that was read as pairs; anything else, a list of other things too, as an empty one."""
+    is_object = isinstance(pairs, list) and all(isinstance(pair, tuple) for pair in pairs)
+    return dict(pairs) if is_object else {}
 
 
 def _clip(fields: Mapping[str, str], default_split: str | None, *, is_labelled: bool) -> Clip:
@@ -295,6 +303,8 @@ def _clip(fields: Mapping[str, str], default_split: str | None, *, is_labelled: 
     except ValueError as error:
         raise _RowError(str(error)) from error
     label = fields.get("label", "").strip() or None
+    if label is not None and not _is_text(label):
+        raise _RowError(f"label {label!r} is not Unicode text")
     if label is None and is_labelled and split is not Split.TEST:
         raise _RowError("empty label")
     return Clip(
@@ -304,6 +314,11 @@ def _clip(fields: Mapping[str, str], default_split: str | None, *, is_labelled: 
         end_seconds=end_seconds,
         label=sys.intern(label) if label else None,
     )
+
+
+def _is_text(value: str) -> bool:
+    """Tells whether UTF-8, and so Parquet, can hold it: JSON can spell halves of characters."""
+    return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _seconds(name: str, text: str) -> float:

@@ -128,7 +128,10 @@ def read_table(path: str | Path, schema: pa.Schema, columns: Sequence[str] | Non
     except (pa.ArrowInvalid, OSError) as error:
         raise ManifestError(f"cannot read {path} as Parquet: {error}") from error
     check_schema(found, schema, path)
-    return pq.read_table(path, columns=list(columns) if columns is not None else schema.names)
+    try:
+        return pq.read_table(path, columns=list(columns) if columns is not None else schema.names)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ManifestError(f"{path} is damaged ({error}): write it again, or restore a copy") from error
 
 
 def check_schema(found: pa.Schema, expected: pa.Schema, path: str | Path) -> None:

@@ -28,8 +28,8 @@ stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def emit_json(command: str, values: Mapping[str, Any]) -> None:
-    """Prints one JSON object on stdout, with the command's name and the version of the format."""
-    print(json.dumps({"command": command, "version": JSON_VERSION, **values}, ensure_ascii=False, default=str))
+    """Prints one JSON object on stdout, in ASCII, with the command's name and the version of the format."""
+    print(json.dumps({"command": command, "version": JSON_VERSION, **values}, default=str))
 
 
 def emit_table(title: str, rows: Sequence[tuple[str, Any]]) -> None:
@@ -76,7 +76,21 @@ def run_guarded(main: Callable[[], None], *, debug: bool) -> int:
             traceback.print_exc()
         say(f"error: {describe(error)}")
         return error.exit_code if isinstance(error, K700TextError) else EXIT_FAILED
+    except UnicodeEncodeError as error:
+        if debug:
+            traceback.print_exc()
+        say(f"error: {error.object!r} is not Unicode text: rename the file or folder, or use a UTF-8 locale")
+        return EXIT_FAILED
     return EXIT_COMPLETE
+
+
+_REMEDIES = {
+    errno.EEXIST: "a file is where a folder is needed: choose another name, or move it away",
+    errno.ENOTDIR: "a file is where a folder is needed: choose another name, or move it away",
+    errno.EISDIR: "a folder is where a file is needed: choose another name",
+    errno.ENOENT: "check the name",
+    errno.EADDRINUSE: "stop the program that uses it, or choose another --port",
+}
 
 
 def describe(error: K700TextError | OSError) -> str:
@@ -89,5 +103,6 @@ def describe(error: K700TextError | OSError) -> str:
             return f"no space left on the device{where}: free some space and run the same command to continue"
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             return f"no permission to use{where}: {error.strerror}; choose a folder you can write to"
-        return f"{error.strerror or error}{where}"
+        remedy = _REMEDIES.get(error.errno or 0)
+        return f"{error.strerror or error}{':' if where else ''}{where}{f'; {remedy}' if remedy else ''}"
     return str(error)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
     from k700_text.crawl.transport import Endpoints
 
 LEDGER_NAME = "ledger.sqlite"
+MIN_RATE = 1 / 86_400
 
 
 def crawl(
@@ -68,7 +67,7 @@ def crawl(
     chosen = make_sources(_names(sources), endpoints=places)
     clips = _load(annotations, out, split, skip_invalid=skip_invalid, endpoints=places)
     settings = CrawlSettings(rates=rates, max_wait_seconds=max_wait)
-    with _terminable(), Ledger(out / LEDGER_NAME) as ledger:
+    with Ledger(out / LEDGER_NAME) as ledger:
         num_ids = ledger.want(_first_ids(clips, limit))
         cost = plan_crawl(ledger, chosen, settings, num_ids)
         if plan:
@@ -101,7 +100,7 @@ def _run_and_report(
 
     with crawl_progress() as show:
         summary = run_crawl(ledger, chosen, settings, num_ids=num_ids, progress=show)
-    files = build_manifest(clips, out / LEDGER_NAME, None, out)
+    files = build_manifest(clips, out / LEDGER_NAME, None, out, keep_probe=True)
     if json:
         emit_json("crawl", {**summary.as_dict(), "files": [str(file) for file in files]})
     else:
@@ -115,7 +114,7 @@ def _say_what_is_left(summary: CrawlSummary) -> None:
     for source in summary.sources:
         if source.num_left:
             say(f"{source.source}: {source.num_left} videos left ({source.stopped or 'the service failed on them'})")
-    when = f"resume after {summary.resume_at:%Y-%m-%dT%H:%M:%SZ}" if summary.resume_at else "resume after now"
+    when = f"resume after {summary.resume_at:%Y-%m-%dT%H:%M:%SZ}" if summary.resume_at else "resume when you like"
     say(f"{when}: run the same command again")
 
 
@@ -178,16 +177,6 @@ def _rates(values: list[str] | None) -> dict[str, float]:
             rates[name] = float(text)
         except ValueError:
             rates[name] = 0.0
-        if not 0 < rates[name] < float("inf"):
-            raise UsageError(f"--rate {name}={text}: expected a number of requests per second above 0")
+        if not MIN_RATE <= rates[name] < float("inf"):
+            raise UsageError(f"--rate {name}={text}: expected a number of requests per second, one a day or more")
     return rates
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Makes SIGTERM end the crawl as Ctrl-C does: after saving what was answered."""
-    before: Callable[..., object] | int | None = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -171,11 +171,12 @@ def _cores() -> str:
 def data_rows(answers: Mapping[str, Any]) -> list[tuple[str, object]]:
     """Returns what the data steps gave as rows of a table."""
     stats = answers["stats"]
+    num_gone = sum(stats["availability"].get(state, 0) for state in ("not_found", "private"))
     return [
         ("clips in the manifest", stats["num_clips"]),
         ("titles recovered", _share(stats["num_titles"], stats["num_clips"])),
         *((f"  by {source}", count) for source, count in stats["titles_by_source"].items()),
-        ("clips of videos gone or private", sum(stats["availability"].get(state, 0) for state in ("not_found", "private"))),
+        ("clips of videos gone or private", num_gone),
         ("usable audio", _share(stats["audio_status"].get("usable", 0), stats["num_clips"])),
         ("all three modalities", _share(stats["num_complete"], stats["num_clips"])),
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import signal
 import sys
 from typing import Annotated
 
@@ -58,9 +60,18 @@ app.command("demo")(demo_command.demo)
 
 def run() -> None:
     """Entry point of the console script."""
+    # SIGTERM ends a command as Ctrl-C does: after saving what is finished.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A file name or title that the locale cannot spell must not cost the whole answer.
+        sys.stdout.reconfigure(errors="backslashreplace")
     # --debug may stand anywhere: a person adds it to the end of the line that has just failed.
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"] or ["--help"]
-    sys.exit(run_guarded(lambda: _invoke(arguments), debug="--debug" in sys.argv))
+    code = run_guarded(lambda: _invoke(arguments), debug="--debug" in sys.argv)
+    if code == EXIT_INTERRUPTED:
+        # All is saved: a second Ctrl-C would only add a traceback to the exit.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def _invoke(arguments: list[str]) -> None:

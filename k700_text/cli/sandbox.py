@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def sandbox(
-    port: Annotated[int, typer.Option(help="Port to serve on; 0 takes a free one.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to serve on; 0 takes a free one.")] = 0,
     seed: Annotated[int, typer.Option(help="Another seed is another world.")] = 0,
     annotations: Annotated[
         Path | None, typer.Option(help="Write train.csv, val.csv and test.csv into this folder.", show_default=False)
@@ -27,10 +27,10 @@ def sandbox(
     labelled: Annotated[
         Path | None, typer.Option(help="Write a labelled evaluation set of other videos.", show_default=False)
     ] = None,
-    num_classes: Annotated[int, typer.Option(help="Classes, 1 to 10.")] = 10,
-    clips_per_class: Annotated[int, typer.Option(help="Training clips of each class.")] = 60,
-    labelled_per_class: Annotated[int, typer.Option(help="Videos of each class in the evaluation set.")] = 12,
-    workers: Annotated[int, typer.Option(help="Processes that write clips.")] = 2,
+    num_classes: Annotated[int, typer.Option(min=1, max=10, help="Classes, 1 to 10.")] = 10,
+    clips_per_class: Annotated[int, typer.Option(min=0, help="Training clips of each class.")] = 60,
+    labelled_per_class: Annotated[int, typer.Option(min=0, help="Videos of each class in the evaluation set.")] = 12,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that write clips.")] = 2,
     serve: Annotated[bool, typer.Option(help="Serve until Ctrl-C.")] = True,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

@@ -27,6 +27,8 @@ def tokenizer(
     """
     if not out.parent.is_dir():
         raise UsageError(f"{out.parent}: no such folder, create it first")
+    if out.is_dir():
+        raise UsageError(f"{out} is a folder: name the JSON file to write")
     titles = _titles(manifest, split)
     if not titles:
         raise TokenizerError(f"no titles in split {split!r} of {', '.join(map(str, manifest))}: crawl them first")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import urlsplit
 
 from k700_text.crawl.limiter import Clock, parse_retry_after
 from k700_text.crawl.transport import Endpoints, Limits, Transport
@@ -69,7 +70,7 @@ def fetch_annotations(
     folder.mkdir(parents=True, exist_ok=True)
     transport = Transport(Limits(total_seconds=3600.0))
     url = (endpoints or Endpoints()).resolve(ENDPOINT_NAME, URL)
-    say(f"downloading the official annotations from {HOST}")
+    say(f"downloading the official annotations from {urlsplit(url).netloc}")
     try:
         _Download(transport, url, archive, clock or Clock()).run()
     except NetworkDownError as error:

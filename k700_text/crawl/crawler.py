@@ -49,7 +49,7 @@ def check_source_names(names: Iterable[str], *, known: Sequence[str] = SOURCE_NA
     """Raises UsageError for the first name that is not a known one, with the nearest that is."""
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
             raise UsageError(f"unknown source {name!r}: {hint}")
 

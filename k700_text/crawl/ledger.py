@@ -376,7 +376,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _connect_read_only(path: Path) -> sqlite3.Connection:
-    if not path.exists():
+    if not path.is_file():
         raise LedgerError(f"no such ledger: {path} (k700-text crawl makes it)")
     address = path.resolve().as_uri()
     with _translated(path):

@@ -10,6 +10,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from k700_text.errors import ManifestError
+from k700_text.manifest.build import named
 
 # What spreadsheet programs take for the beginning of a formula.
 _FORMULA = r"^[=+\-@\t\r]"
@@ -23,7 +24,8 @@ def write_csv(manifest: Path, target: Path) -> Path:
         target: the CSV; appears complete or not at all.
 
     Raises:
-        ManifestError: one of them cannot be read or written.
+        ManifestError: the manifest is not Parquet.
+        OSError: one of them cannot be read or written.
     """
     temporary = target.with_name(target.name + ".part")
     try:
@@ -36,9 +38,11 @@ def write_csv(manifest: Path, target: Path) -> Path:
                     arrays = [_escaped(batch.column(name)) for name in columns]
                     writer.write_batch(pa.record_batch(arrays, schema=schema))
         return temporary.replace(target)
-    except (OSError, pa.ArrowInvalid) as error:
+    except pa.ArrowInvalid as error:
+        raise ManifestError(f"cannot read {manifest} as Parquet: {error}") from error
+    except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise ManifestError(f"cannot write {target}: {error}") from error
+        raise named(error, target) from error
 
 
 def _csv_field(field: pa.Field) -> pa.Field:

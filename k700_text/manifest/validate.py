@@ -56,7 +56,7 @@ def validate_manifest(path: str | Path) -> list[Problem]:
     found = _read_schema(path)
     problems = [Problem(str(path), text) for text in _schema_problems(found, path)]
     if not problems:
-        table = pq.read_table(path)
+        table = schema.read_table(path, schema.MANIFEST_SCHEMA)
         problems += [Problem(str(path), text) for text in _table_problems(table)]
     return problems
 
@@ -125,8 +125,20 @@ def _identity_problems(table: pa.Table) -> Iterator[str]:
     yield from _report(table, _not(pc.match_substring_regex(table["clip_id"], clip_pattern)), "clip_id is no clip id")
     prefix = pc.utf8_slice_codeunits(table["clip_id"], 0, 11)
     yield from _report(table, pc.not_equal(prefix, table["youtube_id"]), "clip_id is not of this youtube_id")
-    is_empty = pc.less_equal(table["end_seconds"], table["start_seconds"])
-    yield from _report(table, is_empty, "end_seconds is not after start_seconds")
+    yield from _time_problems(table, clip_pattern)
+
+
+def _time_problems(table: pa.Table, clip_pattern: str) -> Iterator[str]:
+    named = pc.extract_regex(table["clip_id"], clip_pattern)
+    for part in ("start", "end"):
+        seconds = pc.cast(pc.struct_field(named, [part]), pa.float64())
+        is_other = pc.not_equal(seconds, pc.floor(table[f"{part}_seconds"]))
+        yield from _report(table, is_other, f"clip_id does not name {part}_seconds")
+    is_finite = pc.and_(pc.is_finite(table["start_seconds"]), pc.is_finite(table["end_seconds"]))
+    is_span = pc.and_(
+        pc.greater_equal(table["start_seconds"], 0), pc.greater(table["end_seconds"], table["start_seconds"])
+    )
+    yield from _report(table, _not(pc.and_(is_finite, is_span)), "start_seconds and end_seconds are no span of time")
 
 
 def _not(mask: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -63,6 +63,9 @@ class ClipIndex:
     Args:
         root: folder that the files are relative to.
         clip_files: paths relative to it.
+
+    Raises:
+        UsageError: the path of a clip is not UTF-8 text, which Arrow asks for.
     """
 
     def __init__(self, root: str | Path, clip_files: Iterable[str]) -> None:
@@ -103,7 +106,10 @@ class _Names:
 
     def __init__(self, pairs: list[tuple[str, str]]) -> None:
         self._keys = pa.array([key for key, _ in pairs], pa.large_string())
-        self._paths = pa.array([path for _, path in pairs], pa.large_string())
+        try:
+            self._paths = pa.array([path for _, path in pairs], pa.large_string())
+        except UnicodeEncodeError as error:
+            raise UsageError(f"{error.object!r} is not UTF-8 text: rename that file or folder") from error
 
     def __len__(self) -> int:
         return len(self._keys)

@@ -33,14 +33,17 @@ class ProbeJournal:
         """Drops the notes of files that changed or went away; returns the names of the others."""
         kept: set[str] = set()
         fresh = self._path.with_name(f"{self._path.name}.{os.getpid()}.part")
-        with fresh.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(self._header) + "\n")
-            for note in self._notes():
-                name = note["probe"]["clip_file"]
-                if stamps.get(name) == tuple(note["stamp"]) and name not in kept:
-                    kept.add(name)
-                    file.write(json.dumps(note) + "\n")
-        fresh.replace(self._path)
+        try:
+            with fresh.open("w", encoding="utf-8") as file:
+                file.write(json.dumps(self._header) + "\n")
+                for note in self._notes():
+                    name = note["probe"]["clip_file"]
+                    if stamps.get(name) == tuple(note["stamp"]) and name not in kept:
+                        kept.add(name)
+                        file.write(json.dumps(note) + "\n")
+            fresh.replace(self._path)
+        finally:
+            fresh.unlink(missing_ok=True)
         return kept
 
     @contextmanager

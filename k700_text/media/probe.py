@@ -263,10 +263,12 @@ def probe_folder(
         raise UsageError(f"{root}: holds no clip files (looked for .mp4, .mkv, .webm, .avi and the like)")
     if not out_parquet.parent.is_dir():
         raise UsageError(f"{out_parquet.parent}: no such folder, create it first")
+    if out_parquet.is_dir():
+        raise UsageError(f"{out_parquet} is a folder: name the Parquet file to write")
     journal = ProbeJournal(out_parquet.with_name(f"{out_parquet.name}.journal"), settings.as_json())
     stamps = {name: _stamp(root / name) for name in clip_files}
-    finished = journal.keep_unchanged(stamps)
-    wanted = [name for name in clip_files if name not in finished]
+    finished = journal.keep_unchanged({_as_text(name): stamp for name, stamp in stamps.items()})
+    wanted = [name for name in clip_files if _as_text(name) not in finished]
     num_done = len(finished)
     if on_progress is not None:
         on_progress(num_done, len(clip_files))

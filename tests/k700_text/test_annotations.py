@@ -188,3 +188,24 @@ def test_the_official_validation_list(real_data: Path) -> None:
     assert len(found.clips) == 33_909 and len(set(ids)) == 33_856
     assert len({c.label for c in found.clips}) == 700 and found.num_duplicates == 0
     assert sum(i.startswith("-") for i in set(ids)) == 316 and sum(i.startswith("_") for i in set(ids)) == 263
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("val.json", '{"abcdefghijk": [1, 2]}', "segment is not"),
+        ("val.json", '{"abcdefghijk": {"annotations": [1]}}', "segment is not"),
+        ("val.json", '{"abcdefghijk": ' + "1" * 5000 + "}", "not valid JSON"),
+        (
+            "val.json",
+            '{"abcdefghijk": {"annotations": {"segment": [0, 10], "label": "\\ud800"}}}',
+            "is not Unicode text",
+        ),
+        ("val.csv", "x" * 200_000 + ",youtube_id\n", "line 1: not CSV"),
+    ],
+    ids=["list", "list inside", "huge number", "half a character", "huge header"],
+)
+def test_hostile_files_are_annotation_errors(tmp_path: Path, name: str, text: str, message: str) -> None:
+    with pytest.raises(AnnotationError) as caught:
+        load_annotations([write(tmp_path / name, text)])
+    assert message in "\n".join([str(caught.value), *caught.value.problems])

@@ -203,6 +203,8 @@ def test_tables_for_people(server: SandboxServer, tmp_path: Path, capsys: pytest
         (["--endpoint", "oembed"], 2, "expected SOURCE=VALUE"),
         (["--endpoint", "oembed=ftp://x"], 2, "expected http(s)://host[:port]"),
         (["--rate", "data_api=1"], 2, "did you mean data-api?"),
+        (["--rate", "oembed=1e-300"], 2, "one a day or more"),
+        (["--sources", "nonsense"], 2, "known: data-api, oembed"),
         (["--rate", "oembed=fast"], 2, "expected a number"),
         (["--rate", "oembed=-1"], 2, "expected a number"),
         (["--split", "all"], 2, "unknown split"),
@@ -246,3 +248,53 @@ def test_the_real_validation_set(real_data: Path, server: SandboxServer, tmp_pat
     assert call("manifest", "--annotations", annotations, "--out", tmp_path).returncode == 0
     assert (tmp_path / "val.parquet").read_bytes() == before
     assert call("validate", tmp_path / "val.parquet").returncode == 0
+
+
+def test_a_second_crawl_asks_nothing_and_keeps_the_measurements(server: SandboxServer, tmp_path: Path) -> None:
+    youtube_id = make_ids(1)[0]
+    annotations, out = write_annotations(tmp_path / "val.csv", [youtube_id]), tmp_path / "out"
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / f"{youtube_id}_000000_000010.mp4").write_bytes(b"no film")
+    assert invoke(*crawl_arguments(server, annotations, out)) == 0
+    assert invoke("probe", tmp_path / "clips", "--out", tmp_path / "p.parquet", "--workers", 1) == 0
+    assert invoke("manifest", "--annotations", annotations, "--out", out, "--probe", tmp_path / "p.parquet") == 0
+    before, num_requests = (out / "val.parquet").read_bytes(), server.count()
+    assert invoke(*crawl_arguments(server, annotations, out)) == 0
+    assert server.count() == num_requests
+    assert (out / "val.parquet").read_bytes() == before
+    assert pq.read_table(out / "val.parquet")["video_status"].to_pylist() == ["undecodable"]
+
+
+def test_answers_survive_a_locale_that_cannot_spell_them(tmp_path: Path) -> None:
+    arguments = ["manifest", "--annotations", write_annotations(tmp_path / "val.csv", make_ids(1))]
+    out = tmp_path / "t\u00eftel"
+    done = call(*arguments, "--out", out, "--json", PYTHONIOENCODING="ascii")
+    assert (done.returncode, json.loads(done.stdout)["files"]) == (0, [str(out / "val.parquet")])
+    assert call(*arguments, "--out", out, PYTHONIOENCODING="ascii").returncode == 0
+    done = call(*arguments, "--out", tmp_path / "lat\udce9")
+    assert done.returncode == 1 and "is not Unicode text" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_file_in_place_of_a_folder_is_one_line_with_a_remedy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    annotations = write_annotations(tmp_path / "val.csv", make_ids(1))
+    for out in (annotations, annotations / "deeper"):
+        assert invoke("manifest", "--annotations", annotations, "--out", out) == 1
+        assert "val.csv" in (message := capsys.readouterr().err) and "choose another name" in message
+
+
+def test_ctrl_c_while_the_command_is_imported_is_quiet() -> None:
+    program = (
+        "import builtins, runpy, sys\n"
+        "real = builtins.__import__\n"
+        "def interrupted(name, *others, **named):\n"
+        "    if name == 'typer': raise KeyboardInterrupt\n"
+        "    return real(name, *others, **named)\n"
+        "builtins.__import__ = interrupted\n"
+        "runpy.run_module('k700_text.__main__', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False, cwd=REPOSITORY
+    )
+    assert (done.returncode, done.stderr) == (130, "interrupted: nothing was begun\n")

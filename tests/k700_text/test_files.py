@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,11 @@ def test_a_video_name_counts_only_where_it_can_mean_one_clip(tmp_path: Path) -> 
 def test_nothing_finds_nothing(tmp_path: Path) -> None:
     assert index_clips(tmp_path).find([FIRST]).to_pylist() == [None]
     assert index_clips(tmp_path).find([]).to_pylist() == []
+
+
+def test_a_clip_below_a_folder_whose_name_is_no_text_is_named(tmp_path: Path) -> None:
+    touch(tmp_path, os.fsdecode(b"lat\xe9/notes_are_no_clips.mp4"))
+    assert len(index_clips(tmp_path)) == 0
+    touch(tmp_path, f"{os.fsdecode(b'lat' + bytes([0xE9]))}/{FIRST}.mp4")
+    with pytest.raises(UsageError, match=f"{FIRST}.*rename"):
+        index_clips(tmp_path)

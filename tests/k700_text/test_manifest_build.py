@@ -186,3 +186,34 @@ def test_times_are_whole_in_utc(tmp_path: Path) -> None:
     ledger = write_ledger(tmp_path / "l.sqlite", [outcome(IDS[0], title="t", fetched_at=moment, published_at=moment)])
     (file,) = build_manifest(annotate(clip(IDS[0])), ledger, None, tmp_path)
     assert rows_of(file)[0]["title_fetched_at"] == rows_of(file)[0]["published_at"] == moment
+
+
+def test_writing_again_can_keep_what_a_probe_measured(tmp_path: Path) -> None:
+    first, second, new = clip(IDS[0]), clip(IDS[1]), clip(IDS[2])
+    probe = write_probe(
+        tmp_path / "p.parquet",
+        [{"clip_file": f"{first.clip_id}.mp4", "video_status": "usable", "audio_status": "silent", "num_frames": 9}],
+    )
+    (file,) = build_manifest(annotate(first, second), None, probe, tmp_path)
+    before = file.read_bytes()
+    build_manifest(annotate(first, second), None, None, tmp_path, keep_probe=True)
+    assert file.read_bytes() == before
+    build_manifest(annotate(first, second, new), None, None, tmp_path, keep_probe=True)
+    assert [(row["video_status"], row["has_video"]) for row in rows_of(file)] == [
+        ("usable", True),
+        ("missing", False),
+        (None, None),
+    ]
+    assert validate_manifest(file) == []
+    build_manifest(annotate(first), None, None, tmp_path)
+    assert rows_of(file)[0]["video_status"] is None
+    file.write_bytes(b"no parquet")
+    build_manifest(annotate(first), None, None, tmp_path, keep_probe=True)
+    assert validate_manifest(file) == []
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "val.parquet.part").mkdir()
+    with pytest.raises(OSError) as caught:
+        build_manifest(annotate(clip(IDS[0])), None, None, tmp_path)
+    assert "val.parquet" in str(caught.value.filename)

@@ -53,7 +53,12 @@ def test_a_good_file_has_no_problem(tmp_path: Path) -> None:
         ({"youtube_id": "short"}, "youtube_id is no id"),
         ({"clip_id": "x"}, "clip_id is no clip id"),
         ({"youtube_id": IDS[0]}, "clip_id is not of this youtube_id"),
-        ({"end_seconds": 1.0}, "end_seconds is not after"),
+        ({"end_seconds": 1.0}, "start_seconds and end_seconds are no span"),
+        ({"start_seconds": -1.0}, "start_seconds and end_seconds are no span"),
+        ({"end_seconds": float("nan")}, "start_seconds and end_seconds are no span"),
+        ({"end_seconds": float("inf")}, "start_seconds and end_seconds are no span"),
+        ({"start_seconds": 2.0}, "clip_id does not name start_seconds"),
+        ({"end_seconds": 12.5}, "clip_id does not name end_seconds"),
         ({"title": ""}, "title is empty"),
         ({"title": "a\x07b"}, "title is not clean"),
         ({"title": " a"}, "title is not clean"),
@@ -110,3 +115,14 @@ def test_what_is_no_parquet_is_one_line(tmp_path: Path) -> None:
     for name, message in (("m.parquet", "as Parquet"), ("absent.parquet", "no such file")):
         with pytest.raises(ManifestError, match=message):
             validate_manifest(tmp_path / name)
+
+
+def test_damage_behind_a_sound_footer_is_one_clear_error(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.parquet", good_rows())
+    content = bytearray(path.read_bytes())
+    content[4:400] = bytes(396)
+    path.write_bytes(content)
+    with pytest.raises(ManifestError, match=r"m\.parquet is damaged"):
+        validate_manifest(path)
+    with pytest.raises(ManifestError, match=r"m\.parquet is damaged"):
+        schema.read_table(path, schema.MANIFEST_SCHEMA)

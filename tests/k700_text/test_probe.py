@@ -196,6 +196,47 @@ def test_ctrl_c_is_quiet_and_leaves_finished_work(clips: Path, tmp_path: Path) -
     assert journal.read_bytes().count(b"\n") >= 20 and not out.exists()
 
 
+def test_a_file_name_that_is_no_text_is_measured_once(tmp_path: Path) -> None:
+    root = tmp_path / "clips"
+    root.mkdir()
+    (root / os.fsdecode(b"lat\xe9.mp4")).write_bytes(b"no film")
+    out = tmp_path / "probe.parquet"
+    assert probe_folder(root, out).num_measured == 1
+    assert probe_folder(root, out).num_measured == 0
+    assert list(rows_of(out)) == ["lat\\xe9.mp4"]
+
+
+def test_an_output_that_is_a_folder_is_refused_before_the_work(clips: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is a folder"):
+        probe_folder(clips, tmp_path)
+    assert list(tmp_path.parent.glob("*.journal")) == []
+
+
+def test_sigterm_ends_as_ctrl_c_does(tmp_path: Path) -> None:
+    root = tmp_path / "clips"
+    root.mkdir()
+    for index in range(3):
+        make_clip(root / f"{index}.mp4")
+    program = (
+        "import os, signal\n"
+        "from k700_text.media import probe\n"
+        "measure = probe.probe_clip\n"
+        "def stopped(path, *others):\n"
+        "    if path.endswith('1.mp4'): os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    return measure(path, *others)\n"
+        "probe.probe_clip = stopped\n"
+        "from k700_text.cli.main import run\n"
+        "run()"
+    )
+    arguments = ["probe", str(root), "--out", str(tmp_path / "p.parquet"), "--workers", "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.count("interrupted:") == 1 and "Traceback" not in done.stderr
+    assert probe_folder(root, tmp_path / "p.parquet").num_reused == 1
+
+
 def test_levels() -> None:
     assert to_dbfs(1.0) == 0 and to_dbfs(0.0) is None
     assert from_dbfs(-20.0) == pytest.approx(0.1)

@@ -32,3 +32,14 @@ def test_the_command_starts_without_its_heavy_parts() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_without_torch_the_loader_is_a_missing_extra_and_an_import_error() -> None:
+    program = (
+        "import sys; sys.modules['torch'] = None\n"
+        "try:\n    from k700_text import KineticsAVT\n"
+        "except ImportError as error:\n    print(type(error).__name__, error)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout.startswith("MissingExtraError k700_text.KineticsAVT needs torch")
+    assert "pip install 'k700-text[data]'" in ended.stdout
