@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from k700_text.errors import MissingExtraError
+
 if TYPE_CHECKING:
     from k700_text.data.dataset import KineticsAVT as KineticsAVT
     from k700_text.data.sample import Batch as Batch
@@ -24,12 +26,23 @@ _LAZY = {
     "Batch": "k700_text.data.sample",
     "collate": "k700_text.data.sample",
 }
+_EXTRA = frozenset({"torch", "torchaudio", "tokenizers"})
+"""What the extra ``data`` brings and these names import."""
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'k700_text' has no attribute {name!r}")
-    return getattr(importlib.import_module(_LAZY[name]), name)
+    try:
+        module = importlib.import_module(_LAZY[name])
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _EXTRA:
+            raise
+        raise MissingExtraError(
+            f"k700_text.{name} needs {package}, which is not installed: pip install 'k700-text[data]'"
+        ) from error
+    return getattr(module, name)
 
 
 def __dir__() -> list[str]:

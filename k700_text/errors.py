@@ -51,8 +51,11 @@ class ConfigError(K700TextError):
         super().__init__("; ".join(self.problems))
 
 
-class MissingExtraError(K700TextError):
-    """An optional dependency is missing or does not fit; the text says what to install."""
+class MissingExtraError(K700TextError, ImportError):
+    """An optional dependency is missing or does not fit; the text says what to install.
+
+    An ImportError too, so that ``try: from k700_text import KineticsAVT`` falls back as for any missing package.
+    """
 
 
 class AnnotationError(K700TextError):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from lava_model.errors import MissingExtraError
+
 if TYPE_CHECKING:
     from lava_model.config import LavaConfig as LavaConfig
     from lava_model.model import Embeddings as Embeddings
@@ -22,12 +24,23 @@ _LAZY = {
     "Lava": "lava_model.model",
     "LavaConfig": "lava_model.config",
 }
+_EXTRA = frozenset({"torch", "torchaudio", "tokenizers", "torchvision", "safetensors"})
+"""What the extra ``train`` brings and these names import."""
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'lava_model' has no attribute {name!r}")
-    return getattr(importlib.import_module(_LAZY[name]), name)
+    try:
+        module = importlib.import_module(_LAZY[name])
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _EXTRA:
+            raise
+        raise MissingExtraError(
+            f"lava_model.{name} needs {package}, which is not installed: pip install 'k700-text[train]'"
+        ) from error
+    return getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -26,6 +26,8 @@ from lava_model.settings import flatten
 FORMAT = "lava-checkpoint"
 FORMAT_VERSION = 1
 
+_REMEDY = "move it away to continue from the one before it"
+
 _NAME = re.compile(r"step_(\d+)\.pt")
 
 
@@ -70,10 +72,14 @@ def save_checkpoint(folder: Path, state: TrainingState, *, keep: int) -> Path:
         _force(folder)
         for old in list_checkpoints(folder)[:-keep]:
             old.unlink()
-    # torch's zip writer turns a full disk into a RuntimeError.
+    # torch's zip writer turns a full disk into a RuntimeError about a position in the file.
     except (OSError, RuntimeError) as error:
         partial.unlink(missing_ok=True)
-        raise CheckpointError(f"the checkpoint {path} cannot be written: {error}; earlier ones are intact") from error
+        reason = error.strerror or str(error) if isinstance(error, OSError) else "is the disk full?"
+        raise CheckpointError(
+            f"the checkpoint {path} cannot be written ({reason}); earlier ones are intact: make room and run the same"
+            " command again"
+        ) from error
     return path
 
 
@@ -95,11 +101,14 @@ def load_checkpoint(path: Path) -> TrainingState:
             warnings.simplefilter("ignore", UserWarning)
             content = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
-        raise CheckpointError(f"{path} holds more than tensors and plain values: refused, it could run code") from error
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise CheckpointError(f"{path} cannot be read as a checkpoint: {_brief(error)}") from error
+        raise CheckpointError(
+            f"{path} holds more than tensors and plain values: refused, it could run code; {_REMEDY}"
+        ) from error
+    # What torch.load raises for a damaged file depends on where the damage is.
+    except (OSError, RuntimeError, ValueError, LookupError, EOFError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} cannot be read as a checkpoint ({_brief(error)}); {_REMEDY}") from error
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
-        raise CheckpointError(f"{path} is not a checkpoint of lava_model")
+        raise CheckpointError(f"{path} is not a checkpoint of lava_model; {_REMEDY}")
     version = content.pop("format_version", None)
     names = {field.name for field in fields(TrainingState)}
     if version != FORMAT_VERSION or content.keys() != names:
@@ -178,4 +187,4 @@ def _force(folder: Path) -> None:
 
 def _brief(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0][:160] if lines else type(error).__name__
+    return lines[0].split(". ")[0][:160] if lines else type(error).__name__

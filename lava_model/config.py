@@ -31,11 +31,17 @@ def _refuse(problems: list[str]) -> None:
 
 
 def _not_positive(**values: float) -> list[str]:
-    return [f"{name} must be above 0, got {value}" for name, value in values.items() if not value > 0]
+    return [
+        f"{name} must be above 0 and finite, got {value}" for name, value in values.items() if not 0 < value < math.inf
+    ]
 
 
 def _negative(**values: float) -> list[str]:
-    return [f"{name} must not be below 0, got {value}" for name, value in values.items() if not value >= 0]
+    return [
+        f"{name} must be finite and not below 0, got {value}"
+        for name, value in values.items()
+        if not 0 <= value < math.inf
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,7 +222,10 @@ class LossConfig:
     """Weight of each term."""
 
     def __post_init__(self) -> None:
-        _refuse(_not_positive(temperature=self.temperature))
+        problems = _not_positive(temperature=self.temperature)
+        if self.weights == LossWeights(av=0, vt=0, avt=0, at=0):
+            problems.append("the loss weights av, vt, avt and at are all 0: nothing would train")
+        _refuse(problems)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from k700_text.data.sample import Sample
-from lava_model.config import LavaConfig, PretrainConfig
+from lava_model.config import LavaConfig, LossWeights, PretrainConfig
 from lava_model.errors import ConfigError, DataError
 from lava_model.synthetic import SyntheticAVT
 
@@ -34,6 +34,14 @@ class TrainingData:
     """What the data are, by content: a resumed run must find the same."""
     tokenizer: Path | None = None
     """The tokenizer's file, which goes into the export."""
+    notes: tuple[str, ...] = ()
+    """What a person should know about the clips before training, one line each."""
+
+    @property
+    def failures(self) -> Mapping[str, str]:
+        """Why training clips did not decode so far, by clip id; made-up samples have none."""
+        found: Mapping[str, str] = getattr(self.train, "failures", {})
+        return found
 
 
 def open_data(config: PretrainConfig) -> TrainingData:
@@ -84,13 +92,14 @@ def _kinetics(config: PretrainConfig, manifest: Path, clips: Path, tokenizer: Pa
 
     data, model = config.data, config.model
     val_manifest = None if data.val_manifest is None else Path(data.val_manifest)
-    for path in (manifest, clips, tokenizer, val_manifest):
+    named = {"manifest": manifest, "clips": clips, "tokenizer": tokenizer, "val-manifest": val_manifest}
+    for option, path in named.items():
         if path is not None and not path.exists():
-            raise DataError(f"{path} does not exist")
+            raise DataError(f"--{option} {path} does not exist")
     check_vocabulary(tokenizer, model)
 
-    def opened(rows: Path, folder: Path, train: bool) -> Samples:
-        samples: Samples = KineticsAVT(
+    def opened(rows: Path, folder: Path, train: bool) -> KineticsAVT:
+        return KineticsAVT(
             rows,
             folder,
             tokenizer=tokenizer,
@@ -100,10 +109,10 @@ def _kinetics(config: PretrainConfig, manifest: Path, clips: Path, tokenizer: Pa
             audio=model.audio_config(),
             text=model.text_config(),
         )
-        return samples
 
+    train = opened(manifest, clips, True)
     return TrainingData(
-        train=opened(manifest, clips, True),
+        train=train,
         val=None if val_manifest is None else opened(val_manifest, Path(data.val_clips or clips), False),
         fingerprint={
             "manifest": _digest(manifest),
@@ -111,7 +120,25 @@ def _kinetics(config: PretrainConfig, manifest: Path, clips: Path, tokenizer: Pa
             "val_manifest": "none" if val_manifest is None else _digest(val_manifest),
         },
         tokenizer=tokenizer,
+        notes=_notes(train.num_with, train.dropped, config.loss.weights),
     )
+
+
+def _notes(num_with: Mapping[str, int], dropped: Mapping[str, int], weights: LossWeights) -> tuple[str, ...]:
+    """Returns what the clips lack; refuses clips that leave no term of the loss anything to contrast."""
+    has_audio, has_text = num_with["audio"] > 0, num_with["text"] > 0
+    alive = {"av": has_audio, "vt": has_text, "avt": has_audio or has_text, "at": has_audio and has_text}
+    wanted = [term for term in alive if getattr(weights, term)]
+    absent = " or ".join([*(["sound"] if not has_audio else []), *(["a title"] if not has_text else [])])
+    if not any(alive[term] for term in wanted):
+        raise DataError(
+            f"no training clip has {absent}, so the loss terms {', '.join(wanted)} have nothing to contrast: crawl"
+            " titles, or use clips with sound"
+        )
+    notes = [f"{count} rows of the manifest are left out, {reason}" for reason, count in dropped.items()]
+    if absent:
+        notes.append(f"no training clip has {absent}: the loss terms that need it stay 0")
+    return tuple(notes)
 
 
 def _synthetic(config: PretrainConfig) -> TrainingData:

@@ -8,6 +8,7 @@
     ├── DataError              training or evaluation data that do not fit the model or are too few
     ├── WeightsError           trunk weights that cannot be found or do not fit
     ├── CheckpointError        a checkpoint or model folder that cannot be read, written or used here
+    ├── OutputError            a file of the run that cannot be written
     └── NonFiniteLossError     the loss or its gradient is not a number; .report_path names the culprits' file
 """
 
@@ -33,8 +34,8 @@ class ConfigError(LavaError):
         super().__init__("; ".join(self.problems))
 
 
-class MissingExtraError(LavaError):
-    """An optional dependency is missing; the text says what to install."""
+class MissingExtraError(LavaError, ImportError):
+    """An optional dependency is missing; the text says what to install. An ImportError to those who expect one."""
 
 
 class DataError(LavaError):
@@ -47,6 +48,10 @@ class WeightsError(LavaError):
 
 class CheckpointError(LavaError):
     """A checkpoint or exported model that cannot be read, written or used with this configuration."""
+
+
+class OutputError(LavaError):
+    """A log, record or other file of a run that cannot be written."""
 
 
 class NonFiniteLossError(LavaError):

@@ -103,7 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> None:
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments:
+        raise ConfigError(f"no task given: expected one of {', '.join(_TASKS)} (see {PROGRAM} --help)")
+    if arguments[0] in ("-h", "--help"):
         print(HELP, end="")
         return
     task, options = arguments[0], arguments[1:]

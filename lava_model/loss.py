@@ -71,9 +71,12 @@ def nce(
         valid_B: bool; rows that are False take no part, whatever they hold. None: all take part.
 
     Raises:
-        ValueError: shapes that do not match or an unknown form.
+        ValueError: shapes that do not match, an unknown form, or a temperature that is not above 0 (a tensor's value
+            is not looked at: that would wait for the device).
     """
-    _check(queries_BE, keys_BE, form)
+    _check(queries_BE, keys_BE, form, valid_B)
+    if not isinstance(temperature, Tensor) and not 0 < temperature < float("inf"):
+        raise ValueError(f"temperature must be above 0 and finite, got {temperature}")
     dtype = torch.promote_types(torch.promote_types(queries_BE.dtype, keys_BE.dtype), torch.float32)
     if valid_B is None:
         valid_B = torch.ones(len(queries_BE), dtype=torch.bool, device=queries_BE.device)
@@ -176,9 +179,11 @@ def _centroids(
     return dict.fromkeys(projected, mean_BE.detach() if centroid == "stop_grad" else mean_BE)
 
 
-def _check(queries_BE: Tensor, keys_BE: Tensor, form: str) -> None:
+def _check(queries_BE: Tensor, keys_BE: Tensor, form: str, valid_B: Tensor | None) -> None:
     if queries_BE.ndim != 2 or queries_BE.shape != keys_BE.shape:
         raise ValueError(f"queries {tuple(queries_BE.shape)} and keys {tuple(keys_BE.shape)} must be the same (B, E)")
+    if valid_B is not None and (valid_B.dtype != torch.bool or valid_B.shape != queries_BE.shape[:1]):
+        raise ValueError(f"valid_B must be bool ({len(queries_BE)},), got {valid_B.dtype} {tuple(valid_B.shape)}")
     if form not in get_args(LossForm):
         raise ValueError(f"unknown form {form!r}: use one of {', '.join(get_args(LossForm))}")
 
@@ -189,8 +194,13 @@ def _check_choices(centroid: str, policy: str) -> None:
 
 
 def _unit(vectors_BE: Tensor, valid_B: Tensor) -> Tensor:
-    """Returns the rows at unit length; rows that are not valid, and zero rows, are zero with a finite gradient."""
+    """Returns the rows at unit length; those not valid, and zero ones, stay (next to) zero with a finite gradient."""
     vectors_BE = torch.where(valid_B[:, None], vectors_BE, 0.0)
+    # Squares of very long or short rows leave the range of float32. The direction does not depend on this scale, so
+    # its gradient is exact without one through the scale.
+    largest_B1 = vectors_BE.detach().abs().amax(dim=1, keepdim=True)
+    # Subnormal rows count as zero ones: the gradient of their direction has no finite number.
+    vectors_BE = vectors_BE / torch.where(largest_B1 >= torch.finfo(largest_B1.dtype).tiny, largest_B1, 1.0)
     squared_B1 = vectors_BE.square().sum(dim=1, keepdim=True)
     return vectors_BE * torch.where(squared_B1 > 0, squared_B1, 1.0).rsqrt()
 

@@ -5,7 +5,7 @@ Axes: B batch, D width (features), E embedding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from lava_model.encoders.audio import AudioEncoder
 from lava_model.encoders.text import TextEncoder
 from lava_model.encoders.transformer import initialise_linear
 from lava_model.encoders.video import VideoEncoder
-from lava_model.errors import DataError
+from lava_model.errors import CheckpointError, DataError
 from lava_model.export import read_model, write_model
 from lava_model.modalities import MODALITIES, SPACES, Modality, Space
 
@@ -104,6 +104,8 @@ class Lava(nn.Module):
             DataError: the batch has other shapes than the model was made for.
             ValueError: an unknown modality.
         """
+        if isinstance(modalities, str):
+            raise ValueError(f"modalities must be a sequence of names, got {modalities!r}: use ({modalities!r},)")
         unknown = sorted(set(modalities) - set(MODALITIES))
         if unknown:
             raise ValueError(f"unknown modalities {', '.join(unknown)}: use {', '.join(MODALITIES)}")
@@ -133,6 +135,28 @@ class Lava(nn.Module):
             CheckpointError: the folder or a file is missing, foreign, or does not fit its configuration.
         """
         return read_model(cls, Path(path))
+
+    @classmethod
+    def from_state(cls, config: LavaConfig, state: Mapping[str, Tensor], *, source: str | Path) -> Self:
+        """Returns a model that takes over the tensors of a checkpoint, the trunk's included.
+
+        Args:
+            config: shape of the model.
+            state: its ``state_dict``.
+            source: where the state is from, for the message.
+
+        Raises:
+            CheckpointError: the tensors are not those of such a model.
+        """
+        with torch.device("meta"):
+            model = cls(config)
+        try:
+            model.load_state_dict(state, assign=True)
+        except (RuntimeError, TypeError, AttributeError) as error:
+            raise CheckpointError(
+                f"the checkpoint in {source} does not hold a model of its own settings: was it made by another version?"
+            ) from error
+        return model
 
     def _features(self, modality: Modality, batch: Batch) -> Tensor:
         config = self.config

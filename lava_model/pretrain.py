@@ -12,13 +12,14 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from k700_text.errors import K700TextError
 from lava_model.config import PretrainConfig
-from lava_model.errors import LavaError, MissingExtraError
+from lava_model.errors import DataError, LavaError, MissingExtraError
+from lava_model.files import writing
 from lava_model.presets import PRESETS, preset
 from lava_model.settings import override, to_dict
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 PROGRAM = "python -m lava_model.pretrain"
 JSON_VERSION = 1
+
+_NUM_FAILURES_SHOWN = 5
 
 EXIT_COMPLETE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -140,14 +143,22 @@ def _cost_lines(found: Cost) -> list[str]:
 
 
 def _pretrain(config: PretrainConfig, words: list[str], *, as_json: bool) -> int:
+    import torch
+
     from lava_model.data import open_data
+    from lava_model.device import choose_device
     from lava_model.distributed import ranks_from_environment
-    from lava_model.trainer import choose_device
 
     device = choose_device(config.run.device, int(os.environ.get("LOCAL_RANK", "0")))
     data = open_data(config)
-    with ranks_from_environment(device.type) as ranks:
-        return _train(config, data, words, device, ranks, as_json=as_json)
+    try:
+        with ranks_from_environment(device.type) as ranks:
+            return _train(config, data, words, device, ranks, as_json=as_json)
+    except torch.OutOfMemoryError as error:
+        raise DataError(
+            f"a batch of {config.data.batch_size} does not fit into the memory of {device}: pass --data.batch-size"
+            " with less, or a smaller model (--model.video-grid 4)"
+        ) from error
 
 
 def _train(
@@ -165,12 +176,15 @@ def _train(
         say(f"continuing {trainer.out} at step {trainer.resumed_from} of {trainer.total_steps}")
     else:
         say(f"training {trainer.total_steps} steps on {len(data.train)} clips into {trainer.out} ({device})")
+    for note in data.notes:
+        say(f"note: {note}")
     if ranks.is_main and not is_finished:
         _record_start(config, data, words, trainer.out, trainer.resumed_from)
     result = trainer.run()
     if result.finished and ranks.is_main and not is_finished:
         trainer.model.save_pretrained(export, tokenizer=data.tokenizer)
     if ranks.is_main:
+        _say_failures(data.failures)
         _report(result, trainer.out, as_json=as_json)
     return EXIT_COMPLETE if result.finished else EXIT_INTERRUPTED
 
@@ -179,8 +193,6 @@ def _record_start(
     config: PretrainConfig, data: TrainingData, words: list[str], out: Path, resumed_from: int | None
 ) -> None:
     """Writes what the run was started with; each start adds a line to starts.jsonl."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "config.json").write_text(json.dumps(to_dict(config), indent=2) + "\n", "utf-8")
     start = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "command": [*PROGRAM.split(), *words],
@@ -189,8 +201,11 @@ def _record_start(
         "versions": _versions(),
         "git_commit": _git_commit(),
     }
-    with (out / "starts.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(start) + "\n")
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "config.json").write_text(json.dumps(to_dict(config), indent=2) + "\n", "utf-8")
+        with (out / "starts.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(start) + "\n")
 
 
 def _versions() -> dict[str, str]:
@@ -215,6 +230,13 @@ def _git_commit() -> str | None:
     except OSError:
         return None
     return answer.stdout.strip() or None
+
+
+def _say_failures(failures: Mapping[str, str]) -> None:
+    if failures:
+        _say(f"note: {len(failures)} clips did not decode and took part without the stream that failed, among them:")
+    for reason in list(failures.values())[:_NUM_FAILURES_SHOWN]:
+        _say(f"  {reason}")
 
 
 def _report(result: TrainResult, out: Path, *, as_json: bool) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lava_model.errors import MissingExtraError
+from lava_model.files import writing
 
 Values = Mapping[str, float | int | None]
 
@@ -31,23 +32,34 @@ class JsonlLog:
         Args:
             path: of the file.
             resume_step: what was logged after this step is dropped, since those steps run again; None: all of it.
+
+        Raises:
+            OutputError: it cannot be written.
         """
         kept = [] if resume_step is None else [line for line in _lines(path) if line["step"] <= resume_step]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
-        partial.replace(path)
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f".{path.name}.partial")
+            partial.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
+            partial.replace(path)
+            self._file = path.open("a", encoding="utf-8")
         self.last = {str(line.pop("kind")): {k: v for k, v in line.items() if k != "step"} for line in kept}
 
     def log(self, kind: str, step: int, values: Values) -> None:
-        """Appends a line."""
-        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-        self._file.flush()
+        """Appends a line.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        with writing(self._path):
+            self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        with writing(self._path):
+            self._file.close()
 
 
 class TensorBoardLog:
@@ -78,11 +90,14 @@ class TensorBoardLog:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """Returns the whole lines of a log; a line cut short by a kill ends it."""
+    """Returns the whole lines of a log; a line cut short by a kill, or not ours, ends it."""
     lines = []
-    for text in path.read_text("utf-8").splitlines() if path.exists() else []:
+    for text in path.read_text("utf-8", "replace").splitlines() if path.exists() else []:
         try:
-            lines.append(json.loads(text))
+            line = json.loads(text)
         except ValueError:
             break
+        if not isinstance(line, dict) or not {"kind", "step"} <= line.keys():
+            break
+        lines.append(line)
     return lines

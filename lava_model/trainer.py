@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +28,8 @@ from lava_model.checkpoint import (
 from lava_model.config import PretrainConfig
 from lava_model.data import TrainingData, steps_per_epoch, total_steps
 from lava_model.distributed import Ranks, any_rank, replicate, wait_for_all
-from lava_model.errors import ConfigError, NonFiniteLossError
+from lava_model.errors import CheckpointError, NonFiniteLossError
+from lava_model.files import writing
 from lava_model.heldout import evaluate_heldout
 from lava_model.interrupts import StopRequest
 from lava_model.loading import batches_of
@@ -143,11 +145,14 @@ class Trainer:
         Raises:
             NonFiniteLossError: the loss or its gradient is not a number; the weights of the last good step stay.
             CheckpointError: a checkpoint cannot be written.
+            OutputError: the log cannot be written.
+            DataError: too many clips do not decode, or a loader process died.
         """
         self._open_trackers()
         try:
-            with StopRequest() as stop:
-                self._train(stop)
+            # Closing ends the loader's processes, whatever an error on its way up still holds.
+            with StopRequest() as stop, closing(self._batches()) as batches:
+                self._train(stop, batches)
         finally:
             for tracker in self._trackers:
                 tracker.close()
@@ -161,12 +166,11 @@ class Trainer:
             last_val=self._last["val"],
         )
 
-    def _train(self, stop: StopRequest) -> None:
+    def _train(self, stop: StopRequest, batches: Iterator[Batch]) -> None:
         run = self.config.run
         if self.step == 0:
             self._evaluate()
         window_steps, window_start, window_waited = 0, time.perf_counter(), 0.0
-        batches = self._batches()
         while self.step < self.total_steps:
             started = time.perf_counter()
             batch = next(batches)
@@ -212,7 +216,8 @@ class Trainer:
         path = self.out / f"nonfinite_step_{self.step:08d}_rank_{self.ranks.rank}.json"
         numbers = {name: repr(float(value)) for name, value in measured.items()}
         content = {"step": self.step, "clip_ids": list(batch.clip_id), "numbers": numbers}
-        path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+        with writing(path):
+            path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
         raise NonFiniteLossError(
             f"the loss or its gradient is not finite at step {self.step}; the batch's clips are listed in {path};"
             f" look at them, or try a lower --optim.lr, then run again from the last checkpoint",
@@ -254,7 +259,7 @@ class Trainer:
         samples = num_steps * self.config.data.batch_size * self.ranks.world_size
         return samples / seconds if seconds else 0.0
 
-    def _batches(self) -> Iterator[Batch]:
+    def _batches(self) -> Generator[Batch, None, None]:
         order = StepSampler(
             len(self.data.train),
             self.config.data.batch_size,
@@ -265,12 +270,11 @@ class Trainer:
             world_size=self.ranks.world_size,
         )
         workers = self.config.data.num_workers
-        return iter(batches_of(self.data.train, order, num_workers=workers, pin_memory=self.device.type == "cuda"))
+        return batches_of(self.data.train, order, num_workers=workers, pin_memory=self.device.type == "cuda")
 
     def _open_trackers(self) -> None:
         if not self.ranks.is_main:
             return
-        self.out.mkdir(parents=True, exist_ok=True)
         log = JsonlLog(self.out / "log.jsonl", resume_step=self.resumed_from)
         self._last.update(log.last)
         self._trackers.append(log)
@@ -288,7 +292,10 @@ class Trainer:
         return state
 
     def _resume(self, state: TrainingState) -> None:
-        self.optimizer.load_state_dict(state.optimizer)
+        try:
+            self.optimizer.load_state_dict(state.optimizer)
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(f"the checkpoint in {self.out} holds another optimiser: use another --out") from error
         restore_rng(state.rng)
         self.step = self.resumed_from = state.step
 
@@ -313,31 +320,11 @@ class Trainer:
         wait_for_all(self.ranks)
 
 
-def choose_device(name: str, local_rank: int) -> torch.device:
-    """Returns the device of ``run.device``: ``auto`` is cuda where there is one.
-
-    Raises:
-        ConfigError: the name is no device, or cuda is asked for and not there.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"run.device {name!r} is not a device: use auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("run.device is cuda, but torch sees no GPU here: use --run.device cpu")
-    return torch.device("cuda", local_rank) if device.type == "cuda" and device.index is None else device
-
-
 def _build_model(config: PretrainConfig, state: TrainingState | None) -> Lava:
     """Returns the initialised model, or that of a checkpoint, whose trunk weights need not be found again."""
     if state is None:
         return Lava(config.model)
-    with torch.device("meta"):
-        model = Lava(config.model)
-    model.load_state_dict(state.model, assign=True)
-    return model
+    return Lava.from_state(config.model, state.model, source=config.run.out)
 
 
 def _uses_bf16(config: PretrainConfig, device: torch.device) -> bool:

@@ -103,7 +103,11 @@ class KineticsAVT(Dataset[Sample]):
         table, self.dropped = _served_rows(_read_manifests(manifest, split), clips, require)
         if not len(table):
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items())
-            raise ManifestError(f"no clip to serve: {reasons or 'the manifest has no row of this split'}")
+            where = "the clips given" if isinstance(clips, Mapping) else f"{clips} (files named after their clip_id)"
+            raise ManifestError(
+                f"no clip to serve from {_names(manifest)} with {where}: "
+                f"{reasons or f'no row of split {split}' if split else reasons or 'the manifest has no rows'}"
+            )
         self._rows = SharedRows(table)
         self.train = train
         self.seed = seed
@@ -148,6 +152,16 @@ class KineticsAVT(Dataset[Sample]):
     def num_dropped(self) -> int:
         """Rows left out because a required modality is known to be absent."""
         return sum(self.dropped.values())
+
+    @property
+    def num_with(self) -> dict[str, int]:
+        """Number of clips that are not known to lack video, audio or text, by modality."""
+        may_have = {
+            "video": [flag is not False for flag in self._rows.column("has_video")],
+            "audio": [flag is not False for flag in self._rows.column("has_audio")],
+            "text": [self._reader.reads_text(title) for title in self._rows.column("title")],
+        }
+        return {modality: sum(flags) for modality, flags in may_have.items()}
 
     @property
     def failures(self) -> dict[str, str]:
@@ -200,6 +214,10 @@ def _check_arguments(
         raise ValueError(f"max_failures must not be negative, got {max_failures}")
     if on_error not in ("mask", "raise"):
         raise ValueError(f"on_error must be 'mask' or 'raise', got {on_error!r}")
+
+
+def _names(manifest: str | Path | Sequence[str | Path]) -> str:
+    return str(manifest) if isinstance(manifest, str | Path) else ", ".join(map(str, manifest))
 
 
 def _read_manifests(manifest: str | Path | Sequence[str | Path], split: str | Split | None) -> pa.Table:

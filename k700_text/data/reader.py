@@ -115,6 +115,10 @@ class SampleReader:
             raise DecodeError(f"{path}: no video stream", path=str(path))
         return sample
 
+    def reads_text(self, title: str | None) -> bool:
+        """Returns whether a sample of this title has text: there is a tokenizer, and the title is not blank."""
+        return self.tokenizer is not None and title is not None and bool(title.strip())
+
     def _decode(
         self, path: str | Path | None, placement: Placement, wants_video: bool, wants_audio: bool
     ) -> tuple[FrameArray | None, Waveform | None, tuple[DecodeError, ...]]:
@@ -164,7 +168,7 @@ class SampleReader:
         return reader.read_audio(start_seconds, self.audio.window_seconds, self.audio.sample_rate)
 
     def _encode(self, title: str | None) -> tuple[Tensor, Tensor]:
-        if self.tokenizer is None or title is None or not title.strip():
+        if self.tokenizer is None or title is None or not self.reads_text(title):
             length = self.text.max_length
             return torch.zeros(length, dtype=torch.int64), torch.zeros(length, dtype=torch.bool)
         return self.tokenizer.encode(title, self.text)

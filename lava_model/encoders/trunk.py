@@ -9,6 +9,8 @@ D channels.
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -97,9 +99,11 @@ def _load(resnet: nn.Module, weights: str, stage: int) -> None:
 
 def _imagenet_state() -> Mapping[str, Tensor]:
     try:
-        state: Mapping[str, Tensor] = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.get_state_dict(
-            progress=False, check_hash=True
-        )
+        # torch.hub announces the download on stdout, which belongs to the program's answer.
+        with contextlib.redirect_stdout(sys.stderr):
+            state: Mapping[str, Tensor] = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.get_state_dict(
+                progress=False, check_hash=True
+            )
     except (OSError, RuntimeError) as error:
         raise WeightsError(
             f"the ImageNet weights of the trunk cannot be downloaded ({_brief(error)}): pass --model.trunk-weights with"

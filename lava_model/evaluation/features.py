@@ -29,6 +29,7 @@ from k700_text.data.sample import Batch, Sample, collate
 from lava_model.evaluation.datasets.folder import LabelledClip
 from lava_model.evaluation.linear_probe import BoolArray, VideoFeatures
 from lava_model.interrupts import leave_signals_to_parent
+from lava_model.loading import plain_errors
 
 FEATURES_VERSION = 1
 """Raised when the same weights and clips would give other features than before."""
@@ -193,7 +194,7 @@ def _extract(
     )
     rows: dict[str, list[Mapping[str, npt.NDArray[np.float32]]]] = {source.name: [] for source in sources}
     has_video, has_audio, done = [], [], 0
-    for host_batch in loader:
+    for host_batch in plain_errors(loader):
         batch = host_batch.to(settings.device)
         has_video.append(host_batch.has_video.numpy())
         has_audio.append(host_batch.has_audio.numpy())

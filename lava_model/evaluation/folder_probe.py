@@ -10,10 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 import lava_model
-from lava_model.errors import ConfigError, DataError
+from lava_model.device import choose_device
+from lava_model.errors import DataError
 from lava_model.evaluation.datasets.folder import LabelledClip, LabelledFolder, list_folder, require_split
 from lava_model.evaluation.features import (
     ClipFeatures,
@@ -50,7 +49,8 @@ def probe_folder(options: LinearProbeOptions, *, say: Say, on_progress: Progress
         LavaError: one clear line about a checkpoint, folder or table that cannot be used.
     """
     started = time.monotonic()
-    protocol, device, cache = _protocol(options), _device(options.device), _cache_folder(options.cache)
+    protocol, cache = _protocol(options), _cache_folder(options.cache)
+    device = str(choose_device(options.device, option="--device"))
     folder = list_folder(Path(options.data), None if options.groups is None else Path(options.groups))
     for note in folder.notes:
         say(f"note: {note}")
@@ -86,16 +86,6 @@ def probe_folder(options: LinearProbeOptions, *, say: Say, on_progress: Progress
 def _protocol(options: LinearProbeOptions) -> Protocol:
     protocol = get_protocol(options.protocol)
     return protocol if options.views is None else replace(protocol, num_views=options.views)
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from error
-    return name
 
 
 def _cache_folder(wanted: str | None) -> Path:

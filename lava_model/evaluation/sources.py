@@ -114,11 +114,6 @@ def _model_of_checkpoint(path: Path) -> Lava:
     state = load_checkpoint(path)
     try:
         config = from_dict(LavaConfig, state.config["model"])
-        with torch.device("meta"):
-            model = Lava(config)
-        model.load_state_dict(state.model, assign=True)
-    except (ConfigError, KeyError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{path} does not hold a model of its own settings: {str(error).splitlines()[0]}"
-        ) from error
-    return model.eval()
+    except (ConfigError, KeyError) as error:
+        raise CheckpointError(f"{path} has model settings that do not fit: {error}") from error
+    return Lava.from_state(config, state.model, source=path).eval()

@@ -159,7 +159,9 @@ def test_flags_of_the_manifest_spare_the_decoding(tmp_path: Path, clips: Path) -
     assert flags(make(manifest, clips)[0]) == (True, False, False)
     dataset = make(manifest, clips, require=("audio",))
     assert dataset.clip_ids == [clip_id_of(5)] and dataset.dropped == {"known to have no audio": 1}
-    with pytest.raises(ManifestError, match="no clip to serve: 1 known to have no video, 1 known to have no audio"):
+    with pytest.raises(
+        ManifestError, match=r"no clip to serve from .*: 1 known to have no video, 1 known to have no audio"
+    ):
         make(manifest, clips, require=("video", "audio"))
 
 
@@ -171,7 +173,7 @@ def test_several_manifests_splits_and_mappings(manifest: Path, clips: Path, tmp_
     assert dataset[-1].clip_id == clip_id_of(9)
     with pytest.raises(IndexError):
         dataset[1]
-    with pytest.raises(ManifestError, match="no row of this split"):
+    with pytest.raises(ManifestError, match="no row of split test"):
         make(manifest, clips, split="test")
 
 

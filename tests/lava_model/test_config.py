@@ -18,7 +18,10 @@ from lava_model.settings import flatten, from_dict, override, to_dict
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: LavaConfig(width=0, num_layers=-1), r"width must be above 0, got 0; num_layers must be above 0"),
+        (
+            lambda: LavaConfig(width=0, num_layers=-1),
+            r"width must be above 0 and finite, got 0; num_layers must be above 0",
+        ),
         (lambda: LavaConfig(width=100), r"width \(100\) must be a multiple of num_heads \(16\)"),
         (lambda: LavaConfig(trunk_stage=5), "trunk_stage must be 1, 2, 3 or 4"),
         (lambda: LavaConfig(video_grid=8), r"video_grid \(8\) is finer than the 7x7 cells"),
@@ -26,7 +29,7 @@ from lava_model.settings import flatten, from_dict, override, to_dict
         (lambda: LavaConfig(frame_size=257), r"short_side \(256\) must be at least frame_size \(257\)"),
         (lambda: LavaConfig(dropout=1.0, pooling="max"), r"pooling must be 'cls' or 'mean'.*dropout"),
         (lambda: LossConfig(temperature=0), "temperature must be above 0"),
-        (lambda: OptimConfig(lr=float("nan")), "lr must be above 0, got nan"),
+        (lambda: OptimConfig(lr=float("nan")), "lr must be above 0 and finite, got nan"),
         (lambda: OptimConfig(warmup_fraction=1.5), "warmup_fraction must be in 0..1"),
         (lambda: OptimConfig(betas=(0.9, 1.0)), "betas must be in"),
         (lambda: DataConfig(batch_size=1), "batch_size must be at least 2"),

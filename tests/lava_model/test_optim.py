@@ -31,7 +31,7 @@ def test_other_schedules():
 
 
 def test_only_matrices_decay_and_the_trunk_is_left_out():
-    model = Lava(replace(tiny().model, width=32, num_heads=2))
+    model = Lava(replace(tiny().model, width=32, num_heads=2, pooling="cls"))
     decayed, kept = split_by_decay(model)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     assert all(names[id(parameter)].endswith("weight") and parameter.ndim == 2 for parameter in decayed)

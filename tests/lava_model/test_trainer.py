@@ -63,7 +63,7 @@ def small_config(out: Path, **run: object) -> PretrainConfig:
             max_text_length=12,
         ),
         data=replace(base.data, batch_size=16, num_workers=0),
-        run=replace(base.run, out=str(out), epochs=1000, **run),
+        run=replace(base.run, out=str(out), epochs=1000, **{"log_every": 1, **run}),
     )
 
 

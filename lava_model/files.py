@@ -1,0 +1,21 @@
+"""Writing into a run folder: what fails there becomes one line that names the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lava_model.errors import OutputError
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns a full disk, a missing right and the like into an OutputError about ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written ({error.strerror or error}): make room or choose another place,"
+            " then run the same command again"
+        ) from error
