@@ -18,12 +18,12 @@ from threading import local
 
 import requests
 
-from k700_text.crawl.crawler import CrawlSettings, crawl, make_sources
+from k700_text.crawl.crawler import MAX_WORKERS, CrawlSettings, crawl, make_sources
 from k700_text.crawl.ledger import Ledger
 from k700_text.crawl.transport import Endpoints
 from k700_text.sandbox.world import World
 
-NUM_IDS, NUM_ROUNDS, NUM_THREADS = 3000, 3, 8
+NUM_IDS, NUM_ROUNDS, NUM_THREADS = 3000, 3, MAX_WORKERS  # as many threads as ours has
 
 
 def bare(url: str, ids: list[str]) -> float:

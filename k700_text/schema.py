@@ -109,6 +109,12 @@ def with_metadata(schema: pa.Schema, **values: str) -> pa.Schema:
     return schema.with_metadata(metadata)
 
 
+def flattened(schema: pa.Schema) -> pa.Schema:
+    """Returns the schema with lists as plain text, for formats that have no lists."""
+    types = {field.name: _TEXT if pa.types.is_list(field.type) else field.type for field in schema}
+    return pa.schema([pa.field(name, type_) for name, type_ in types.items()])
+
+
 def read_table(path: str | Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
     """Reads a Parquet file that must have the given schema, and checks that it does.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import importlib.metadata
 import json
 import os
@@ -92,9 +93,8 @@ def _run(words: list[str]) -> int:
         print(json.dumps(to_dict(config), indent=2))
         return EXIT_COMPLETE
     try:
-        import safetensors  # noqa: F401  # only to name what is missing before anything starts
-        import torch  # noqa: F401
-        import torchvision  # noqa: F401
+        for name in ("safetensors", "torch", "torchvision"):  # what is missing is named before anything starts
+            importlib.import_module(name)
     except ImportError as error:
         raise MissingExtraError(f"pre-training needs {error.name or error}: pip install 'k700-text[train]'") from error
     if asked.dry_run:

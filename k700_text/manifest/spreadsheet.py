@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from k700_text.errors import ManifestError
 from k700_text.manifest.build import named
+from k700_text.schema import flattened
 
 # What spreadsheet programs take for the beginning of a formula.
 _FORMULA = r"^[=+\-@\t\r]"
@@ -32,7 +33,7 @@ def write_csv(manifest: Path, target: Path) -> Path:
         with pq.ParquetFile(manifest) as source:
             columns = source.schema_arrow.names
             options = pacsv.WriteOptions(quoting_style="needed")
-            schema = pa.schema([_csv_field(source.schema_arrow.field(name)) for name in columns])
+            schema = flattened(source.schema_arrow)
             with pacsv.CSVWriter(temporary, schema, write_options=options) as writer:
                 for batch in source.iter_batches():
                     arrays = [_escaped(batch.column(name)) for name in columns]
@@ -43,10 +44,6 @@ def write_csv(manifest: Path, target: Path) -> Path:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise named(error, target) from error
-
-
-def _csv_field(field: pa.Field) -> pa.Field:
-    return pa.field(field.name, pa.string()) if pa.types.is_list(field.type) else pa.field(field.name, field.type)
 
 
 def _escaped(column: pa.Array) -> pa.Array:

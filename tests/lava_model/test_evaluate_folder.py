@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from k700_text.media.encode import encode_clip
-from lava_model import Lava, LavaConfig
+from lava_model import Lava
 from lava_model.errors import DataError
 from lava_model.evaluate import main
 from lava_model.evaluation.datasets.folder import group_of_name, list_folder
+from tests.lava_model.tiny import TINY
 
 
 def make_folder(root: Path, *names: str) -> Path:
@@ -202,24 +203,10 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = LavaConfig(
-        width=32,
-        num_layers=1,
-        num_heads=2,
-        embedding_dim=16,
-        num_frames=2,
-        frame_size=32,
-        short_side=36,
-        trunk_weights="random",
-        trunk_stage=2,
-        video_grid=2,
-        vocab_size=64,
-        max_text_length=4,
-    )
     folder = tmp_path_factory.mktemp("export")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        Lava(config).save_pretrained(folder)
+        Lava(TINY).save_pretrained(folder)
     return folder
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from k700_text.data.sample import Batch, Sample, collate
-from lava_model import Lava, LavaConfig
+from lava_model import Lava
 from lava_model.checkpoint import TrainingState, save_checkpoint
 from lava_model.errors import CheckpointError
 from lava_model.evaluation.datasets.folder import LabelledClip
@@ -24,21 +24,8 @@ from lava_model.evaluation.features import (
     weights_fingerprint,
 )
 from lava_model.evaluation.sources import feature_sources, load_model, untrained
+from tests.lava_model.tiny import TINY
 
-TINY = LavaConfig(
-    width=32,
-    num_layers=1,
-    num_heads=2,
-    embedding_dim=16,
-    num_frames=2,
-    frame_size=32,
-    short_side=36,
-    trunk_weights="random",
-    trunk_stage=2,
-    video_grid=2,
-    vocab_size=64,
-    max_text_length=4,
-)
 SETTINGS = ExtractionSettings(num_views=3, reading={"size": 32}, batch_size=4)
 
 
