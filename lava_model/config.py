@@ -283,7 +283,7 @@ class DataConfig:
     batch_size: int = 32
     """Samples of one optimiser step on one process."""
     num_workers: int = 8
-    """Loader processes; 0 decodes in the training process."""
+    """Loader processes, no more than there are cores; 0 decodes in the training process."""
 
     def __post_init__(self) -> None:
         problems = _negative(num_workers=self.num_workers)

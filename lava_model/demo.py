@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 import time
 import traceback
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from k700_text.cli.common import EXIT_COMPLETE, EXIT_FAILED, EXIT_INTERRUPTED, describe, emit_json, emit_table, say
 from k700_text.cli.demo import NUM_DATA_STEPS, SMALL, DemoFolder, DemoSize, Steps, data_rows, run_data_steps
 from k700_text.errors import K700TextError
+from k700_text.media.pool import num_cores
 from lava_model.errors import LavaError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _run(out: Path, *, is_small: bool, as_json: bool) -> None:
 
 def _threads() -> dict[str, str]:
     """One core reads clips, the others compute: more threads than that slow each other down."""
-    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) - 1))}
+    return {"OMP_NUM_THREADS": str(max(1, num_cores() - 1))}
 
 
 def _pretrain_words(folder: DemoFolder, train_steps: int) -> list[str | Path]:

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from k700_text.data.sample import Batch, collate
 from k700_text.errors import K700TextError
+from k700_text.media.pool import num_cores
 from lava_model.data import Samples
 from lava_model.errors import DataError, LavaError
 from lava_model.interrupts import leave_signals_to_parent
@@ -20,6 +21,8 @@ def batches_of(
 ) -> Generator[Batch, None, None]:
     """Yields the batches that ``order`` names by (epoch, index), in that order.
 
+    More processes than cores are not started: the order of the samples does not depend on their number.
+
     It draws from a generator of its own, so making it does not disturb the run's random numbers.
 
     Raises:
@@ -29,7 +32,7 @@ def batches_of(
     loader: DataLoader[Batch] = DataLoader(
         cast("Dataset[Any]", samples),
         batch_sampler=cast("Any", order),
-        num_workers=num_workers,
+        num_workers=min(num_workers, num_cores()),
         collate_fn=collate,
         pin_memory=pin_memory,
         worker_init_fn=leave_signals_to_parent,

@@ -130,13 +130,14 @@ def _as_typed(words: list[str], environment: Mapping[str, str]) -> str:
 
 def run_data_steps(folder: DemoFolder, steps: Steps, size: DemoSize) -> dict[str, Any]:
     """Makes the sandbox, crawls it, measures its clips, builds the manifest and the tokenizer; returns the answers."""
+    from k700_text.media.pool import num_cores
     from k700_text.sandbox.server import SandboxServer
     from k700_text.sandbox.world import World, make_kinetics
 
     folder.root.mkdir(parents=True, exist_ok=True)
     train, val = folder.annotations / "train.csv", folder.annotations / "val.csv"
     answers: dict[str, Any] = {}
-    words: Words = ["k700_text", "sandbox", "--no-serve", "--workers", _cores()]
+    words: Words = ["k700_text", "sandbox", "--no-serve", "--workers", str(num_cores())]
     words += ["--num-classes", str(size.num_classes), "--clips-per-class", str(size.clips_per_class)]
     words += ["--labelled-per-class", str(size.labelled_per_class)]
     words += ["--annotations", folder.annotations, "--clips", folder.clips, "--labelled", folder.labelled]
@@ -162,10 +163,6 @@ def run_data_steps(folder: DemoFolder, steps: Steps, size: DemoSize) -> dict[str
     words += ["--vocab-size", str(VOCAB_SIZE), "--out", folder.tokenizer]
     answers["tokenizer"] = steps.run("the tokenizer, from the titles", words)
     return answers
-
-
-def _cores() -> str:
-    return str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def data_rows(answers: Mapping[str, Any]) -> list[tuple[str, object]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -32,11 +31,12 @@ def probe(
 
     Example: k700-text probe clips --out probe.parquet
     """
+    from k700_text.media.pool import num_cores
     from k700_text.media.probe import ProbeSettings, probe_folder
 
     settings = ProbeSettings(silence_dbfs=silence_dbfs, min_covered_share=min_covered_share)
     with _progress() as show:
-        summary = probe_folder(folder, out, settings, workers=workers or _num_cores(), on_progress=show)
+        summary = probe_folder(folder, out, settings, workers=workers or num_cores(), on_progress=show)
     if json:
         emit_json("probe", {"out": str(out), **asdict(summary)})
     else:
@@ -59,10 +59,6 @@ def _rows(summary: ProbeSummary) -> list[tuple[str, object]]:
     if len(reasons) > _MAX_REASONS:
         rows.append(("other reasons", sum(count for _, count in reasons[_MAX_REASONS:])))
     return rows
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

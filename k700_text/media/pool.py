@@ -19,6 +19,11 @@ _Result = TypeVar("_Result")
 _JOBS_IN_FLIGHT_PER_WORKER = 3
 
 
+def num_cores() -> int:
+    """Returns how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def each_result(
     function: Callable[..., _Result], jobs: Sequence[tuple[Any, ...]], *, workers: int
 ) -> Iterator[tuple[int, _Result | None]]:

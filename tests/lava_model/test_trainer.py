@@ -23,6 +23,7 @@ from lava_model.config import PretrainConfig
 from lava_model.data import TrainingData
 from lava_model.errors import CheckpointError, DataError, NonFiniteLossError
 from lava_model.heldout import heldout_batches
+from lava_model.loading import batches_of
 from lava_model.presets import tiny
 from lava_model.pretrain import main
 from lava_model.synthetic import SyntheticAVT
@@ -278,3 +279,10 @@ def test_synthetic_samples_are_addressable_and_parts_share_nothing():
     assert all(20 < share < 40 for share in shares)
     with pytest.raises(IndexError):
         samples[40]
+
+
+def test_no_more_loader_processes_than_cores_are_started() -> None:
+    samples = SyntheticAVT(tiny().model, num_samples=4)
+    # torch warns of more processes than cores, and warnings are errors here.
+    (batch,) = batches_of(samples, [[(0, 0), (0, 1)]], num_workers=64, pin_memory=False)
+    assert len(batch) == 2
