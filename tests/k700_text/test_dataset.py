@@ -366,16 +366,18 @@ class TestRealFiles:
             assert sample.has_audio or not is_sound_alone
         assert all("no video stream" in reason for reason in dataset.failures.values())
 
-    def test_has_audio_of_all_sixty_clips(self, tmp_path: Path) -> None:
+    def test_all_sixty_clips_are_served_with_the_true_has_audio(self, tmp_path: Path) -> None:
         with (FIGHT / "manifest.csv").open(encoding="utf-8", newline="") as file:
             truth = list(csv.DictReader(file))
         mapping = {clip_id_of(number): FIGHT / clip["clip"] for number, clip in enumerate(truth)}
-        # Without frames it is quick; the probe's test decodes everything.
-        rows = [{"clip_id": clip_id, "has_video": False} for clip_id in mapping]
+        rows = [{"clip_id": clip_id} for clip_id in mapping]
         manifest = write_manifest(tmp_path / "m.parquet", rows)
         dataset = KineticsAVT(manifest, mapping, train=False, require=())
         assert len(dataset) == 60
         for index, clip in enumerate(truth):
             expected = clip["has_audio"] == "True" and float(clip["audio_peak"]) > 0
-            assert dataset[index].has_audio == expected, clip["clip"]
+            sample = dataset[index]
+            assert sample.has_video and sample.has_audio == expected, clip["clip"]
+            assert sample.video.shape == (16, 224, 224, 3) and sample.log_mel.shape == (80, 256)
+            assert sample.video.float().std() > 1 and sample.log_mel.any() == expected
         assert not dataset.failures
