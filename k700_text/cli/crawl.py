@@ -29,7 +29,7 @@ def crawl(
     out: Annotated[Path, typer.Option(help="Folder of the ledger and the manifest.", show_default=False)],
     annotations: Annotated[
         list[Path] | None,
-        typer.Option(help="Official CSV, JSON or tar.gz; repeatable. Default: the official files are downloaded."),
+        typer.Option(help="Official CSV, JSON or tar.gz; one or several. Default: the official files are downloaded."),
     ] = None,
     split: Annotated[str | None, typer.Option(help="Only this split: train, val or test.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Ask about the first N videos only.")] = None,

@@ -66,12 +66,21 @@ def run() -> None:
         # A file name or title that the locale cannot spell must not cost the whole answer.
         sys.stdout.reconfigure(errors="backslashreplace")
     # --debug may stand anywhere: a person adds it to the end of the line that has just failed.
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"] or ["--help"]
+    arguments = _repeated([argument for argument in sys.argv[1:] if argument != "--debug"]) or ["--help"]
     code = run_guarded(lambda: _invoke(arguments), debug="--debug" in sys.argv)
     if code == EXIT_INTERRUPTED:
         # All is saved: a second Ctrl-C would only add a traceback to the exit.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(code)
+
+
+def _repeated(arguments: list[str], option: str = "--annotations") -> list[str]:
+    """Returns the arguments with ``--annotations A B`` as click wants it: ``--annotations A --annotations B``."""
+    spelled: list[str] = []
+    for position, word in enumerate(arguments):
+        is_further_value = not word.startswith("-") and spelled[-2:-1] == [option] and arguments[position - 1] != option
+        spelled += [option, word] if is_further_value else [word]
+    return spelled
 
 
 def _invoke(arguments: list[str]) -> None:

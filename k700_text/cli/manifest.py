@@ -13,7 +13,7 @@ from k700_text.cli.crawl import LEDGER_NAME, parse_split
 
 def manifest(
     annotations: Annotated[
-        list[Path], typer.Option(help="Official CSV, JSON or tar.gz; repeatable.", show_default=False)
+        list[Path], typer.Option(help="Official CSV, JSON or tar.gz; one or several.", show_default=False)
     ],
     out: Annotated[Path, typer.Option(help="Folder of the ledger and the manifest.", show_default=False)],
     probe: Annotated[Path | None, typer.Option(help="File written by k700-text probe.")] = None,
