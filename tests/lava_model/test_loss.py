@@ -227,13 +227,13 @@ def test_half_precision_input_is_computed_in_float32_even_under_autocast():
 
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="unknown form 'nce'"):
-        nce(torch.ones(2, 3), torch.ones(2, 3), form="nce")  # type: ignore[arg-type]
+        nce(torch.ones(2, 3), torch.ones(2, 3), form="nce")  # type: ignore[arg-type]  # refused at run time
     with pytest.raises(ValueError, match=r"\(2, 3\).*\(3, 3\)"):
         nce(torch.ones(2, 3), torch.ones(3, 3))
     with pytest.raises(ConfigError, match="unknown loss terms va"):
         lava_loss(random_embeddings(), **presence("all"), weights={"va": 1.0})
     with pytest.raises(ValueError, match="centroid = 'mean'"):
-        lava_loss(random_embeddings(), **presence("all"), centroid="mean")  # type: ignore[arg-type]
+        lava_loss(random_embeddings(), **presence("all"), centroid="mean")  # type: ignore[arg-type]  # refused at run time
 
 
 # --- lava_loss ---
@@ -298,7 +298,8 @@ def test_no_complete_row_is_a_connected_zero():
 def test_centroid_forms_differ_in_gradient_as_documented():
     def gradient(centroid: str) -> Tensor:
         embeddings = with_gradient(random_embeddings())
-        lava_loss(embeddings, **presence("all"), weights={"av": 0, "vt": 0}, centroid=centroid).total.backward()  # type: ignore[arg-type]
+        weights = {"av": 0.0, "vt": 0.0}
+        lava_loss(embeddings, **presence("all"), weights=weights, centroid=centroid).total.backward()
         return embeddings.avt_text.grad
 
     values: list[LossOutput] = [

@@ -227,7 +227,7 @@ def test_a_step_that_is_not_finite_stops_before_the_update_and_names_the_clips(t
                 broken.model.heads["av_video"].weight[0, 0] = math.nan
         return train_step(batch)
 
-    broken._train_step = poison  # type: ignore[method-assign]
+    broken._train_step = poison  # type: ignore[method-assign]  # the fault that is tested
     with pytest.raises(NonFiniteLossError, match="not finite at step 2") as failure:
         broken.run()
     content = json.loads(failure.value.report_path.read_text())
