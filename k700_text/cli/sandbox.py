@@ -12,6 +12,7 @@ import typer
 from k700_text.cli.common import emit_json, emit_table, say
 
 if TYPE_CHECKING:
+    from k700_text.sandbox.server import SandboxServer
     from k700_text.sandbox.world import Miniature, World
 
 
@@ -32,22 +33,34 @@ def sandbox(
     labelled_per_class: Annotated[int, typer.Option(min=0, help="Videos of each class in the evaluation set.")] = 12,
     workers: Annotated[int, typer.Option(min=1, help="Processes that write clips.")] = 2,
     serve: Annotated[bool, typer.Option(help="Serve until Ctrl-C.")] = True,
+    hostile: Annotated[
+        bool, typer.Option("--hostile", help="Serve a world full of odd titles, captures and items.")
+    ] = False,
+    storm: Annotated[
+        bool, typer.Option("--storm", help="Answer some requests with faults, rate limits and block pages.")
+    ] = False,
+    enforce: Annotated[
+        bool, typer.Option("--enforce", help="Let the web archive enforce its limits: 429, then a firewall.")
+    ] = False,
+    daily_quota: Annotated[int, typer.Option(min=0, help="Calls a day of the Data API.")] = 10_000,
+    log: Annotated[bool, typer.Option(help="Keep every request in memory; without, only their number.")] = True,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Writes a miniature Kinetics and serves what the web says about it, until Ctrl-C.
 
     Example: k700-text sandbox --port 8700 --annotations mini --clips mini/clips
     """
-    from k700_text.sandbox.world import World, make_kinetics
+    from k700_text.sandbox.world import World, WorldConfig, make_kinetics
 
-    world = World(seed=seed)
+    world = World(seed=seed, config=WorldConfig.hostile() if hostile else None)
     miniature = make_kinetics(world, num_classes=num_classes, clips_per_class=clips_per_class)
     facts: dict[str, Any] = {"seed": seed, "clips": len(miniature.clips), "labels": list(miniature.labels)}
     if annotations is not None:
         facts["annotations"] = _write_annotations(miniature, annotations)
     facts.update(_write_clips(miniature, clips, labelled, labelled_per_class, workers))
     if serve:
-        _serve(world, miniature, port, facts, as_json=json)
+        server = _server(world, miniature, port, storm=storm, enforce=enforce, daily_quota=daily_quota, log=log)
+        _serve(server, facts, as_json=json)
     else:
         _tell(facts, as_json=json)
 
@@ -93,22 +106,43 @@ def _show_progress(done: int, total: int) -> None:
         say(f"clips: {done} of {total}")
 
 
-def _serve(world: World, miniature: Miniature, port: int, facts: dict[str, Any], *, as_json: bool) -> None:
-    from k700_text.crawl.archive import ENDPOINT_NAME
-    from k700_text.crawl.sources import SOURCE_NAMES
+def _server(
+    world: World, miniature: Miniature, port: int, *, storm: bool, enforce: bool, daily_quota: int, log: bool
+) -> SandboxServer:
+    from k700_text.sandbox.faults import Storm
     from k700_text.sandbox.server import SandboxServer
 
-    with SandboxServer(world, clips=miniature.clips, port=port) as server:
+    return SandboxServer(
+        world,
+        clips=miniature.clips,
+        port=port,
+        storm=Storm(world.seed) if storm else None,
+        enforce=enforce,
+        daily_quota=daily_quota,
+        log_size=None if log else 0,
+    )
+
+
+def _serve(server: SandboxServer, facts: dict[str, Any], *, as_json: bool) -> None:
+    with server:
         facts["url"] = server.url
-        facts["endpoint_options"] = " ".join(
-            f"--endpoint {source}={server.url}" for source in (*SOURCE_NAMES, ENDPOINT_NAME)
-        )
+        facts["archive_url"] = server.archive_url
+        facts["endpoint_options"] = " ".join(f"--endpoint {name}={url}" for name, url in _endpoints(server).items())
         _tell(facts, as_json=as_json)
         say(f"serving on {server.url}; any YOUTUBE_API_KEY will do; Ctrl-C stops")
         try:
             threading.Event().wait()
         except KeyboardInterrupt:
             say(f"stopped after {server.count()} requests")
+            for violation in server.violations():
+                say(f"impolite: {violation}")
+
+
+def _endpoints(server: SandboxServer) -> dict[str, str]:
+    from k700_text.crawl.archive import ENDPOINT_NAME
+    from k700_text.crawl.registry import ENDPOINT_NAMES
+
+    return dict.fromkeys([*ENDPOINT_NAMES, ENDPOINT_NAME], server.url) | {"wayback": server.archive_url}
 
 
 def _tell(facts: dict[str, Any], *, as_json: bool) -> None:

@@ -5,33 +5,43 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, unquote
 
+READ_METHODS = ("GET", "HEAD")
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Request:
     """One request as it came.
 
     Attributes:
-        method: ``GET`` or ``HEAD``, as sent.
+        method: ``GET``, ``HEAD`` or ``POST``, as sent.
         target: path and query as sent, still percent-encoded.
         headers: values by lower-case name.
+        body: what was posted.
     """
 
     method: str
     target: str
     headers: Mapping[str, str]
+    body: bytes = b""
 
-    @property
+    @cached_property
     def path(self) -> str:
         """The path, percent-decoded."""
         return unquote(self.target.partition("?")[0])
 
-    @property
+    @cached_property
+    def pairs(self) -> list[tuple[str, str]]:
+        """The parameters in their order, repeated ones too."""
+        return parse_qsl(self.target.partition("?")[2], keep_blank_values=True)
+
+    @cached_property
     def query(self) -> dict[str, str]:
         """The parameters; of a repeated one the last."""
-        return dict(parse_qsl(self.target.partition("?")[2], keep_blank_values=True))
+        return dict(self.pairs)
 
     def header(self, name: str) -> str:
         """Returns a header's value, empty where it was not sent."""
@@ -56,16 +66,21 @@ class Response:
         """Returns the same response with more headers."""
         return replace(self, headers=(*self.headers, *headers))
 
+    def header(self, name: str) -> str:
+        """Returns the first value of a header, empty where there is none."""
+        return next((value for each, value in self.headers if each.lower() == name), "")
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One scripted answer; without a ``status`` it is the service's ordinary answer, late, cut or not at all.
+    """One scripted answer; without a ``status`` it is the service's ordinary answer, late, slow, cut or not at all.
 
     Attributes:
         status: HTTP status; None for the ordinary answer.
         headers: headers to send beside Content-Length.
         body: text is sent as UTF-8, a mapping as JSON.
         delay_seconds: wait before the answer.
+        dribble_seconds: send the body in small pieces over this time.
         truncate: send half of the body that was announced, then close the connection.
         reset: close the connection without an answer.
     """
@@ -74,8 +89,14 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | str | Mapping[str, Any] = b""
     delay_seconds: float = 0.0
+    dribble_seconds: float = 0.0
     truncate: bool = False
     reset: bool = False
+
+    @classmethod
+    def of(cls, response: Response) -> Answer:
+        """Returns the scripted answer that sends a response as it is (its header names do not repeat)."""
+        return cls(response.status, dict(response.headers), response.body)
 
     def response(self) -> Response:
         """Returns the scripted response; ``status`` is set."""
@@ -91,34 +112,71 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Delivery:
+    """What goes over the wire for one request.
+
+    Attributes:
+        response: the answer; None: close the connection without one.
+        date: the Date header: an HTTP date by the server's clock.
+        truncate: send half of the body, then close the connection.
+        dribble_seconds: send the body in small pieces over this time.
+    """
+
+    response: Response | None
+    date: str
+    truncate: bool = False
+    dribble_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class LoggedRequest:
     """One line of the server's log.
 
     Attributes:
         time: seconds by the server's clock, when the request was read.
+        answered_at: seconds by the server's clock, when its answer was ready to be sent.
         method: ``GET``, ``HEAD``, ...
-        path: path, percent-decoded.
-        query: parameters.
+        target: path and query as sent.
         service: the service that answered; ``unknown`` for a path that no service has.
         youtube_ids: the videos asked about, as spelled.
         status: status sent; 0 where the connection was closed without an answer.
-        user_agent: the client's User-Agent.
         headers: all headers by lower-case name.
+        retry_after: the Retry-After header that was sent; empty without one.
+        fault: what the storm did to the request; empty where it was left alone.
     """
 
     time: float
+    answered_at: float
     method: str
-    path: str
-    query: Mapping[str, str]
+    target: str
     service: str
     youtube_ids: tuple[str, ...]
     status: int
-    user_agent: str
     headers: Mapping[str, str]
+    retry_after: str = ""
+    fault: str = ""
+
+    @property
+    def path(self) -> str:
+        """The path, percent-decoded."""
+        return unquote(self.target.partition("?")[0])
+
+    @property
+    def query(self) -> dict[str, str]:
+        """The parameters; of a repeated one the last."""
+        return dict(parse_qsl(self.target.partition("?")[2], keep_blank_values=True))
+
+    @property
+    def user_agent(self) -> str:
+        """The client's User-Agent."""
+        return self.headers.get("user-agent", "")
 
 
 class Service(Protocol):
-    """One service of the sandbox."""
+    """One service of the sandbox.
+
+    A service that also takes other methods than GET and HEAD names all of its methods in an attribute ``methods``.
+    """
 
     name: str
 
@@ -132,6 +190,7 @@ class Service(Protocol):
         """Returns the ordinary answer."""
 
 
-def plain(status: int, text: str, *headers: tuple[str, str]) -> Response:
-    """Returns a plain-text response."""
-    return Response(status, (("Content-Type", "text/html; charset=UTF-8"), *headers), text.encode())
+def methods_of(service: Service) -> tuple[str, ...]:
+    """Returns the methods that a service takes."""
+    methods: tuple[str, ...] = getattr(service, "methods", READ_METHODS)
+    return methods

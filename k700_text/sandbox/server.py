@@ -1,35 +1,44 @@
 """The sandbox's HTTP/1.1 server: all services on one port, each under the path that it has on its real host.
 
-It keeps connections alive, answers what the services would answer, plays scripted answers first, and logs every
-request.
+It keeps connections alive, answers what the services would answer, plays scripted answers first, brews a storm when it
+is told to, logs every request, and checks whether its clients are polite. A second port stands for the web archive's
+host: it serves the same, and can really refuse connections.
 """
 
 from __future__ import annotations
 
-import socket
-import sys
 import threading
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable
-from http import HTTPStatus
-from socketserver import StreamRequestHandler, TCPServer, ThreadingMixIn
+from contextlib import suppress
+from email.utils import formatdate
+from functools import cached_property, lru_cache
 from types import TracebackType
 
 from k700_text.records import Clip
-from k700_text.sandbox.messages import Answer, LoggedRequest, Request, Response, Service
-from k700_text.sandbox.services.annotations import Annotations
+from k700_text.sandbox.archive_guard import ArchiveGuard
+from k700_text.sandbox.budgets import Budgets, BudgetWatch
+from k700_text.sandbox.faults import CALM, Storm, Strike, find_decoy, tell_of_another
+from k700_text.sandbox.listener import Listener
+from k700_text.sandbox.messages import Answer, Delivery, LoggedRequest, Request, Response, Service, methods_of
+from k700_text.sandbox.services.annotations import Annotations, CvdfAnnotations
 from k700_text.sandbox.services.archive_item import ArchiveItem
+from k700_text.sandbox.services.available import WaybackAvailable
+from k700_text.sandbox.services.capture_index import WaybackIndex
+from k700_text.sandbox.services.common_crawl import CommonCrawlData, CommonCrawlIndex
 from k700_text.sandbox.services.data_api import DEFAULT_DAILY_QUOTA, DataApi
 from k700_text.sandbox.services.oembed import Oembed
+from k700_text.sandbox.services.player import Player
 from k700_text.sandbox.services.thumbnail import Thumbnail
-from k700_text.sandbox.services.wayback import Wayback, WaybackIndex
-from k700_text.sandbox.world import World
+from k700_text.sandbox.services.wayback import Wayback
+from k700_text.sandbox.world import SandboxVideo, World
 
 UNKNOWN = "unknown"
-_MAX_HEADERS = 100
-_MAX_LINE = 65_536
-_REASONS = {status.value: status.phrase for status in HTTPStatus}
+ARCHIVE_SERVICES = frozenset({"wayback", "wayback-cdx"})
+"""The services of the host that has a port of its own."""
+
+_GATE_SECONDS = 0.01
 
 
 class SandboxServer:
@@ -42,9 +51,15 @@ class SandboxServer:
         clips: what the annotation archives list; without any, they answer 404.
         host: address to listen on.
         port: port to listen on; 0 takes a free one.
-        clock: seconds since 1970; stamps the log and decides when the quota is renewed.
+        archive_port: the second port, which refuses connections while the archive's firewall is up.
+        clock: seconds since 1970; stamps the log, decides when the quota is renewed, when a silence or a firewall is
+            over. May be faster than the wall.
         daily_quota: calls a day of the data API.
         api_keys: keys that the data API accepts; None accepts any.
+        storm: faults to answer with.
+        enforce: the archive enforces its limits: 429, then the firewall.
+        budgets: what counts as impolite; the published limits when None.
+        log_size: requests to keep in the log (the last ones); None keeps all.
 
     Raises:
         OSError: the port is taken.
@@ -57,40 +72,60 @@ class SandboxServer:
         clips: Iterable[Clip] = (),
         host: str = "127.0.0.1",
         port: int = 0,
+        archive_port: int = 0,
         clock: Callable[[], float] = time.time,
         daily_quota: int = DEFAULT_DAILY_QUOTA,
         api_keys: Collection[str] | None = None,
+        storm: Storm | None = None,
+        enforce: bool = False,
+        budgets: Budgets | None = None,
+        log_size: int | None = None,
     ) -> None:
         self.world = world
-        self._clock = clock
+        self._clock, self._storm, self._enforces = clock, storm, enforce
+        clips = tuple(clips)
+        self.annotations = Annotations(clips)
         self._services: tuple[Service, ...] = (
             Oembed(world),
             DataApi(world, clock, daily_quota, api_keys),
             Thumbnail(world),
+            Player(world),
             Wayback(world),
             WaybackIndex(world),
+            WaybackAvailable(world),
             ArchiveItem(world),
-            Annotations(clips),
+            CommonCrawlIndex(world),
+            CommonCrawlData(world),
+            self.annotations,
+            CvdfAnnotations(clips),
         )
         self._scripts: defaultdict[str, deque[Answer]] = defaultdict(deque)
-        self._log: list[LoggedRequest] = []
+        self._log: deque[LoggedRequest] = deque(maxlen=log_size)
+        self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
-        self._stopping = threading.Event()
-        self._listener = _Listener((host, port), self)
-        self._thread = threading.Thread(target=self._listener.serve_forever, args=(0.02,), name="sandbox", daemon=True)
+        self._watch, self._guard = BudgetWatch(budgets), ArchiveGuard()
+        self._listener = Listener((host, port), self.handle)
+        self._gate: Listener | None = self._open_gate((host, archive_port))
+        self._gate_address = (host, int(self._gate.server_address[1]))
+        self._stopping, self._alarm = threading.Event(), threading.Event()
+        self._gatekeeper = threading.Thread(target=self._keep_gate, name="sandbox gate", daemon=True)
 
     def __enter__(self) -> SandboxServer:
-        self._thread.start()
+        self._listener.start()
+        assert self._gate is not None
+        self._gate.start()
+        self._gatekeeper.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stopping.set()
-        self._listener.shutdown()
-        self._listener.close_connections()
-        self._listener.server_close()
-        self._thread.join()
+        self._alarm.set()
+        self._gatekeeper.join()
+        self._listener.close()
+        if self._gate is not None:
+            self._gate.close()
 
     @property
     def port(self) -> int:
@@ -101,6 +136,11 @@ class SandboxServer:
     def url(self) -> str:
         """Scheme, host and port: what goes behind ``--endpoint SOURCE=``."""
         return f"http://{self._listener.server_address[0]!s}:{self.port}"
+
+    @property
+    def archive_url(self) -> str:
+        """The same for the port that refuses connections while the archive's firewall is up."""
+        return f"http://{self._gate_address[0]}:{self._gate_address[1]}"
 
     @property
     def services(self) -> tuple[str, ...]:
@@ -115,13 +155,36 @@ class SandboxServer:
 
     def count(self, service: str | None = None) -> int:
         """Returns how many requests a service (or ``unknown``, or all of them when None) got."""
-        return sum(service in (None, logged.service) for logged in self.requests)
+        with self._lock:
+            return self._counts.total() if service is None else self._counts[service]
 
     def ids_asked(self, service: str) -> Counter[str]:
-        """Returns how often each id was asked of a service."""
-        return Counter(
-            youtube_id for logged in self.requests if logged.service == service for youtube_id in logged.youtube_ids
-        )
+        """Returns how often each id was asked of a service.
+
+        Raises:
+            ValueError: the log no longer holds all requests.
+        """
+        log = self.requests
+        if len(log) < self.count():
+            raise ValueError(f"the log holds only the last {len(log)} requests: serve with log_size=None")
+        return Counter(youtube_id for logged in log if logged.service == service for youtube_id in logged.youtube_ids)
+
+    def violations(self) -> list[str]:
+        """Returns one sentence for each limit of politeness that the clients broke; empty for polite ones."""
+        return self._watch.violations
+
+    def refuse_archive(self, seconds: float) -> None:
+        """Puts the archive's firewall up, whatever the clients did.
+
+        On the archive's own port connections are refused; on the other one its services hang up.
+
+        Args:
+            seconds: how long, by the server's clock.
+        """
+        self._guard.block(self._clock() + seconds)
+        self._alarm.set()
+        while self._gate is not None and self._gatekeeper.is_alive() and self._guard.is_blocked(self._clock()):
+            time.sleep(_GATE_SECONDS)
 
     def script(self, service: str, answers: Iterable[Answer]) -> None:
         """Queues answers that a service gives before it returns to its ordinary ones.
@@ -134,159 +197,115 @@ class SandboxServer:
         with self._lock:
             self._scripts[service].extend(answers)
 
-    def handle(self, request: Request) -> tuple[Response | None, bool]:
-        """Answers one request and logs it.
+    def handle(self, request: Request, wait: Callable[[float], bool]) -> Delivery:
+        """Decides what becomes of a request, and logs it.
 
-        Returns:
-            The response (None: close the connection without one), and whether to cut its body.
+        Args:
+            request: as it came.
+            wait: waits for seconds; returns True, early, when nobody wants the answer any more.
         """
-        now = self._clock()
-        path = request.path
-        service = next((service for service in self._services if service.owns(path)), None)
+        service = next((service for service in self._services if service.owns(request.path)), None)
         name = UNKNOWN if service is None else service.name
+        ids = () if service is None else service.youtube_ids(request)
         with self._lock:
+            began = self._clock()
+            self._watch.began(name, began, len(ids))
             script = self._scripts.get(name)
-            answer = script.popleft() if script else Answer()
-        if answer.delay_seconds:
-            self._stopping.wait(answer.delay_seconds)
-        response: Response | None = None
-        if not answer.reset:
-            response = answer.response() if answer.status is not None else _ordinary(service, request)
-        logged = LoggedRequest(
-            time=now,
-            method=request.method,
-            path=path,
-            query=request.query,
-            service=name,
-            youtube_ids=() if service is None else service.youtube_ids(request),
-            status=0 if response is None else response.status,
-            user_agent=request.header("user-agent"),
-            headers=request.headers,
-        )
+            scripted = script.popleft() if script else None
+        strike, response = self._decide(service, request, scripted, began, wait)
+        retry_after = "" if response is None or response.status < 400 else response.header("retry-after")
         with self._lock:
-            self._log.append(logged)
-        return response, answer.truncate
+            ended = self._clock()
+            self._watch.answered(name, ended, retry_after)
+            self._counts[name] += 1
+            self._log.append(
+                LoggedRequest(
+                    time=began,
+                    answered_at=ended,
+                    method=request.method,
+                    target=request.target,
+                    service=name,
+                    youtube_ids=ids,
+                    status=0 if response is None else response.status,
+                    headers=request.headers,
+                    retry_after=retry_after,
+                    fault=strike.name,
+                )
+            )
+        answer = strike.answer
+        return Delivery(response, _http_date(int(ended)), answer.truncate, answer.dribble_seconds)
+
+    def _decide(
+        self,
+        service: Service | None,
+        request: Request,
+        scripted: Answer | None,
+        now: float,
+        wait: Callable[[float], bool],
+    ) -> tuple[Strike, Response | None]:
+        """Returns what happens to a request: the firewall comes first, then a script, the archive's limits, a storm."""
+        name = UNKNOWN if service is None else service.name
+        if name in ARCHIVE_SERVICES and self._guard.is_blocked(now):
+            return CALM, None
+        if scripted is not None:
+            strike = Strike(scripted)
+            return strike, self._respond(service, request, strike, wait)
+        refusal = self._guard.refuse(name, now) if self._enforces else None
+        if refusal is not None:
+            if self._guard.is_blocked(now):
+                self._alarm.set()
+            return CALM, refusal
+        strike = CALM if self._storm is None or service is None else self._storm.strike(name, request, now)
+        return strike, self._respond(service, request, strike, wait)
+
+    @cached_property
+    def _decoy(self) -> SandboxVideo:
+        return find_decoy(self.world)
+
+    def _respond(
+        self, service: Service | None, request: Request, strike: Strike, wait: Callable[[float], bool]
+    ) -> Response | None:
+        answer = strike.answer
+        if (answer.delay_seconds and wait(answer.delay_seconds)) or answer.reset:
+            return None
+        if answer.status is not None:
+            return answer.response()
+        if strike.is_about_another and service is not None:
+            return tell_of_another(service, request, self._decoy)
+        return _ordinary(service, request)
+
+    def _open_gate(self, address: tuple[str, int]) -> Listener:
+        try:
+            return Listener(address, self.handle)
+        except OSError:
+            self._listener.close()
+            raise
+
+    def _keep_gate(self) -> None:
+        """Closes the archive's port while the firewall is up: the only thread that does."""
+        self._alarm.wait()
+        while not self._stopping.wait(_GATE_SECONDS):
+            is_blocked = self._guard.is_blocked(self._clock())
+            if is_blocked and self._gate is not None:
+                self._gate.close()
+                self._gate = None
+            elif not is_blocked and self._gate is None:
+                # Whoever took the port meanwhile may give it back: then the next round opens it.
+                with suppress(OSError):
+                    self._gate = Listener(self._gate_address, self.handle)
+                    self._gate.start()
+
+
+@lru_cache(maxsize=4)
+def _http_date(second: int) -> str:
+    return formatdate(second, usegmt=True)
 
 
 def _ordinary(service: Service | None, request: Request) -> Response:
     if service is None:
         return Response(404, (("Content-Type", "text/plain; charset=utf-8"),), b"no service has this path\n")
-    if request.method not in ("GET", "HEAD"):
-        return Response(405, (("Allow", "GET, HEAD"), ("Content-Type", "text/plain")), b"Method Not Allowed")
+    methods = methods_of(service)
+    if request.method not in methods:
+        allowed = (("Allow", ", ".join(methods)), ("Content-Type", "text/plain"))
+        return Response(405, allowed, b"Method Not Allowed")
     return service.answer(request)
-
-
-class _Listener(ThreadingMixIn, TCPServer):
-    allow_reuse_address = True
-    daemon_threads = True
-    request_queue_size = 256
-
-    def __init__(self, address: tuple[str, int], sandbox: SandboxServer) -> None:
-        self.sandbox = sandbox
-        self._open: set[socket.socket] = set()
-        self._open_lock = threading.Lock()
-        try:
-            super().__init__(address, _Connection)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, f"{address[0]}:{address[1]}") from error
-
-    def process_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
-        assert isinstance(request, socket.socket)
-        with self._open_lock:
-            self._open.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: socket.socket | tuple[bytes, socket.socket]) -> None:
-        assert isinstance(request, socket.socket)
-        with self._open_lock:
-            self._open.discard(request)
-        super().shutdown_request(request)
-
-    def close_connections(self) -> None:
-        """Ends the connections that clients keep alive; their threads then close them."""
-        with self._open_lock:
-            for connection in self._open:
-                _hang_up(connection)
-
-    def handle_error(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
-        """Stays silent about clients that went away; anything else is our own bug and is shown."""
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)
-
-
-class _Connection(StreamRequestHandler):
-    """One connection. Parsed by hand: the standard handler's header parser costs more than all the rest."""
-
-    disable_nagle_algorithm = True
-    server: _Listener
-
-    def handle(self) -> None:
-        while self._handle_one():
-            pass
-
-    def _handle_one(self) -> bool:
-        line = self.rfile.readline(_MAX_LINE)
-        if not line.strip():
-            return False
-        words = line.decode("latin-1").split()
-        if len(words) != 3 or not words[2].startswith("HTTP/1."):
-            self.wfile.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-            return False
-        headers = self._read_headers()
-        length = headers.get("content-length", "")
-        self.rfile.read(int(length) if length.isdecimal() else 0)
-        request = Request(words[0], _origin_form(words[1]), headers)
-        response, truncate = self.server.sandbox.handle(request)
-        if response is None:
-            _hang_up(self.connection)
-            return False
-        wants_close = headers.get("connection", "").lower() == "close"
-        is_last = truncate or wants_close or words[2] == "HTTP/1.0"
-        head, body = serialise(response, words[0], is_last=is_last, is_http10=words[2] == "HTTP/1.0")
-        self.wfile.write(head + (body[: len(body) // 2] if truncate else body))
-        return not is_last
-
-    def _read_headers(self) -> dict[str, str]:
-        headers: dict[str, str] = {}
-        for _ in range(_MAX_HEADERS):
-            line = self.rfile.readline(_MAX_LINE).decode("latin-1").strip()
-            if not line:
-                break
-            name, _, value = line.partition(":")
-            headers[name.strip().lower()] = value.strip()
-        return headers
-
-
-def _origin_form(target: str) -> str:
-    """Returns the target without scheme and host, which a client may send (and does to a proxy)."""
-    if not target.startswith("http://"):
-        return target
-    return "/" + target.removeprefix("http://").partition("/")[2]
-
-
-def serialise(response: Response, method: str, *, is_last: bool, is_http10: bool) -> tuple[bytes, bytes]:
-    """Returns the head and the body of a response as they go over the wire."""
-    names = {name.lower() for name, _ in response.headers}
-    lines = [f"HTTP/1.1 {response.status} {_REASONS.get(response.status, 'Unknown')}"]
-    lines += [f"{name}: {value}" for name, value in response.headers]
-    has_body = response.status not in (204, 304)
-    is_chunked = response.is_chunked and has_body and method != "HEAD" and not is_http10
-    if is_chunked:
-        lines.append("Transfer-Encoding: chunked")
-    elif has_body and "content-length" not in names:
-        lines.append(f"Content-Length: {len(response.body)}")
-    if is_last:
-        lines.append("Connection: close")
-    head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
-    if method == "HEAD" or not has_body:
-        return head, b""
-    if is_chunked:
-        return head, b"%x\r\n%s\r\n0\r\n\r\n" % (len(response.body), response.body)
-    return head, response.body
-
-
-def _hang_up(connection: socket.socket) -> None:
-    try:
-        connection.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        return  # The client was quicker.

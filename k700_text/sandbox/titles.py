@@ -65,6 +65,12 @@ _HOSTILE = (
     "../../{phrase},\"quoted\";semi|pipe",
     "{phrase} %s %(title)s {0} $HOME",
 )  # fmt: skip
+ODD_TITLES = (
+    "Private video", "YouTube", "Deleted video", "Video unavailable", "404 Not Found", "- YouTube",
+    "Before you continue to YouTube", "Sorry for the interruption",
+)  # fmt: skip
+"""What pages of the site are called when they show no video; some uploaders call their videos so, too."""
+
 _MAX_TITLE = 100  # YouTube's own limit, characters.
 
 

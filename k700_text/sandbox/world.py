@@ -16,8 +16,10 @@ from types import MappingProxyType
 
 from k700_text.errors import ConfigError
 from k700_text.records import POSSIBLE_YOUTUBE_ID_PATTERN, Availability, Clip, Split
+from k700_text.sandbox.captures import CaptureShares, WebArchive
+from k700_text.sandbox.mirrors import Mirror, MirrorShares, mirror_of
 from k700_text.sandbox.scene import Action, Scene, scene_of, seeded
-from k700_text.sandbox.titles import make_title
+from k700_text.sandbox.titles import ODD_TITLES, make_title
 
 DEFAULT_SHARES: Mapping[Availability, float] = MappingProxyType(
     {
@@ -34,6 +36,8 @@ DEFAULT_SHARES: Mapping[Availability, float] = MappingProxyType(
         Availability.NOT_FOUND: 0.02,
     }
 )
+# The lengths whose spellings a careless reader of ISO 8601 trips over: PT59S, PT1H, P1DT2H3S, P0D.
+_ODD_DURATIONS = (59, 3600, 93_603, 86_400, 0)
 _LANGUAGES = (None, None, "en", "en", "en", "en-US", "de", "es", "ja", "ru", "pt-BR")
 _FIRST_UPLOAD = datetime(2006, 1, 1, tzinfo=UTC)
 _LAST_UPLOAD = datetime(2019, 12, 31, tzinfo=UTC)
@@ -55,10 +59,32 @@ class WorldConfig:
     """Share of titles with markup, formulas, control characters or right-to-left text."""
     empty_titles: float = 0.003
     """Share of empty titles."""
+    odd_titles: float = 0.0
+    """Share of videos whose own title is what pages without a video are called: ``Private video``, ``YouTube``."""
+    odd_durations: float = 0.0
+    """Share of videos whose length is spelled in an unusual way."""
+    captures: CaptureShares = field(default_factory=CaptureShares)
+    """What is odd about the captures of the web archive."""
+    mirrors: MirrorShares = field(default_factory=MirrorShares)
+    """How many videos are mirrored as items of the archive."""
+
+    @classmethod
+    def hostile(cls) -> WorldConfig:
+        """Returns a world in which a crawl of a few hundred videos meets every oddity there is.
+
+        States, scenes and captures are where they are in the ordinary world; a few titles and lengths are others.
+        """
+        return cls(
+            odd_titles=0.02,
+            odd_durations=0.02,
+            captures=CaptureShares.hostile(),
+            mirrors=MirrorShares(mirrored=0.1, dark=0.2, other_names=0.5, title_lists=0.2, foreign=0.05),
+        )
 
     def __post_init__(self) -> None:
-        numbers = (self.archived, self.uninformative_titles, self.hostile_titles, self.empty_titles)
-        if any(not 0 <= share <= 1 for share in (*numbers, *self.shares.values())):
+        titles = (self.uninformative_titles, self.hostile_titles, self.empty_titles, self.odd_titles)
+        numbers = (*titles, self.archived, self.odd_durations, *self.shares.values())
+        if any(not 0 <= share <= 1 for share in numbers):
             raise ConfigError("shares of the sandbox world must be in 0..1")
         if not math.isclose(sum(self.shares.values()), 1, abs_tol=1e-6):
             raise ConfigError(f"shares of the states must add up to 1, they add up to {sum(self.shares.values()):g}")
@@ -114,6 +140,7 @@ class World:
         self.seed = seed
         self.config = config or WorldConfig()
         self._cached = lru_cache(maxsize=100_000)(self._make_video)
+        self.archive = WebArchive(seed, self.config.captures, self.video)
 
     def video(self, youtube_id: str) -> SandboxVideo:
         """Returns the video of an id; any text is answered, impossible ids as MALFORMED."""
@@ -122,6 +149,22 @@ class World:
     def scene(self, youtube_id: str) -> Scene:
         """Returns what a video shows, also when it is not on the web any more."""
         return scene_of(self.seed, youtube_id)
+
+    def recoverable_title(self, youtube_id: str) -> str | None:
+        """Returns the raw title that the web archive tells to everybody who asks for all captures; None without one.
+
+        A test's oracle: nothing but the world decides, whatever way a crawler takes to the capture.
+        """
+        return self.archive.recoverable_title(youtube_id)
+
+    def mirror(self, youtube_id: str) -> Mirror | None:
+        """Returns the item of the archive that is named after a video, None without one."""
+        return mirror_of(self.seed, self.config.mirrors, youtube_id)
+
+    def mirrored_title(self, youtube_id: str) -> str | None:
+        """Returns the raw title that an item of the archive tells about this video; None without one."""
+        mirror = self.mirror(youtube_id)
+        return (self.video(youtube_id).title or None) if mirror and mirror.has_title else None
 
     def random_ids(self, purpose: str) -> Iterator[str]:
         """Yields possible ids without end; another purpose gives other ids."""
@@ -143,15 +186,19 @@ class World:
             hostile=self.config.hostile_titles,
             empty=self.config.empty_titles,
         )
+        odd = seeded("odd", self.seed, youtube_id)
+        title = odd.choice(ODD_TITLES) if odd.random() < self.config.odd_titles else title
         language = rng.choice(_LANGUAGES)
         translated = language is not None and rng.random() < 0.1
+        author_name = f"{rng.choice(('Happy', 'Ultra', 'Little', 'Señor', 'Видео', 'team'))} {rng.randrange(1, 900)}"
+        duration = 0 if rng.random() < 0.002 else int(math.exp(rng.uniform(math.log(12), math.log(3600))))
         return SandboxVideo(
             youtube_id=youtube_id,
             availability=availability,
             title=title,
-            author_name=f"{rng.choice(('Happy', 'Ultra', 'Little', 'Señor', 'Видео', 'team'))} {rng.randrange(1, 900)}",
+            author_name=author_name,
             published_at=published_at,
-            duration_seconds=0 if rng.random() < 0.002 else int(math.exp(rng.uniform(math.log(12), math.log(3600)))),
+            duration_seconds=odd.choice(_ODD_DURATIONS) if odd.random() < self.config.odd_durations else duration,
             language=language,
             translations=MappingProxyType({"fr": f"(fr) {title}", "hi": f"(हिन्दी) {title}"} if translated else {}),
             is_embeddable=_draw_embeddable(rng, availability),

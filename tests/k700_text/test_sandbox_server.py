@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
-import hashlib
-import html
 import http.client
 import io
 import json
-import re
+import signal
 import socket
-import tarfile
+import subprocess
+import sys
 import threading
 import time
-from base64 import b64decode
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import islice
-from typing import Any
-from urllib.parse import quote
+from urllib.parse import urlsplit
 
 import av
 import pytest
@@ -27,40 +23,14 @@ import pytest
 from k700_text.records import Availability
 from k700_text.sandbox.messages import Answer
 from k700_text.sandbox.server import SandboxServer
-from k700_text.sandbox.services.video_resource import iso_duration
-from k700_text.sandbox.services.watch_page import consent_page, dead_page, watch_page
-from k700_text.sandbox.world import SandboxVideo, World, make_kinetics
+from k700_text.sandbox.services.video_resource import iso_duration, video_resource
+from k700_text.sandbox.world import World, make_kinetics
+from tests.k700_text.sandboxing import Client, Videos, api, oembed, watch
 
 WORLD = World(0)
 MINIATURE = make_kinetics(WORLD, num_classes=3, clips_per_class=5, val_per_class=2, test_per_class=2)
-VIDEOS = [WORLD.video(youtube_id) for youtube_id in islice(WORLD.random_ids("server tests"), 3000)]
-ARCHIVE = "/deepmind-media/Datasets/kinetics700_2020.tar.gz"
-
-
-class Reply:
-    def __init__(self, status: int, headers: http.client.HTTPMessage, body: bytes) -> None:
-        self.status, self.headers, self.body = status, headers, body
-
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-    @property
-    def reason(self) -> str:
-        return str(self.json()["error"]["errors"][0]["reason"])
-
-
-class Client:
-    def __init__(self, port: int) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-
-    def __call__(self, target: str, method: str = "GET", **headers: str) -> Reply:
-        names = {name.replace("_", "-"): value for name, value in headers.items()}
-        self._connection.request(method, target, headers=names)
-        response = self._connection.getresponse()
-        return Reply(response.status, response.headers, response.read())
-
-    def close(self) -> None:
-        self._connection.close()
+PICK = Videos(WORLD, 3000)
+VIDEOS = PICK.all
 
 
 @pytest.fixture
@@ -76,34 +46,11 @@ def get(server: SandboxServer) -> Iterator[Client]:
     client.close()
 
 
-def first(accepts: Callable[[SandboxVideo], bool]) -> SandboxVideo:
-    return next(video for video in VIDEOS if accepts(video))
-
-
-def in_state(availability: Availability) -> SandboxVideo:
-    return first(lambda video: video.availability is availability)
-
-
-def oembed(url: str, **more: str) -> str:
-    return f"/oembed?url={quote(url, safe='')}&format=json" + "".join(f"&{key}={value}" for key, value in more.items())
-
-
-def watch(youtube_id: str) -> str:
-    return f"https://www.youtube.com/watch?v={youtube_id}"
-
-
-def api(*ids: str, **more: str) -> str:
-    parameters = {"part": "snippet,contentDetails,status", "key": "k", "prettyPrint": "false", **more}
-    return f"/youtube/v3/videos?id={','.join(ids)}" + "".join(
-        f"&{name}={quote(value, safe='')}" for name, value in parameters.items()
-    )
-
-
 # --- oEmbed ---
 
 
 def test_oembed_gives_the_title_as_json(get: Client) -> None:
-    video = in_state(Availability.PUBLIC)
+    video = PICK.in_state(Availability.PUBLIC)
     reply = get(oembed(watch(video.youtube_id)))
     assert reply.status == 200
     assert reply.headers["Content-Type"].startswith("application/json")
@@ -132,7 +79,7 @@ def test_oembed_gives_the_title_as_json(get: Client) -> None:
     ],
 )
 def test_oembed_refuses_with_one_word(get: Client, availability: Availability, status: int, body: bytes) -> None:
-    reply = get(oembed(watch(in_state(availability).youtube_id)))
+    reply = get(oembed(watch(PICK.in_state(availability).youtube_id)))
     assert (reply.status, reply.body) == (status, body)
     assert "json" not in reply.headers["Content-Type"]
 
@@ -144,7 +91,7 @@ def test_oembed_of_an_impossible_url_is_a_bad_request(get: Client, url: str) -> 
 
 
 def test_oembed_knows_the_forms_of_a_watch_url(get: Client) -> None:
-    youtube_id = in_state(Availability.UNLISTED).youtube_id
+    youtube_id = PICK.in_state(Availability.UNLISTED).youtube_id
     for form in ("https://m.youtube.com/watch?v={}&t=3", "https://youtu.be/{}", "https://www.youtube.com/shorts/{}"):
         assert get(oembed(form.format(youtube_id))).status == 200
     assert get(oembed(f"https://www.youtube.com/embed/{youtube_id}")).status == 404
@@ -153,7 +100,7 @@ def test_oembed_knows_the_forms_of_a_watch_url(get: Client) -> None:
 
 
 def test_oembed_compresses_when_asked_and_knows_xml_and_width(get: Client) -> None:
-    video = in_state(Availability.PUBLIC)
+    video = PICK.in_state(Availability.PUBLIC)
     target = oembed(watch(video.youtube_id))
     reply = get(target, Accept_Encoding="gzip, deflate")
     assert reply.headers["Content-Encoding"] == "gzip"
@@ -175,9 +122,9 @@ def test_oembed_titles_survive_markup_and_scripts(get: Client) -> None:
 
 def test_thumbnail_is_a_real_picture_while_the_video_lives(get: Client) -> None:
     for video, status, size in (
-        (in_state(Availability.PUBLIC), 200, (480, 360)),
-        (in_state(Availability.PRIVATE), 404, (120, 90)),
-        (in_state(Availability.REMOVED), 404, (120, 90)),
+        (PICK.in_state(Availability.PUBLIC), 200, (480, 360)),
+        (PICK.in_state(Availability.PRIVATE), 404, (120, 90)),
+        (PICK.in_state(Availability.REMOVED), 404, (120, 90)),
     ):
         reply = get(f"/vi/{video.youtube_id}/hqdefault.jpg")
         assert (reply.status, reply.headers["Content-Type"]) == (status, "image/jpeg")
@@ -216,9 +163,15 @@ def test_durations_are_spelled_as_the_service_does(seconds: int, text: str) -> N
     assert iso_duration(seconds) == text
 
 
+def test_no_duration_is_spelled_in_two_ways() -> None:
+    videos = [replace(VIDEOS[0], youtube_id=f"endless{number:04}", duration_seconds=0) for number in range(20)]
+    spelled = {video_resource(video, ["contentDetails"], None)["contentDetails"]["duration"] for video in videos}
+    assert spelled == {"P0D", "PT0S"}
+
+
 def test_data_api_tells_the_states_it_can_tell(get: Client) -> None:
     states = (Availability.UNLISTED, Availability.EMBEDDING_OFF, Availability.AGE_RESTRICTED, Availability.GEO_BLOCKED)
-    videos = {state: in_state(state) for state in states}
+    videos = {state: PICK.in_state(state) for state in states}
     reply = get(api(*(video.youtube_id for video in videos.values()), "aaaaaaaaaaa"))
     items = {item["id"]: item for item in reply.json()["items"]}
     unlisted, no_embedding, age, geo = (items[videos[state].youtube_id] for state in states)
@@ -230,12 +183,13 @@ def test_data_api_tells_the_states_it_can_tell(get: Client) -> None:
 
 
 def test_data_api_of_dead_ids_alone_is_an_empty_list(get: Client) -> None:
-    values = get(api(in_state(Availability.REMOVED).youtube_id, in_state(Availability.PRIVATE).youtube_id)).json()
+    gone = (PICK.in_state(state).youtube_id for state in (Availability.REMOVED, Availability.PRIVATE))
+    values = get(api(*gone)).json()
     assert (values["items"], values["pageInfo"]) == ([], {"totalResults": 0, "resultsPerPage": 0})
 
 
 def test_data_api_honours_fields_and_hl(get: Client) -> None:
-    video = first(lambda video: bool(video.translations) and video.availability.is_alive)
+    video = PICK.first(lambda video: bool(video.translations) and video.availability.is_alive)
     reply = get(api(video.youtube_id, fields="items(id,snippet/title),pageInfo/totalResults"))
     assert reply.json() == {
         "items": [{"id": video.youtube_id, "snippet": {"title": video.title}}],
@@ -306,86 +260,7 @@ def test_data_api_etag_and_compression(get: Client) -> None:
     assert packed.headers["Content-Encoding"] == "gzip" and gzip.decompress(packed.body) == reply.body
 
 
-# --- web archive ---
-
-
-def memento(video: SandboxVideo, timestamp: str) -> str:
-    return f"/web/{timestamp}id_/http://www.youtube.com/watch?v={video.youtube_id}"
-
-
-def test_wayback_redirects_to_the_closest_capture(get: Client) -> None:
-    video = first(lambda video: len(video.captures) >= 3)
-    for timestamp in ("0", "2", "2017", "20130101", "20200615120000"):
-        reply = get(memento(video, timestamp))
-        assert reply.status == 302 and "Memento-Datetime" not in reply.headers
-        location = reply.headers["Location"]
-        found = re.search(r"/web/(\d{14})id_/http://www\.youtube\.com/watch\?v=(.{11})$", location)
-        assert found is not None and found[2] == video.youtube_id
-        if timestamp in "02":
-            expected = video.captures[0 if timestamp == "0" else -1]
-        else:
-            asked = datetime.strptime(timestamp + "00000101000000"[len(timestamp) :], "%Y%m%d%H%M%S")
-            expected = min(video.captures, key=lambda moment: abs(moment - asked.replace(tzinfo=UTC)))
-        assert found[1] == expected.strftime("%Y%m%d%H%M%S")
-        page = get(location)
-        assert page.status == 200
-        assert (
-            datetime.strptime(page.headers["Memento-Datetime"], "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=UTC)
-            == expected
-        )
-        assert 'rel="original"' in page.headers["Link"] and page.headers["x-archive-src"]
-
-
-def test_wayback_never_archived_is_404_without_memento_datetime(get: Client) -> None:
-    video = first(lambda video: not video.captures)
-    for target in (memento(video, "2017"), "/web/2017id_/http://example.com/", "/web/abc/x"):
-        reply = get(target)
-        assert reply.status == 404 and "Memento-Datetime" not in reply.headers
-
-
-@pytest.mark.parametrize(
-    ("captured", "title", "signs"),
-    [
-        ("2008-05-01", "YouTube - {}", ["swfArgs"]),
-        ("2010-05-01", "YouTube - {}", ["PLAYER_CONFIG", "watch-userbanner"]),
-        ("2012-05-01", "{} - YouTube", ["PLAYER_CONFIG"]),
-        ("2015-05-01", "{} - YouTube", ["ytplayer.config", "og:title", 'itemprop="name"']),
-        ("2019-05-01", "{} - YouTube", ["ytInitialData", "player_response"]),
-        ("2022-05-01", "{} - YouTube", ["ytInitialPlayerResponse"]),
-    ],
-)
-def test_watch_pages_of_every_era(captured: str, title: str, signs: list[str]) -> None:
-    video = first(lambda video: "<" in video.title)
-    page = watch_page(video, datetime.fromisoformat(captured).replace(tzinfo=UTC))
-    found = re.search(r"<title>(.*?)</title>", page, re.DOTALL)
-    assert found is not None and html.unescape(found[1]) == title.format(video.title)
-    assert all(sign in page for sign in signs)
-    assert video.youtube_id in page
-    assert page.count("</script>") == page.count("<script")
-
-
-def test_dead_and_consent_pages_have_no_title_of_the_video(get: Client) -> None:
-    video = first(
-        lambda video: video.died_at is not None and bool(video.captures) and video.captures[-1] > video.died_at
-    )
-    page = get(memento(video, video.captures[-1].strftime("%Y%m%d%H%M%S")))
-    assert page.status == 200 and "Memento-Datetime" in page.headers
-    assert page.body.decode() == dead_page(video, video.captures[-1])
-    assert html.escape(video.title) not in page.body.decode()
-    assert "<title>Before you continue to YouTube</title>" in consent_page()
-
-
-def test_the_index_lists_the_captures(get: Client) -> None:
-    video = first(lambda video: len(video.captures) >= 2)
-    target = f"/cdx/search/cdx?url={quote(watch(video.youtube_id), safe='')}&output=json"
-    header, *rows = get(target).json()
-    assert header == ["urlkey", "timestamp", "original", "mimetype", "statuscode", "digest", "length"]
-    assert [row[1] for row in rows] == [moment.strftime("%Y%m%d%H%M%S") for moment in video.captures]
-    assert all(row[0] == f"com,youtube)/watch?v={video.youtube_id.lower()}" for row in rows)
-    assert get(target + "&limit=-1&fl=timestamp").json() == [["timestamp"], [rows[-1][1]]]
-    absent = first(lambda video: not video.captures)
-    empty = get(f"/cdx/search/cdx?url={quote(watch(absent.youtube_id), safe='')}&output=json")
-    assert (empty.status, empty.json()) == (200, [])
+# --- items of the archive ---
 
 
 def test_archive_items(get: Client) -> None:
@@ -396,50 +271,37 @@ def test_archive_items(get: Client) -> None:
         assert item["metadata"]["title"] == WORLD.video(youtube_id).title
 
 
-# --- annotation archives ---
-
-
-def test_annotation_archive_is_laid_out_like_the_official_one(get: Client) -> None:
-    reply = get(ARCHIVE)
-    assert reply.status == 200
-    digest = hashlib.md5(reply.body).digest()
-    assert reply.headers["x-goog-hash"].startswith("md5=") and b64decode(reply.headers["x-goog-hash"][4:]) == digest
-    assert reply.headers["ETag"] == f'"{digest.hex()}"'
-    with tarfile.open(fileobj=io.BytesIO(reply.body)) as tar:
-        files = {member.name: tar.extractfile(member) for member in tar.getmembers()}
-        texts = {name: file.read().decode() for name, file in files.items() if file is not None}
-    assert set(texts) == {
-        f"kinetics700_2020/{split}.{suffix}" for split in ("train", "validate", "test") for suffix in ("csv", "json")
-    }
-    train = list(csv.DictReader(io.StringIO(texts["kinetics700_2020/train.csv"])))
-    assert len(train) >= 15 and list(train[0]) == ["label", "youtube_id", "time_start", "time_end", "split"]
-    test = list(csv.DictReader(io.StringIO(texts["kinetics700_2020/test.csv"])))
-    assert len(test) == 6 and list(test[0]) == ["youtube_id", "time_start", "time_end", "split"]
-    entry = json.loads(texts["kinetics700_2020/validate.json"]).popitem()[1]
-    assert set(entry) == {"annotations", "duration", "subset", "url"} and entry["subset"] == "validate"
-
-
-def test_annotation_archive_serves_ranges_and_304(get: Client) -> None:
-    whole = get(ARCHIVE)
-    size = len(whole.body)
-    for header, part in ((f"bytes=10-{size * 2}", whole.body[10:]), ("bytes=0-9", whole.body[:10])):
-        reply = get(ARCHIVE, Range=header)
-        assert (reply.status, reply.body) == (206, part)
-        assert reply.headers["Content-Range"].endswith(f"/{size}")
-    assert get(ARCHIVE, Range="bytes=-5").body == whole.body[-5:]
-    assert get(ARCHIVE, Range=f"bytes={size}-").status == 416
-    assert get(ARCHIVE, Range="bytes=0-9", If_Range='"old"').status == 200
-    assert get(ARCHIVE, If_None_Match=whole.headers["ETag"]).status == 304
-    missing = get("/deepmind-media/Datasets/kinetics9000.tar.gz")
-    assert missing.status == 404 and b"<Code>NoSuchKey</Code>" in missing.body
-    assert get("/deepmind-media/Datasets/kinetics700.tar.gz").status == 200
-
-
 # --- the server itself ---
 
 
+def test_answers_bear_the_date_of_the_servers_clock() -> None:
+    with SandboxServer(WORLD, clock=lambda: 1_780_000_000.9) as server:
+        get = Client(server.port)
+        assert get("/").headers["Date"] == "Thu, 28 May 2026 20:26:40 GMT"
+        get.close()
+
+
+def test_the_command_serves_what_its_options_say() -> None:
+    command = [sys.executable, "-c", "from k700_text.cli.main import run; run()", "sandbox", "--json", "--no-log"]
+    command += ["--clips-per-class", "1", "--num-classes", "1", "--daily-quota", "1", "--enforce", "--hostile"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        facts = json.loads(process.stdout.readline())
+        process.stderr.readline()  # it is serving: from here on Ctrl-C stops it
+        get = Client(urlsplit(facts["url"]).port or 0)
+        assert [get(api("dQw4w9WgXcQ")).status for _ in range(2)] == [200, 403]
+        assert get(api(*["dQw4w9WgXcQ"] * 51)).status == 403
+        get.close()
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=20)
+    options = facts["endpoint_options"].split()
+    assert f"wayback={facts['archive_url']}" in options and f"annotations={facts['url']}" in options
+    assert not [option for option in options if option.startswith(("dumps=", "wayback-cdx="))]
+    assert "stopped after 3 requests" in told and "impolite: data-api: 51 ids in one request" in told
+
+
 def test_scripted_answers_come_first_then_the_ordinary_ones(server: SandboxServer, get: Client) -> None:
-    target = oembed(watch(in_state(Availability.PUBLIC).youtube_id))
+    target = oembed(watch(PICK.in_state(Availability.PUBLIC).youtube_id))
     server.script(
         "oembed",
         [
@@ -462,7 +324,7 @@ def test_scripted_answers_come_first_then_the_ordinary_ones(server: SandboxServe
 
 
 def test_cut_reset_and_late_answers(server: SandboxServer) -> None:
-    target = oembed(watch(in_state(Availability.PRIVATE).youtube_id))
+    target = oembed(watch(PICK.in_state(Availability.PRIVATE).youtube_id))
     answers = [Answer(reset=True), Answer(truncate=True), Answer(200, body="x" * 100, truncate=True)]
     server.script("oembed", [*answers, Answer(delay_seconds=0.2)])
     with pytest.raises(ConnectionError):
@@ -540,7 +402,7 @@ def test_broken_and_unwanted_requests_are_refused(server: SandboxServer, request
 
 
 def test_http_1_0_gets_a_length_and_a_closed_connection(server: SandboxServer) -> None:
-    youtube_id = in_state(Availability.PUBLIC).youtube_id
+    youtube_id = PICK.in_state(Availability.PUBLIC).youtube_id
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         connection.sendall(f"GET {oembed(watch(youtube_id))} HTTP/1.0\r\n\r\n".encode())
         received = b""

@@ -12,7 +12,9 @@ import pytest
 
 from k700_text.errors import ConfigError
 from k700_text.records import POSSIBLE_YOUTUBE_ID_PATTERN, Availability, Split
+from k700_text.sandbox.mirrors import MirrorShares
 from k700_text.sandbox.scene import Action
+from k700_text.sandbox.titles import ODD_TITLES
 from k700_text.sandbox.world import DEFAULT_SHARES, World, WorldConfig, make_kinetics
 
 
@@ -60,9 +62,22 @@ def test_titles_hold_what_careless_software_trips_over() -> None:
     assert max(map(len, titles)) >= 90
 
 
+def test_a_hostile_world_has_odd_titles_and_lengths_and_else_the_same_videos() -> None:
+    ordinary, hostile = World(0), World(0, WorldConfig.hostile())
+    ids = list(islice(ordinary.random_ids("hostile"), 1500))
+    pairs = [(ordinary.video(youtube_id), hostile.video(youtube_id)) for youtube_id in ids]
+    assert {other.title for video, other in pairs if other.title != video.title} == set(ODD_TITLES)
+    assert {other.duration_seconds for video, other in pairs if other.duration_seconds != video.duration_seconds} == {
+        0, 59, 3600, 86_400, 93_603,
+    }  # fmt: skip
+    odd = sum(video != other for video, other in pairs)
+    assert 0.02 < odd / len(pairs) < 0.07
+    assert all((video.availability, video.scene) == (other.availability, other.scene) for video, other in pairs)
+
+
 @pytest.mark.parametrize(
     "settings",
-    [{"archived": 1.5}, {"shares": {Availability.PUBLIC: 0.5}}, {"hostile_titles": -0.1}],
+    [{"archived": 1.5}, {"shares": {Availability.PUBLIC: 0.5}}, {"hostile_titles": -0.1}, {"odd_titles": 2}],
 )
 def test_bad_shares_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="shares"):
@@ -135,6 +150,12 @@ def test_real_ids_get_stable_answers(real_data: Path) -> None:
     availabilities = Counter(world.video(youtube_id).availability for youtube_id in sample)
     assert availabilities[Availability.MALFORMED] == 0
     assert availabilities[Availability.PUBLIC] / len(sample) == pytest.approx(0.83, abs=0.04)
+
+
+@pytest.mark.parametrize("settings", [{"mirrored": -1}, {"foreign": 1.1}])
+def test_bad_shares_of_mirrors_are_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="mirrors"):
+        MirrorShares(**settings)
 
 
 def test_a_known_id_is_the_same_on_every_machine() -> None:

@@ -1,4 +1,7 @@
-"""The annotation archives: ``kinetics700_2020.tar.gz`` and ``kinetics700.tar.gz``, laid out as the official ones."""
+"""The annotation archives: ``kinetics700_2020.tar.gz`` and ``kinetics700.tar.gz``, laid out as the official ones.
+
+Two stores hold them, as in the world: a Google bucket the archives, an Amazon bucket the CSV of each split.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +18,19 @@ from email.utils import formatdate
 
 from k700_text.records import Clip, Split
 from k700_text.sandbox.messages import Request, Response
+from k700_text.sandbox.services.objects import StoredObject, crc32c, xml_error
 
 _ROOT = "/deepmind-media/Datasets/"
 _NAMES = ("kinetics700_2020", "kinetics700")
 _OFFICIAL_SPLIT = {Split.TRAIN: "train", Split.VAL: "validate", Split.TEST: "test"}
 _PUBLISHED_AT = 1_603_000_000.0
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
-_MISSING = (
-    b"<?xml version='1.0' encoding='UTF-8'?><Error><Code>NoSuchKey</Code>"
-    b"<Message>The specified key does not exist.</Message></Error>"
-)
+_CVDF_ROOT = "/kinetics/700_2020/"
+_CVDF_CSV = re.compile(r"annotations/(train|val|test)\.csv")
+_PART_BYTES = 8 << 20
 
 
 class Annotations:
-    """``/deepmind-media/Datasets/<name>.tar.gz``, with ETag, checksum and ranges.
+    """``/deepmind-media/Datasets/<name>.tar.gz`` in the Google bucket, with ETag, checksums and ranges.
 
     Args:
         clips: the annotated clips; without any, the archives do not exist.
@@ -38,7 +40,8 @@ class Annotations:
 
     def __init__(self, clips: Iterable[Clip]) -> None:
         self._clips = tuple(clips)
-        self._archives: dict[str, bytes] = {}
+        self._archives: dict[str, StoredObject] = {}
+        self._generation = 0
 
     def owns(self, path: str) -> bool:
         """Tells whether a path belongs to this service."""
@@ -50,37 +53,80 @@ class Annotations:
 
     def answer(self, request: Request) -> Response:
         """Returns an archive or the asked range of it."""
-        body = self._archive(request.path.removeprefix(_ROOT).removesuffix(".tar.gz"))
-        if body is None or not request.path.endswith(".tar.gz"):
-            return Response(404, (("Content-Type", "application/xml; charset=UTF-8"),), _MISSING)
+        name = request.path.removeprefix(_ROOT).removesuffix(".tar.gz")
+        if name not in _NAMES or not self._clips or not request.path.endswith(".tar.gz"):
+            return xml_error(404, "NoSuchKey", "The specified key does not exist.")
+        if name not in self._archives:
+            self._archives[name] = self._store(build_archive(name, self._clips, mtime=self._generation))
+        return self._archives[name].answer(request)
+
+    def republish(self) -> None:
+        """Replaces the archives by a new version of the same content: other bytes, another ETag."""
+        self._generation += 1
+        self._archives = {}
+
+    def _store(self, body: bytes) -> StoredObject:
         digest = hashlib.md5(body, usedforsecurity=False)
         headers = (
-            ("ETag", f'"{digest.hexdigest()}"'),
+            ("x-goog-hash", f"crc32c={base64.b64encode(crc32c(body)).decode()}"),
             ("x-goog-hash", f"md5={base64.b64encode(digest.digest()).decode()}"),
+            ("x-goog-generation", str(1_603_000_000_000_000 + self._generation)),
             ("x-goog-stored-content-length", str(len(body))),
-            ("Last-Modified", formatdate(_PUBLISHED_AT, usegmt=True)),
-            ("Accept-Ranges", "bytes"),
+            ("Last-Modified", formatdate(_PUBLISHED_AT + self._generation, usegmt=True)),
             ("Content-Type", "application/x-tar"),
             ("Server", "UploadServer"),
         )
-        if request.header("if-none-match") == headers[0][1]:
-            return Response(304, headers)
-        is_current = request.header("if-range") in ("", headers[0][1])
-        return _ranged(request.header("range") if is_current else "", Response(200, headers, body))
-
-    def _archive(self, name: str) -> bytes | None:
-        if name not in _NAMES or not self._clips:
-            return None
-        if name not in self._archives:
-            self._archives[name] = build_archive(name, self._clips)
-        return self._archives[name]
+        return StoredObject(body, f'"{digest.hexdigest()}"', headers)
 
 
-def build_archive(name: str, clips: Sequence[Clip]) -> bytes:
-    """Returns a tar.gz with ``<name>/{train,validate,test}.{csv,json}``; the same clips give the same bytes."""
+class CvdfAnnotations:
+    """``/kinetics/700_2020/annotations/<split>.csv`` in the Amazon bucket, which tells nobody what it lacks.
+
+    Args:
+        clips: the annotated clips.
+    """
+
+    name = "cvdf"
+
+    def __init__(self, clips: Iterable[Clip]) -> None:
+        self._clips = tuple(clips)
+
+    def owns(self, path: str) -> bool:
+        """Tells whether a path belongs to this service."""
+        return path.startswith("/kinetics/")
+
+    def youtube_ids(self, request: Request) -> tuple[str, ...]:
+        """Returns no ids: the files are about all of them."""
+        return ()
+
+    def answer(self, request: Request) -> Response:
+        """Returns a CSV or a range of it; 403 for a missing file, 404 for a missing folder."""
+        if not request.path.startswith(_CVDF_ROOT):
+            return xml_error(404, "NoSuchKey", "The specified key does not exist.")
+        found = _CVDF_CSV.fullmatch(request.path.removeprefix(_CVDF_ROOT))
+        if found is None:
+            # Without the right to list the bucket, a missing key is a forbidden one.
+            return xml_error(403, "AccessDenied", "Access Denied")
+        split = Split.parse(found[1])
+        body = annotations_csv([clip for clip in self._clips if clip.split is split]).encode()
+        digest = hashlib.md5(body, usedforsecurity=False).hexdigest()
+        # The ETag of a file that was uploaded in parts is no md5 of it.
+        etag = f'"{digest}-{-(-len(body) // _PART_BYTES)}"'
+        headers = (("Content-Type", "text/csv"), ("Server", "AmazonS3"), ("x-amz-request-id", "SANDBOX"))
+        return StoredObject(body, etag, headers).answer(request)
+
+
+def build_archive(name: str, clips: Sequence[Clip], *, mtime: int = 0) -> bytes:
+    """Returns a tar.gz with ``<name>/{train,validate,test}.{csv,json}``; same clips and time give the same bytes.
+
+    Args:
+        name: name of the archive and of the folder in it.
+        clips: the annotated clips.
+        mtime: time of compression (seconds since 1970), which is part of the bytes.
+    """
     buffer = io.BytesIO()
     with (
-        gzip.GzipFile(fileobj=buffer, mode="wb", filename="", mtime=0) as compressed,
+        gzip.GzipFile(fileobj=buffer, mode="wb", filename="", mtime=mtime) as compressed,
         tarfile.open(fileobj=compressed, mode="w") as tar,
     ):
         for split, spelling in _OFFICIAL_SPLIT.items():
@@ -121,18 +167,3 @@ def annotations_json(clips: Iterable[Clip]) -> str:
             "url": f"https://www.youtube.com/watch?v={clip.youtube_id}",
         }
     return json.dumps(values, indent=1, sort_keys=True)
-
-
-def _ranged(header: str, whole: Response) -> Response:
-    found = _RANGE.fullmatch(header.strip())
-    if found is None or found[1] == found[2] == "":
-        return whole
-    size = len(whole.body)
-    if found[1]:
-        start, end = int(found[1]), min(int(found[2] or size - 1), size - 1)
-    else:
-        start, end = max(size - int(found[2]), 0), size - 1
-    if start > end or start >= size:
-        return Response(416, (*whole.headers, ("Content-Range", f"bytes */{size}")))
-    headers = (*whole.headers, ("Content-Range", f"bytes {start}-{end}/{size}"))
-    return Response(206, headers, whole.body[start : end + 1])

@@ -7,16 +7,14 @@ import re
 from typing import Any
 
 from k700_text.sandbox.messages import Request, Response
-from k700_text.sandbox.scene import seeded
+from k700_text.sandbox.mirrors import Mirror
 from k700_text.sandbox.world import World
 
-_ITEM = re.compile(r"/metadata/(?P<prefix>youtube-|youtube_|)(?P<id>[^/]{11})")
-_MIRRORED = 0.03
-_DARK = 0.1
+_ITEM = re.compile(r"/metadata/(?P<item>(?:youtube-|youtube_|)(?P<id>[^/]{11}))")
 
 
 class ArchiveItem:
-    """Metadata of items named ``youtube-<ID>``; about 3 % of the videos have one, one in ten of them is hidden."""
+    """Metadata of items named after a video, in one of three forms; some are hidden, some have a list for a title."""
 
     name = "archive-item"
 
@@ -35,26 +33,25 @@ class ArchiveItem:
     def answer(self, request: Request) -> Response:
         """Returns the item, or ``{}`` with status 200 where there is none."""
         found = _ITEM.fullmatch(request.path)
-        values = self._item(found["id"]) if found and found["prefix"] == "youtube-" else {}
+        mirror = self._world.mirror(found["id"]) if found else None
+        values: dict[str, Any] = {}
+        if found and mirror and mirror.item == found["item"]:
+            values = {"is_dark": True} if mirror.is_dark else self._item(found["id"], mirror)
         body = json.dumps(values, ensure_ascii=False).encode()
         return Response(200, (("Content-Type", "application/json"), ("Server", "nginx")), body)
 
-    def _item(self, youtube_id: str) -> dict[str, Any]:
-        rng = seeded("archive item", self._world.seed, youtube_id)
-        if rng.random() >= _MIRRORED:
-            return {}
-        if rng.random() < _DARK:
-            return {"is_dark": True}
-        video = self._world.video(youtube_id)
+    def _item(self, youtube_id: str, mirror: Mirror) -> dict[str, Any]:
+        shown = next(self._world.random_ids(f"foreign {youtube_id}")) if mirror.is_foreign else youtube_id
+        video = self._world.video(shown)
         return {
             "created": 1_600_000_000,
             "metadata": {
-                "identifier": f"youtube-{youtube_id}",
-                "title": video.title,
+                "identifier": mirror.item,
+                "title": [video.title, f"{video.title} (mirror)"] if mirror.has_title_list else video.title,
                 "creator": video.author_name,
                 "date": video.published_at.strftime("%Y-%m-%d"),
-                "originalurl": f"https://www.youtube.com/watch?v={youtube_id}",
+                "originalurl": f"https://www.youtube.com/watch?v={shown}",
                 "mediatype": "movies",
             },
-            "files": [{"name": f"{youtube_id}.mp4", "source": "original", "format": "MPEG4"}],
+            "files": [{"name": f"{shown}.mp4", "source": "original", "format": "MPEG4"}],
         }

@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 
 from k700_text.sandbox.messages import Request, Response
 from k700_text.sandbox.scene import seeded
+from k700_text.sandbox.services.data_api_errors import HEADERS, error, invalid_key, quota_exceeded
 from k700_text.sandbox.services.fields import parse_fields, select, unknown_names
 from k700_text.sandbox.services.video_resource import KNOWN_FIELDS, PARTS, video_resource
 from k700_text.sandbox.world import World
@@ -20,13 +21,6 @@ from k700_text.sandbox.world import World
 MAX_IDS = 50
 DEFAULT_DAILY_QUOTA = 10_000
 _PACIFIC = ZoneInfo("America/Los_Angeles")
-_HEADERS = (
-    ("Content-Type", "application/json; charset=UTF-8"),
-    ("Vary", "Origin, X-Origin, Referer"),
-    ("Server", "scaffolding on HTTPServer2"),
-    ("Cache-Control", "private"),
-    ("X-Content-Type-Options", "nosniff"),
-)
 
 
 class DataApi:
@@ -76,8 +70,8 @@ class DataApi:
         body = json.dumps(result, ensure_ascii=False, indent=None if compact else 2).encode()
         etag = f'"{sha1(body, usedforsecurity=False).hexdigest()[:27]}"'
         if request.header("if-none-match") == etag:
-            return Response(304, (*_HEADERS, ("ETag", etag)))
-        return _compressed(request, Response(200, (*_HEADERS, ("ETag", etag)), body))
+            return Response(304, (*HEADERS, ("ETag", etag)))
+        return _compressed(request, Response(200, (*HEADERS, ("ETag", etag)), body))
 
     def _list(self, request: Request, parts: list[str], language: str | None) -> dict[str, Any]:
         ids = list(dict.fromkeys(self.youtube_ids(request)))
@@ -140,49 +134,6 @@ def _refuse_fields(text: str) -> Response | None:
         return None
     message = f"Invalid field selection {unknown[0]}"
     return error(400, message, "invalidParameter", "global", ("fields", "parameter"), status="INVALID_ARGUMENT")
-
-
-def error(
-    code: int,
-    message: str,
-    reason: str,
-    domain: str,
-    location: tuple[str, str] | None = None,
-    *,
-    status: str | None = None,
-    details: list[dict[str, Any]] | None = None,
-) -> Response:
-    """Returns an error in the API's envelope; ``status`` and ``details`` only occur in its newer answers."""
-    entry = {"message": message, "domain": domain, "reason": reason}
-    if location is not None:
-        entry.update(location=location[0], locationType=location[1])
-    envelope: dict[str, Any] = {"code": code, "message": message, "errors": [entry]}
-    if status is not None:
-        envelope["status"] = status
-    if details is not None:
-        envelope["details"] = details
-    return Response(code, _HEADERS, json.dumps({"error": envelope}, indent=2).encode())
-
-
-def invalid_key() -> Response:
-    """Returns the modern answer to a key that does not exist."""
-    detail = {
-        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
-        "reason": "API_KEY_INVALID",
-        "domain": "googleapis.com",
-        "metadata": {"service": "youtube.googleapis.com"},
-    }
-    message = "API key not valid. Please pass a valid API key."
-    return error(400, message, "badRequest", "global", status="INVALID_ARGUMENT", details=[detail])
-
-
-def quota_exceeded() -> Response:
-    """Returns the answer of a used-up daily quota; its message holds HTML, as the service's does."""
-    message = (
-        "The request cannot be completed because you have exceeded your "
-        '<a href="/youtube/v3/getting-started#quota">quota</a>.'
-    )
-    return error(403, message, "quotaExceeded", "youtube.quota")
 
 
 def _compressed(request: Request, response: Response) -> Response:

@@ -24,7 +24,7 @@ _HEADERS = (
 _WORDS = {400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found"}
 _HOSTS = re.compile(r"(www\.|m\.|music\.)?youtube\.com")
 _PATH_FORMS = re.compile(r"/(?:shorts|live|v)/([^/?&#]+)")
-_ANGLES = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "'": "\\u0027"})
+_ESCAPES = (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"), ("'", "\\u0027"))
 
 
 class Oembed:
@@ -63,7 +63,7 @@ class Oembed:
         body, content_type = _encode(values, query.get("format", "json"))
         headers = (("Content-Type", content_type), *_HEADERS)
         if request.takes_gzip:
-            return Response(200, (*headers, ("Content-Encoding", "gzip")), gzip.compress(body, 6, mtime=0), True)
+            return Response(200, (*headers, ("Content-Encoding", "gzip")), gzip.compress(body, 1, mtime=0), True)
         return Response(200, headers, body, True)
 
 
@@ -123,7 +123,9 @@ def _word(status: int, word: str | None = None) -> Response:
 
 def _encode(values: dict[str, str | int], form: str) -> tuple[bytes, str]:
     if form == "json":
-        text = json.dumps(values, ensure_ascii=False, separators=(",", ":")).translate(_ANGLES)
+        text = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
+        for character, escape in _ESCAPES:
+            text = text.replace(character, escape)
         return text.encode(), "application/json"
     rows = "".join(f"<{name}>{html.escape(str(value))}</{name}>" for name, value in values.items())
     return f'<?xml version="1.0" encoding="utf-8"?><oembed>{rows}</oembed>'.encode(), "text/xml; charset=UTF-8"

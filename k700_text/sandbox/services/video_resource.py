@@ -87,7 +87,7 @@ def _snippet(video: SandboxVideo, language: str | None) -> dict[str, Any]:
 def _content_details(video: SandboxVideo) -> dict[str, Any]:
     rng = seeded("details", video.youtube_id)
     details: dict[str, Any] = {
-        "duration": iso_duration(video.duration_seconds),
+        "duration": _duration(video),
         "dimension": "2d",
         "definition": rng.choice(("hd", "sd")),
         "caption": rng.choice(("true", "false")),
@@ -100,6 +100,13 @@ def _content_details(video: SandboxVideo) -> dict[str, Any]:
     if video.availability is Availability.GEO_BLOCKED:
         details["regionRestriction"] = rng.choice(({"blocked": ["DE", "US"]}, {"allowed": ["JP"]}))
     return details
+
+
+def _duration(video: SandboxVideo) -> str:
+    if video.duration_seconds:
+        return iso_duration(video.duration_seconds)
+    # Both spellings of nothing occur.
+    return seeded("no duration", video.youtube_id).choice(("P0D", "PT0S"))
 
 
 def _status(video: SandboxVideo) -> dict[str, Any]:

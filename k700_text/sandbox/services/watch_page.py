@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import html
 import json
+import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from itertools import zip_longest
+from types import MappingProxyType
 from typing import Any
 
 from k700_text.sandbox.world import SandboxVideo
@@ -14,6 +18,19 @@ _TITLE_SUFFIX = datetime(2011, 7, 1, tzinfo=UTC)
 _OPEN_GRAPH = datetime(2013, 1, 1, tzinfo=UTC)
 _INITIAL_DATA = datetime(2018, 1, 1, tzinfo=UTC)
 _PLAYER_RESPONSE = datetime(2020, 7, 1, tzinfo=UTC)
+_SCRIPT = re.compile(r"(<script.*?</script>)", re.DOTALL)
+CONSENT_TITLES: Mapping[str, str] = MappingProxyType(
+    {
+        "en": "Before you continue to YouTube",
+        "de": "Bevor Sie zu YouTube weitergehen",
+        "fr": "Avant d'accéder à YouTube",
+        "es": "Antes de ir a YouTube",
+        "it": "Prima di continuare su YouTube",
+        "nl": "Voordat je verdergaat naar YouTube",
+        "pl": "Zanim przejdziesz do YouTube",
+        "pt": "Antes de continuar para o YouTube",
+    }
+)
 
 
 def watch_page(video: SandboxVideo, captured_at: datetime) -> str:
@@ -37,9 +54,46 @@ def dead_page(video: SandboxVideo, captured_at: datetime) -> str:
     return _document("<title> - YouTube</title>", script)
 
 
-def consent_page() -> str:
-    """Returns the page that asks for consent in place of the video."""
-    return _document("<title>Before you continue to YouTube</title>", "<form>Before you continue to YouTube</form>")
+def consent_page(language: str = "en") -> str:
+    """Returns the page that asks for consent in place of the video, in one of CONSENT_TITLES's languages."""
+    title = CONSENT_TITLES[language]
+    return _document(f"<title>{title}</title>", f"<form>{title}</form>")
+
+
+def sorry_page() -> str:
+    """Returns the page that the site shows to an address that comes too often."""
+    text = "Our systems have detected unusual traffic from your computer network."
+    return _document("<title>Sorry for the interruption</title>", f"<p>{text}</p>")
+
+
+def huge_page(page: str, num_bytes: int) -> str:
+    """Returns a watch page with so many bytes of comments before its scripts."""
+    comment = '<li class="comment">First! Who else is here in 2012? \u2605\u2605\u2605</li>\n'
+    return page.replace("<body>", "<body><ul>" + comment * (num_bytes // len(comment.encode()) + 1) + "</ul>", 1)
+
+
+def windows_1252_page(page: str, *, declares_charset: bool) -> bytes:
+    """Returns a page in windows-1252: other characters are written as HTML and JSON escapes.
+
+    Args:
+        page: the page in UTF-8; a text that is no UTF-8 any more is added.
+        declares_charset: keep a ``meta charset`` (of windows-1252); without it the header or nothing tells.
+    """
+    meta = '<meta charset="windows-1252">' if declares_charset else ""
+    page = page.replace('<meta charset="utf-8">', meta, 1).replace(
+        "<body>", "<body><p>Caf\u00e9 \u201cna\u00efve\u201d</p>", 1
+    )
+    parts = _SCRIPT.split(page)
+    scripts = [_json_escaped(script).encode("cp1252") for script in parts[1::2]]
+    texts = [text.encode("cp1252", "xmlcharrefreplace") for text in parts[::2]]
+    return b"".join(piece for pair in zip_longest(texts, scripts, fillvalue=b"") for piece in pair)
+
+
+def _json_escaped(script: str) -> str:
+    def escape(character: str) -> str:
+        return character if character.encode("cp1252", "ignore") else json.dumps(character)[1:-1]
+
+    return "".join(map(escape, script))
 
 
 def _page_2005(video: SandboxVideo) -> str:
