@@ -8,8 +8,9 @@ stays in the ledger (``raw_title`` and the evidence), so a better rule can be ap
 from __future__ import annotations
 
 import html
-import re
 import unicodedata
+
+from k700_text.junk_titles import junk_reason
 
 SERVICE_TITLE_LENGTH = 100
 MAX_TITLE_LENGTH = 500
@@ -17,49 +18,6 @@ MAX_TITLE_LENGTH = 500
 _ZERO_WIDTH_JOINER = "\u200d"
 _ZERO_WIDTH_NON_JOINER = "\u200c"
 _TAG_CHARACTERS = range(0xE0020, 0xE0080)
-
-# web-contracts section 4.6: what pages of the service are called when they show no video.
-_JUNK_TITLES = frozenset(
-    {
-        "youtube",
-        "- youtube",
-        "youtube -",
-        "youtube - broadcast yourself.",
-        "youtube - broadcast yourself",
-        "broadcast yourself.",
-        "sorry for the interruption",
-        "sorry...",
-        "video unavailable",
-        "this video is unavailable",
-        "private video",
-        "deleted video",
-        "404 not found",
-        "404",
-        "loading...",
-        "wayback machine",
-        "internet archive wayback machine",
-    }
-)
-_JUNK_BEGINNINGS = (
-    "before you continue to youtube",
-    "bevor sie zu youtube weitergehen",
-    "bevor du zu youtube weitergehst",
-    "avant d'accéder à youtube",
-    "avant de continuer sur youtube",
-    "antes de continuar en youtube",
-    "antes de ir a youtube",
-    "antes de continuar para o youtube",
-    "antes de aceder ao youtube",
-    "prima di continuare su youtube",
-    "voordat je verdergaat naar youtube",
-    "voordat u doorgaat naar youtube",
-    "zanim przejdziesz do youtube",
-    "innan du fortsätter till youtube",
-    "inden du fortsætter til youtube",
-    "before you continue to google",
-)
-_JUNK_PARTS = ("unusual traffic from your computer network", "our systems have detected unusual traffic")
-_SITE_NAME = re.compile(r"^youtube - |\s*- youtube$")
 
 
 def clean_title(raw: str) -> str | None:
@@ -105,24 +63,15 @@ def _joins(text: str, index: int) -> bool:
 
 
 def is_junk_title(title: str, youtube_id: str) -> bool:
-    """Tells whether a page's title names the site's own page (consent, error, start page) instead of a video.
+    """Tells whether a title names a page of the site's own (consent, error, start page) instead of a video.
 
-    For titles read from HTML. A title that an API gave for exactly this id is never junk: videos called
-    "Private video" exist.
+    For titles read from HTML, which may be anything. A title that structured data gave for exactly this video is never
+    junk: videos called "Private video" exist. Consent and error pages are known in the languages of the site, in any
+    spelling of case, quotes, dashes, dots and spaces (web-contracts section 4.6); a title that merely contains such
+    words is a title.
 
     Args:
-        title: the cleaned title.
+        title: the cleaned title, with or without the site's name around it.
         youtube_id: the video asked about; a title equal to it is no title.
     """
-    if title.strip() == youtube_id:
-        return True
-    folded = title.replace("\u2019", "'").strip().casefold()
-    bare = _SITE_NAME.sub("", folded).strip()
-    if bare in ("", "-") or title.strip() in (f"{youtube_id} - YouTube", f"YouTube - {youtube_id}"):
-        return True
-    return (
-        folded in _JUNK_TITLES
-        or bare in _JUNK_TITLES
-        or bare.startswith(_JUNK_BEGINNINGS)
-        or any(part in bare for part in _JUNK_PARTS)
-    )
+    return junk_reason(title, youtube_id) is not None

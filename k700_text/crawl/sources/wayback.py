@@ -1,0 +1,413 @@
+"""The web archive: titles of videos that are gone, from pages captured while they lived (web-contracts section 4).
+
+Two sources. ``wayback`` asks playback for the captures closest to a few dates: one request for a video that was never
+archived, two for most others. ``wayback-cdx`` asks the index, which is slow, about what playback left without a title:
+captures under addresses with further parameters, and more captures of the plain one.
+
+An answer is a capture only if it bears Memento-Datetime: then its status is that of the past, and says nothing about
+the archive's health. What the archive holds says nothing about whether the video lives now.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from types import MappingProxyType
+from urllib.parse import quote, urlencode
+
+from k700_text.crawl.captures import (
+    ARCHIVED_ERROR,
+    EXCLUDED,
+    NOT_ARCHIVED,
+    Address,
+    Play,
+    Trail,
+    archived_redirect,
+    linked_captures,
+    stamp_time,
+)
+from k700_text.crawl.limiter import Pace
+from k700_text.crawl.sources.base import (
+    FAULT_STATUSES,
+    MAX_REDIRECTS,
+    RATE_LIMIT_STATUSES,
+    Get,
+    Source,
+    SourcePlan,
+    retry_after,
+)
+from k700_text.crawl.transport import Response
+from k700_text.crawl.watch_pages import WRONG_ID, id_in_url
+from k700_text.errors import ParseError, RateLimitedError, TransportError
+from k700_text.junk_titles import DEAD_PAGE
+from k700_text.records import TitleOutcome
+
+NAME = "wayback"
+INDEX_NAME = "wayback-cdx"
+HOST = "web.archive.org"
+URL = f"https://{HOST}/web"
+INDEX_URL = f"https://{HOST}/cdx/search/cdx"
+
+# Section 4.2: no Retry-After is sent; who goes on after a minute is shut out for an hour, then twice as long.
+PAUSES = (60.0, 3600.0, 7200.0, 14400.0, 28800.0, 57600.0, 86400.0)
+PLAYBACK_PACE = Pace(start_rate=8.0, max_rate=8.0, concurrency=8, pauses=PAUSES)
+INDEX_PACE = Pace(start_rate=0.4, max_rate=0.4, concurrency=2, pauses=PAUSES)
+REFUSED_SECONDS = 3600.0
+
+# Section 4.3: the clips were picked in 2016 to 2020; earlier captures show videos that were gone later.
+DATES = ("20170101000000", "20130101000000", "20200101000000")
+OLDEST = "20050214000000"
+MAX_CAPTURES = 4
+MAX_ROWS = 500
+MAX_KEPT_ROWS = 50
+FIELDS = ("timestamp", "original", "mimetype", "statuscode", "digest")
+
+_BUSY_STATUSES = FAULT_STATUSES | {413, 421}
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_RUNTIME_ERROR = "x-archive-wayback-runtime-error"
+_EXCLUSIONS = (b"AdministrativeAccessControlException", b"RobotAccessControlException", b"BlockedSite", b"Blocked Site")
+_LATE = "20210101000000"
+_NEVER = "99999999999999"
+_PLAYABLE_TYPES = frozenset({"text/html", "application/xhtml+xml", "warc/revisit", "unk", "-", ""})
+
+
+class Wayback(Source):
+    """Titles from the captures closest to a few dates.
+
+    Args:
+        url: where captures are played.
+    """
+
+    name = NAME
+    host = HOST
+    pace = PLAYBACK_PACE
+    # A redirect and a page for each date.
+    requests_per_batch = 2 * (len(DATES) + 1)
+    is_live = False
+    refused_seconds = REFUSED_SECONDS
+
+    def __init__(self, url: str = URL) -> None:
+        self._url = url
+
+    def fetch(self, ids: Sequence[str], get: Get) -> list[TitleOutcome]:
+        """Asks about one video; see the base class."""
+        (youtube_id,) = ids
+        player = _Player(youtube_id, get, self._url, lane=None)
+        for date in (*DATES, OLDEST):
+            if player.is_done:
+                break
+            player.play_closest(date)
+        return [player.outcome(NAME)]
+
+
+class WaybackIndex(Source):
+    """Titles from the captures that the index lists.
+
+    Args:
+        url: where the index is.
+        playback_url: where captures are played.
+    """
+
+    name = INDEX_NAME
+    host = HOST
+    pace = INDEX_PACE
+    other_lanes = MappingProxyType({NAME: PLAYBACK_PACE})
+    requests_per_batch = 1 + MAX_CAPTURES
+    is_live = False
+    refused_seconds = REFUSED_SECONDS
+
+    def __init__(self, url: str = INDEX_URL, playback_url: str = URL) -> None:
+        self._url = url
+        self._playback_url = playback_url
+
+    def plan(self, num_ids: int, rate: float, daily_quota: int | None) -> SourcePlan:
+        """Returns what asking costs at most; the captures are played at their own pace, beside the index."""
+        index_seconds, playback_seconds = num_ids / rate, num_ids * MAX_CAPTURES / PLAYBACK_PACE.max_rate
+        return SourcePlan(
+            source=self.name,
+            num_ids=num_ids,
+            num_requests=num_ids * self.requests_per_batch,
+            quota_units=0,
+            hours=max(index_seconds, playback_seconds) / 3600,
+        )
+
+    def fetch(self, ids: Sequence[str], get: Get) -> list[TitleOutcome]:
+        """Asks about one video; see the base class."""
+        (youtube_id,) = ids
+        player = _Player(youtube_id, get, self._playback_url, lane=NAME)
+        response = get(f"{self._url}?{index_query(youtube_id)}")
+        player.trail.status = response.status
+        if is_excluded(response):
+            player.trail.ending = EXCLUDED
+            return [player.outcome(INDEX_NAME)]
+        rows = parse_index(response, youtube_id)
+        own = [row for row in rows if id_in_url(row.original) == youtube_id]
+        player.trail.rows = [(row.stamp, row.original, row.digest) for row in own[:MAX_KEPT_ROWS]]
+        if not own:
+            player.trail.ending = WRONG_ID if rows else NOT_ARCHIVED
+        for row in _by_promise(own, player):
+            if player.is_done:
+                break
+            player.play(Address(row.stamp, row.original))
+        return [player.outcome(INDEX_NAME)]
+
+
+def parse_evidence(youtube_id: str, evidence: bytes, http_status: int | None, fetched_at: datetime) -> TitleOutcome:
+    """Returns the outcome of kept facts of captures (``wayback``); the status is in the evidence, too."""
+    return Trail.from_evidence(evidence, NAME, youtube_id).outcome(NAME, youtube_id, fetched_at)
+
+
+def parse_index_evidence(
+    youtube_id: str, evidence: bytes, http_status: int | None, fetched_at: datetime
+) -> TitleOutcome:
+    """Returns the outcome of kept facts of captures (``wayback-cdx``); the status is in the evidence, too."""
+    return Trail.from_evidence(evidence, INDEX_NAME, youtube_id).outcome(INDEX_NAME, youtube_id, fetched_at)
+
+
+class _Player:
+    """Plays captures of one video until one tells its title, none of them twice."""
+
+    def __init__(self, youtube_id: str, get: Get, url: str, *, lane: str | None) -> None:
+        self.trail = Trail()
+        self.dead_since = _NEVER
+        self._youtube_id, self._get, self._url, self._lane = youtube_id, get, url, lane
+        self._seen: set[tuple[str, str]] = set()
+        self._first: Address | None = None
+        self._last: Address | None = None
+        self._has_title = False
+        self._fault: TransportError | ParseError | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """A title is found, or there is nothing more to ask for."""
+        return self._has_title or self.trail.ending is not None
+
+    def outcome(self, source: str) -> TitleOutcome:
+        """Returns what was found.
+
+        Raises:
+            TransportError, ParseError: no title, and a capture that may have it could not be played.
+        """
+        if self._fault is not None and not self.is_done:
+            raise self._fault
+        return self.trail.outcome(source, self._youtube_id, datetime.now(UTC))
+
+    def play_closest(self, date: str) -> None:
+        """Plays the capture closest to a date (14 digits); asks nothing where it is known to be one seen before."""
+        address = Address(date, f"http://www.youtube.com/watch?v={self._youtube_id}", is_exact=False)
+        if self._first and date <= self._first.stamp:
+            address = self._first
+        elif self._last and date >= self._last.stamp:
+            address = self._last
+        self.play(address)
+
+    def play(self, address: Address) -> None:
+        """Plays a capture, or the one to which the archive leads from there.
+
+        Raises:
+            RateLimitedError, TransportError, ParseError: the archive does not serve; where that may be the capture's
+                own fault, it is remembered instead, and others can be played.
+        """
+        following: Address | None = address
+        way: set[tuple[str, str]] = set()
+        num_plays = len(self.trail.plays)
+        while following is not None and following.key not in way and len(way) <= MAX_REDIRECTS:
+            if not self._is_worth_asking(following):
+                return
+            way.add(following.key)
+            following = self._ask(following)
+        # A circle of archived redirects is a capture without a title; any other is a fault of the archive.
+        if following is not None and len(self.trail.plays) == num_plays:
+            self._fault = TransportError(f"{HOST} redirects in a circle", host=HOST)
+
+    def _is_worth_asking(self, address: Address) -> bool:
+        """Ids that differ only by case share a key in the archive: another's capture is noted, but not played."""
+        if not address.is_exact:
+            return True
+        if address.key in self._seen:
+            return False
+        if id_in_url(address.original) in (None, self._youtube_id):
+            return True
+        self._seen.add(address.key)
+        self.trail.plays.append(Play(url=address.original, stamp=address.stamp, note=WRONG_ID))
+        return False
+
+    def _ask(self, address: Address) -> Address | None:
+        """Asks for one capture; returns where to go on, None at the end of the way."""
+        if address.is_exact:
+            self._seen.add(address.key)
+        try:
+            response = self._get(f"{self._url}/{address.path}", lane=self._lane)
+        except TransportError as error:
+            # Of this very type: a broken answer. Whatever else concerns the archive as a whole.
+            if type(error) is not TransportError or not address.is_exact:
+                raise
+            self._fault = error
+            return None
+        if "memento-datetime" in response.headers:
+            return self._see(address, response)
+        if response.status in _REDIRECTS:
+            target = Address.parse(response.headers.get("location", ""))
+            if target is not None:
+                return target
+        if is_excluded(response):
+            self.trail.ending, self.trail.status = EXCLUDED, 403
+        elif response.status == 404:
+            self._note_absence(address)
+        else:
+            self._note_fault(address, response)
+        return None
+
+    def _see(self, address: Address, response: Response) -> Address | None:
+        play = Play.of_response(address, response, self._youtube_id)
+        self.trail.plays.append(play)
+        self.trail.status = response.status
+        judged = play.judge(self._youtube_id)
+        self._has_title = judged.title is not None
+        if judged.reason == DEAD_PAGE:
+            self.dead_since = min(self.dead_since, address.stamp)
+        others = linked_captures(response)
+        self._first, self._last = others.get("first", self._first), others.get("last", self._last)
+        # An archived redirect is followed to the same video only (http to https): elsewhere is no page of it.
+        target = archived_redirect(address, response)
+        return target if target and id_in_url(target.original) == self._youtube_id else None
+
+    def _note_absence(self, address: Address) -> None:
+        if address.is_exact:
+            self.trail.plays.append(Play(url=address.original, stamp=address.stamp, status=404, note=ARCHIVED_ERROR))
+        elif not self.trail.plays and self._fault is None:
+            self.trail.ending, self.trail.status = NOT_ARCHIVED, 404
+
+    def _note_fault(self, address: Address, response: Response) -> None:
+        error = _error_of(response, NAME, self._youtube_id)
+        if isinstance(error, RateLimitedError) or not address.is_exact:
+            raise error
+        self._fault = error
+
+
+def is_excluded(response: Response) -> bool:
+    """Tells whether the owner or robots.txt closed the captures to the public: a final answer."""
+    if response.status != 403 or "memento-datetime" in response.headers:
+        return False
+    return _RUNTIME_ERROR in response.headers or any(name in response.body for name in _EXCLUSIONS)
+
+
+def _error_of(response: Response, source: str, youtube_id: str) -> TransportError | ParseError:
+    """Returns what an answer means that is neither a capture nor a list of captures."""
+    if response.status in RATE_LIMIT_STATUSES:
+        return RateLimitedError(
+            f"{HOST} asks to slow down (status {response.status})", host=HOST, retry_after_seconds=retry_after(response)
+        )
+    if response.status in _BUSY_STATUSES:
+        return TransportError(f"{HOST} has a fault (status {response.status})", host=HOST)
+    if response.status in _REDIRECTS or response.status == 403:
+        return TransportError(f"{HOST} turns us away (status {response.status})", host=HOST)
+    return ParseError(
+        f"{source} answered with status {response.status} and no capture", source=source, youtube_id=youtube_id
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class IndexRow:
+    """One capture as the index lists it.
+
+    Attributes:
+        stamp: 14 digits.
+        original: the address that was captured.
+        digest: of its content; empty where the index does not tell.
+    """
+
+    stamp: str
+    original: str
+    digest: str
+
+
+def index_query(youtube_id: str) -> str:
+    """Returns the query for all captures of a video's page, whatever parameters its address had."""
+    return urlencode(
+        [
+            ("url", f"youtube.com/watch?v={youtube_id}"),
+            ("matchType", "prefix"),
+            ("output", "json"),
+            ("fl", ",".join(FIELDS)),
+            ("filter", "statuscode:200"),
+            ("filter", "mimetype:text/html"),
+            ("collapse", "digest"),
+            ("limit", str(MAX_ROWS)),
+        ],
+        quote_via=quote,
+    )
+
+
+def parse_index(response: Response, youtube_id: str) -> list[IndexRow]:
+    """Returns the captures that the index lists, also those of ids that differ by case; errors and media left out.
+
+    Args:
+        response: the answer.
+        youtube_id: the video asked about, for messages.
+
+    Raises:
+        RateLimitedError: status 429 or 420.
+        TransportError: the archive is busy, down, or refuses.
+        ParseError: not a list of captures.
+    """
+    if response.status != 200:
+        raise _error_of(response, INDEX_NAME, youtube_id)
+    if not response.body.strip() and "json" in response.headers.get("content-type", "").lower():
+        return []
+    try:
+        table = json.loads(response.body)
+    except (ValueError, RecursionError) as error:
+        raise ParseError(f"{INDEX_NAME} answered 200 without JSON", source=INDEX_NAME, youtube_id=youtube_id) from error
+    if not isinstance(table, list) or not all(isinstance(row, list) for row in table):
+        raise ParseError(f"{INDEX_NAME} answered JSON of another kind", source=INDEX_NAME, youtube_id=youtube_id)
+    if not table:
+        return []
+    names, *rows = table
+    if not {"timestamp", "original"} <= {name for name in names if isinstance(name, str)}:
+        raise ParseError(f"{INDEX_NAME} answered without field names", source=INDEX_NAME, youtube_id=youtube_id)
+    return list(_readable_rows(names, rows))
+
+
+def _readable_rows(names: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[IndexRow]:
+    for values in rows:
+        if len(values) != len(names):
+            # An empty row and one with a key to go on with follow where more is left.
+            continue
+        row = {name: value for name, value in zip(names, values, strict=True) if isinstance(value, str)}
+        stamp, original = row.get("timestamp", ""), row.get("original", "")
+        is_page = row.get("statuscode", "-") in ("200", "-") and row.get("mimetype", "-") in _PLAYABLE_TYPES
+        if is_page and len(stamp) == 14 and stamp_time(stamp) is not None and original:
+            yield IndexRow(stamp, original, row.get("digest", "").strip("-"))
+
+
+def _by_promise(rows: Sequence[IndexRow], player: _Player) -> Iterator[IndexRow]:
+    """Yields at most MAX_CAPTURES captures of different content, the most promising of those left first.
+
+    Captures before a known death come first, then those that playback of the plain address does not come to by itself
+    (it was asked before, and had no title), those before 2021, and those closest to the first of the dates.
+    """
+    left = {row.digest or row.stamp: row for row in reversed(rows)}
+    reached = _reached_by_playback(rows)
+    for _ in range(min(MAX_CAPTURES, len(left))):
+        best = min(left.values(), key=partial(_rank, dead_since=player.dead_since, reached=reached))
+        del left[best.digest or best.stamp]
+        yield best
+
+
+def _rank(row: IndexRow, *, dead_since: str, reached: frozenset[str]) -> tuple[bool, bool, bool, timedelta]:
+    return row.stamp >= dead_since, row.stamp in reached, row.stamp >= _LATE, _distance(row.stamp, DATES[0])
+
+
+def _reached_by_playback(rows: Sequence[IndexRow]) -> frozenset[str]:
+    plain = [row.stamp for row in rows if "&" not in row.original]
+    return frozenset(min(plain, key=partial(_distance, date)) for date in (*DATES, OLDEST) if plain)
+
+
+def _distance(one: str, other: str) -> timedelta:
+    first, second = stamp_time(one), stamp_time(other)
+    assert first is not None and second is not None
+    return abs(first - second)

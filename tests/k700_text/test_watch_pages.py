@@ -1,0 +1,393 @@
+from __future__ import annotations
+
+import gzip
+import html
+import json
+import time
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from k700_text.crawl.page_text import MAX_PAGE_BYTES
+from k700_text.crawl.watch_pages import Judgement, PageFacts, id_in_url, judge_page, read_page
+from k700_text.sandbox.captures import CaptureShares
+from k700_text.sandbox.services.wayback import captured_body
+from k700_text.sandbox.world import World, WorldConfig
+from k700_text.titles import clean_title
+from tests.k700_text import saved_pages as pages
+from tests.k700_text.crawling import POSSIBLE_ID, ids_where
+from tests.k700_text.saved_pages import OTHER_ID, PAGES, TWIN_ID, document, links, script, watch_url
+
+UTF8 = "text/html; charset=utf-8"
+TITLES = [
+    "How to fold a shirt",
+    'Tom & Jerry\'s "best" <3',
+    "a &amp; b &lt;3 &#39;c&#39;",
+    "Übung – Día 3 日本 ★ школа",
+    "\U0001f469‍\U0001f469‍\U0001f467 \U0001f602\U0001f602 \U0001f3f3️‍\U0001f308",
+    '};if window.ytcsi </title> {"a": [1',
+    "</script><script>alert(1)</script>",
+    "X - YouTube",
+    "YouTube - X",
+    "ytInitialPlayerResponse = {\"videoDetails\": {}}; var swfArgs = {video_id:'jNQXAC9IVRw',title:'evil'}",
+    "line one\nline two\t\x07",
+    "back\\slash \\u0041 'quote'",
+    "مرحبا שלום",
+]
+
+
+def judge(
+    page: str | bytes, youtube_id: str = POSSIBLE_ID, *, url: str | None = None, content_type: str = UTF8
+) -> Judgement:
+    body = page if isinstance(page, bytes) else page.encode()
+    return judge_page(read_page(body, content_type), youtube_id, page_url=url)
+
+
+@pytest.mark.parametrize("title", TITLES)
+@pytest.mark.parametrize("era", PAGES)
+def test_every_era_tells_the_title_as_it_was(era: str, title: str) -> None:
+    judged = judge(PAGES[era](title, POSSIBLE_ID))
+    assert judged.title == clean_title(title)
+    assert judged.reason is None and judged.raw_title is not None
+
+
+@pytest.mark.parametrize("era", PAGES)
+@pytest.mark.parametrize("shown", [OTHER_ID, TWIN_ID])
+def test_the_page_of_another_id_is_refused_also_where_only_case_differs(era: str, shown: str) -> None:
+    judged = judge(PAGES[era]("Another video", shown), url=watch_url(POSSIBLE_ID))
+    assert (judged.title, judged.reason) == (None, "wrong_id")
+
+
+@pytest.mark.parametrize(
+    ("page", "reason"),
+    [
+        *((page, "dead_page") for page in pages.DEAD_PAGES.values()),
+        *((page, "consent_page") for page in pages.CONSENT_PAGES.values()),
+        *((page, "block_page") for page in pages.BLOCK_PAGES.values()),
+        (pages.LOGIN_PAGE, "junk_title"),
+        (document("<title>Loading...</title>"), "junk_title"),
+        (document(f"<title>{POSSIBLE_ID} - YouTube</title>{links(POSSIBLE_ID)}"), "junk_title"),
+        (document("<title>404 Not Found</title>"), "junk_title"),
+        ("", "unreadable"),
+        ("plain words", "unreadable"),
+        (document("<h1>no title</h1>"), "unreadable"),
+        (document("<title>Somewhere else</title>"), "unreadable"),
+        (document(f"<title>A page without the site's name</title>{links(POSSIBLE_ID)}"), "unreadable"),
+        (document("<title>A video - YouTube</title>"), "no_id"),
+    ],
+)
+def test_pages_that_hide_the_video_give_a_reason_and_no_title(page: str, reason: str) -> None:
+    judged = judge(page, url=watch_url(POSSIBLE_ID))
+    assert (judged.title, judged.reason) == (None, reason)
+
+
+@pytest.mark.parametrize("title", ["Private video", "YouTube", "Video unavailable", "- YouTube", "Deleted video"])
+@pytest.mark.parametrize("era", ["page_2009", "page_2010", "page_2011", "page_2013", "page_2018", "page_2020"])
+def test_an_odd_title_is_kept_where_data_about_this_playable_video_says_so(era: str, title: str) -> None:
+    assert judge(PAGES[era](title, POSSIBLE_ID)).title == title
+
+
+@pytest.mark.parametrize("title", ["Private video", "YouTube", "Video unavailable"])
+def test_an_odd_title_in_html_alone_is_refused(title: str) -> None:
+    for page in (pages.page_2006, pages.page_without_data):
+        assert judge(page(title, POSSIBLE_ID)).reason == "dead_page"
+
+
+def test_an_odd_title_of_a_video_that_does_not_play_is_refused() -> None:
+    code = f"var ytInitialPlayerResponse = {json.dumps(pages.player_response('Private video', POSSIBLE_ID, 'ERROR'))};"
+    assert judge(document("", script(code))).reason == "dead_page"
+
+
+def test_a_title_is_kept_where_the_video_only_does_not_play_here() -> None:
+    response = pages.player_response("A song", POSSIBLE_ID, "UNPLAYABLE")
+    assert judge(document("", script(f"var ytInitialPlayerResponse = {json.dumps(response)};"))).title == "A song"
+
+
+@pytest.mark.parametrize("era", [era for era in PAGES if era not in ("page_2005", "page_2006", "page_without_data")])
+def test_a_video_with_an_empty_title_is_no_dead_page(era: str) -> None:
+    assert judge(PAGES[era]("", POSSIBLE_ID)).reason == "empty_title"
+
+
+def test_length_and_publication_come_along() -> None:
+    judged = judge(pages.page_2020("A title", POSSIBLE_ID))
+    assert judged.duration_seconds == 61.0
+    assert judged.published_at == datetime(2012, 5, 1, 20, tzinfo=UTC)
+
+
+def test_a_day_is_no_publication_time() -> None:
+    response = pages.player_response("A title", POSSIBLE_ID)
+    response["microformat"]["playerMicroformatRenderer"]["publishDate"] = "2012-05-01"
+    judged = judge(document("", script(f"ytInitialPlayerResponse = {json.dumps(response)};")))
+    assert (judged.title, judged.published_at) == ("A title", None)
+
+
+def test_the_players_id_outweighs_the_links_and_decides_alone() -> None:
+    response = pages.player_response("From the player", POSSIBLE_ID)
+    code = script(f"ytInitialPlayerResponse = {json.dumps(response)};")
+    page = document(f"<title>Of the link - YouTube</title>{links(OTHER_ID)}", code)
+    assert judge(page).title == "From the player"
+    assert judge(page, OTHER_ID).reason == "wrong_id"
+
+
+def test_data_left_over_from_another_video_is_passed_over() -> None:
+    stale = script(f"var ytInitialData = {json.dumps(pages.initial_data('Stale', OTHER_ID))};")
+    head = f"<title>Right - YouTube</title>{links(POSSIBLE_ID)}"
+    assert judge(document(head, stale)).title == "Right"
+
+
+def test_a_player_without_titles_leaves_them_to_the_html() -> None:
+    code = script(f"ytInitialPlayerResponse = {json.dumps(pages.player_response(None, '', 'LOGIN_REQUIRED'))};")
+    head = f"<title>Age-restricted film - YouTube</title>{links(POSSIBLE_ID)}"
+    assert judge(document(head, code)).title == "Age-restricted film"
+
+
+def test_html_that_links_to_another_video_gives_no_title_to_the_players() -> None:
+    code = script(f"ytInitialPlayerResponse = {json.dumps({'videoDetails': {'videoId': POSSIBLE_ID}})};")
+    page = document(f"<title>Of the link - YouTube</title>{links(OTHER_ID)}{pages.meta_titles('Of the link')}", code)
+    assert judge(page).title is None
+
+
+def test_a_consent_page_in_an_unknown_language_gives_no_title_though_it_links_to_the_video() -> None:
+    page = pages.CONSENT_PAGES["unknown language"].replace("</head>", f"{links(POSSIBLE_ID)}</head>")
+    assert judge(page).reason == "consent_page"
+
+
+def test_half_a_character_in_a_literal_is_dropped() -> None:
+    code = f"var swfArgs = {{video_id:'{POSSIBLE_ID}',title:'half \\ud83d \\ud83d\\ude02 whole'}};"
+    assert judge(document("", script(code))).title == "half \U0001f602 whole"
+
+
+def test_a_page_without_any_id_needs_a_player_and_the_captured_address() -> None:
+    page = document("<title>YouTube - Me at the zoo</title>", "<embed name='movie_player'>")
+    assert judge(page, url=f"http://youtube.com/watch?v={POSSIBLE_ID}&feature=related").title == "Me at the zoo"
+    assert judge(page, url=watch_url(TWIN_ID)).reason == "no_id"
+    assert judge(page).reason == "no_id"
+
+
+def test_ids_of_several_players_decide_nothing_unless_the_asked_one_is_missing() -> None:
+    body = f"<embed src='player.swf?video_id={OTHER_ID}'><embed src='player.swf?video_id={POSSIBLE_ID}'>"
+    page = document("<title>YouTube - Two of them</title>", body)
+    assert judge(page).reason == "no_id"
+    assert judge(page, "aaaaaaaaaaA").reason == "wrong_id"
+
+
+@pytest.mark.parametrize("era", PAGES)
+def test_a_cut_off_page_tells_the_right_title_or_none(era: str) -> None:
+    title = "Tom & Jerry – Übung 日本"
+    page = PAGES[era](title, POSSIBLE_ID).encode()
+    titles = {judge(page[:length]).title for length in range(0, len(page) + 1, 13)}
+    assert titles <= {None, clean_title(title)}
+    assert judge(page).title == clean_title(title)
+
+
+@pytest.mark.parametrize("header", ["text/html", UTF8, "text/html; charset=ISO-8859-1", "text/html; charset=nonsense"])
+def test_utf8_is_read_as_such_whatever_is_declared(header: str) -> None:
+    page = pages.page_2013("Übung 日本", POSSIBLE_ID).replace("utf-8", "windows-1252")
+    assert judge(page, content_type=header).title == "Übung 日本"
+
+
+@pytest.mark.parametrize(
+    ("charset", "header", "meta"),
+    [
+        ("windows-1252", "", ""),
+        ("windows-1252", "text/html; charset=windows-1252", ""),
+        ("windows-1252", "text/html; charset=utf-8", '<meta charset="iso-8859-1">'),
+        ("windows-1251", "text/html; charset=windows-1251", ""),
+        ("shift_jis", "text/html", '<meta http-equiv="Content-Type" content="text/html; charset=Shift_JIS">'),
+        ("utf-8-sig", "text/html; charset=windows-1252", ""),
+        ("utf-16", "", ""),
+    ],
+)
+def test_other_charsets(charset: str, header: str, meta: str) -> None:
+    title = {"windows-1251": "Как сложить рубашку", "shift_jis": "シャツの畳み方"}.get(charset, "Café – “naïve” ©")
+    head = f"{meta}<title>{html.escape(title)} - YouTube</title>{links(POSSIBLE_ID)}"
+    page = document(head, title * 20, charset="").encode(charset)
+    assert judge(page, content_type=header).title == clean_title(title)
+
+
+def test_a_few_broken_bytes_do_not_spoil_the_page_but_no_broken_title_is_taken() -> None:
+    page = pages.page_without_data("Übung 日本 Übung", POSSIBLE_ID).encode()
+    broken_text = page.replace(b"</body>", b"\xff\xfe</body>")
+    assert judge(broken_text).title == "Übung 日本 Übung"
+    broken_title = page.replace("日".encode(), "日".encode()[:2])
+    assert judge(broken_title).reason == "unreadable"
+
+
+def test_a_page_still_compressed_is_unpacked() -> None:
+    packed = gzip.compress(pages.page_2020("A title", POSSIBLE_ID).encode())
+    assert judge(packed).title == "A title"
+    assert judge(packed[: len(packed) // 2]).title in (None, "A title")
+    assert judge(b"\x1f\x8bnot gzip").reason == "unreadable"
+
+
+def test_facts_survive_being_kept() -> None:
+    for page in [*(era("A &amp; \ud83d title", POSSIBLE_ID) for era in PAGES.values()), *pages.DEAD_PAGES.values()]:
+        facts = read_page(page.encode("utf-8", "replace"), UTF8)
+        kept = json.loads(json.dumps({**facts.to_json(), "from_the_future": 1}))
+        assert PageFacts.from_json(kept) == facts
+
+
+def test_the_facts_of_a_large_page_are_small() -> None:
+    page = pages.page_2020("A title", POSSIBLE_ID).replace("</body>", "<li>comment</li>" * 100_000 + "</body>")
+    assert len(json.dumps(read_page(page.encode(), UTF8).to_json())) < 2000
+
+
+@pytest.mark.parametrize(
+    ("url", "youtube_id"),
+    [
+        (watch_url(POSSIBLE_ID), POSSIBLE_ID),
+        (f"http://www.youtube.com:80/watch?feature=related&v={POSSIBLE_ID}&list=x", POSSIBLE_ID),
+        (f"/watch?v={POSSIBLE_ID}", POSSIBLE_ID),
+        (f"youtube.com/watch?v={POSSIBLE_ID}", POSSIBLE_ID),
+        (f"http://m.youtube.com/watch?gl=US&amp;v={POSSIBLE_ID}", POSSIBLE_ID),
+        (f"https://music.youtube.com/watch?v={POSSIBLE_ID}", POSSIBLE_ID),
+        (f"https://youtu.be/{POSSIBLE_ID}?t=3", POSSIBLE_ID),
+        (f"https://www.youtube.com/shorts/{POSSIBLE_ID}", POSSIBLE_ID),
+        (f"https://www.youtube-nocookie.com/embed/{POSSIBLE_ID}?rel=0", POSSIBLE_ID),
+        (f"http://www.youtube.com/v/{POSSIBLE_ID}", POSSIBLE_ID),
+        (f"https://www.youtube.com/live/{POSSIBLE_ID}", POSSIBLE_ID),
+        (f"https://www.youtube.com/watch?v={POSSIBLE_ID}x", None),
+        (f"https://youtube.com.example.org/watch?v={POSSIBLE_ID}", None),
+        (f"https://consent.youtube.com/m?continue=https://www.youtube.com/watch?v={POSSIBLE_ID}", None),
+        (f"https://example.org/?v={POSSIBLE_ID}", None),
+        ("https://www.youtube.com/", None),
+        ("https://[broken", None),
+        ("mailto:someone", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_ids_in_addresses(url: str | None, youtube_id: str | None) -> None:
+    assert id_in_url(url) == youtube_id
+
+
+@pytest.mark.parametrize("odd_titles", [0.0, 1.0])
+def test_every_page_of_a_hostile_archive_tells_the_right_title_or_none(odd_titles: float) -> None:
+    captures = CaptureShares.hostile()
+    world = World(
+        seed=0, config=WorldConfig(odd_titles=odd_titles, hostile_titles=0.3 * (1 - odd_titles), captures=captures)
+    )
+    num_titles = 0
+    for youtube_id in ids_where(lambda video: bool(video.captures), 80):
+        raw_title = world.video(youtube_id).title
+        for capture in world.archive.captures(youtube_id):
+            judged = judge_page(read_page(*captured_body(world, capture)), youtube_id, page_url=capture.original)
+            assert judged.title == (clean_title(raw_title) if capture.kind.has_title else None), capture
+            num_titles += judged.title is not None
+    assert num_titles > 50
+
+
+PIECES = st.sampled_from(
+    [
+        *(
+            "<title>",
+            "</title>",
+            "YouTube - ",
+            " - YouTube",
+            "<meta ",
+            "property=",
+            '"og:title" ',
+            "content=",
+            "'",
+            '"',
+            ">",
+        ),
+        *(
+            "ytInitialPlayerResponse = ",
+            "ytInitialData=",
+            "swfArgs={",
+            "'PLAYER_CONFIG': ",
+            "ytplayer.config=",
+            "\\x7b",
+        ),
+        *(
+            '{"videoDetails":',
+            '{"args":{"player_response":"',
+            "{",
+            "[",
+            "}",
+            "]",
+            ":",
+            ",",
+            "\\",
+            "video_id=",
+            POSSIBLE_ID,
+        ),
+        *(
+            "&amp;",
+            "&#0;",
+            "&#x1F600;",
+            "\ud83d",
+            "\x00",
+            "é",
+            "日本",
+            f'<link rel="canonical" href="{watch_url(POSSIBLE_ID)}">',
+        ),
+        *(f'"videoId":"{POSSIBLE_ID}"', '"title":', "null", "1e999", "-", "NaN", "JSON.parse('", "simpleText", "runs"),
+    ]
+)
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.lists(st.one_of(PIECES, st.text(max_size=5)), max_size=60), st.text(max_size=30))
+def test_reading_never_fails(parts: list[str], content_type: str) -> None:
+    facts = read_page("".join(parts).encode("utf-8", "surrogatepass"), content_type)
+    assert PageFacts.from_json(json.loads(json.dumps(facts.to_json()))) == facts
+    judged = judge_page(facts, POSSIBLE_ID)
+    assert (judged.title is None) != (judged.reason is None)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.binary(max_size=300), st.sampled_from(["", UTF8, "text/html; charset=gb18030", "x; charset=utf-7"]))
+def test_bytes_of_any_kind_can_be_read(body: bytes, content_type: str) -> None:
+    for data in (body, b"\x1f\x8b" + body, b"\xff\xfe" + body, b"<title>" + body + b" - YouTube</title>"):
+        judge_page(read_page(data, content_type), POSSIBLE_ID)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=80), st.sampled_from(sorted(PAGES)))
+def test_any_title_comes_out_of_any_page(title: str, era: str) -> None:
+    judged = judge(PAGES[era](title, POSSIBLE_ID))
+    assert judged.title in (clean_title(title), None)
+    is_data = era not in ("page_2005", "page_2006", "page_without_data")
+    if is_data:
+        assert judged.title == clean_title(title)
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        *("<title>", "<title", "<meta ", "<meta a=\"'", "<meta a=b ", "a=b ", "ytInitialData={", "PLAYER_CONFIG:{a:"),
+        *('swfArgs={"a":', "ytplayer.config={};", "ytInitialData='", "video_id=", " - YouTube ", "&amp", "<!--", "\0"),
+        *('{"a":', "["),
+    ],
+)
+def test_hostile_pages_take_time_in_proportion_to_their_size(unit: str) -> None:
+    # This takes a fraction of a second; one walk to the end for each of its parts would take minutes.
+    page = (unit * (200_000 // len(unit))).encode()
+    began = time.process_time()
+    for start in (b"", b"<title>", b"<meta ", b"ytInitialData = ", b"swfArgs = {a:"):
+        read_page(start + page, "")
+    assert time.process_time() - began < 10
+
+
+def test_many_open_titles_are_not_followed_to_the_end() -> None:
+    began = time.process_time()
+    assert judge(b"<title>" * 600_000).reason == "unreadable"
+    assert time.process_time() - began < 5
+
+
+def test_deep_nesting_is_no_error() -> None:
+    for start in ("var ytInitialData = ", "var swfArgs = "):
+        assert (
+            judge(document(f"<title>A - YouTube</title>{links(POSSIBLE_ID)}", script(start + '{"a":[' * 100_000))).title
+            == "A"
+        )
+
+
+def test_pages_are_read_up_to_a_limit() -> None:
+    page = b"<p>padding</p>\n" * (9 << 16) + pages.page_without_data("Too far away", POSSIBLE_ID).encode()
+    assert len(page) > MAX_PAGE_BYTES
+    assert judge(page).reason == "unreadable"
