@@ -1,0 +1,256 @@
+"""Sends what yt-dlp asks for: to one host, within bounds, and with a look at every answer before yt-dlp sees it.
+
+What to ask is decided by yt-dlp, how it is asked is decided here. Only the site's own host is asked (or the endpoint in
+its place), no redirect to another host is followed, and a rate limit, block page or fault ends the video's turn.
+Once an answer asks for a person, or is about another video, nothing more is sent: yt-dlp is told 403, so that it makes
+do with what it has instead of asking again as another client. Cookies are those of one guest session, in memory.
+"""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import json
+import os
+import re
+import socket
+import ssl
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from http.cookiejar import CookieJar
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit, urlunsplit
+from urllib.request import HTTPRedirectHandler, HTTPSHandler, OpenerDirector, Request, build_opener
+
+from k700_text.crawl.messages import classify
+from k700_text.crawl.sources.base import FAULT_STATUSES, MAX_REDIRECTS, RATE_LIMIT_STATUSES, retry_after
+from k700_text.crawl.transport import Limits, Response, host_of, is_block_page, local_redirect, user_agent
+from k700_text.errors import BlockedError, NetworkDownError, RateLimitedError, RefusedError, TransportError
+
+HOST = "www.youtube.com"
+
+_NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN})
+_CHUNK_BYTES = 1 << 16
+_PAGE_JSON = re.compile(r"\b(?:ytInitialPlayerResponse|ytInitialData)(?:[\"']\])?\s*=\s*(?=\{)")
+_BLOCK_WORDS = (b"unusual traffic", b'action="/sorry', b'id="captcha-form"', b"before you continue to youtube")
+
+
+class PlayerWire:
+    """The only way of yt-dlp to the web.
+
+    The usual variables are honoured: HTTPS_PROXY, HTTP_PROXY, NO_PROXY, REQUESTS_CA_BUNDLE.
+
+    Args:
+        origin: ``scheme://host[:port]`` to ask instead of the site's host; None asks the site.
+        cookies: yt-dlp's cookies of this session.
+
+    Attributes:
+        failure: what ended this video's turn.
+        check: what the player said about us instead of the video; empty where it said nothing of the kind.
+        video_ids: the videos that the site's answers were about, by the ids in their structured parts.
+        statuses: the player's statuses in the answers (``OK``, ``LOGIN_REQUIRED``, ...), in their order.
+    """
+
+    def __init__(self, origin: str | None, cookies: CookieJar) -> None:
+        self._origin = None if origin is None else urlsplit(origin)
+        self._cookies = cookies
+        self._opener = _opener()
+        self._limits = Limits()
+        self._user_agent = user_agent()
+        self.start("")
+
+    def start(self, youtube_id: str) -> None:
+        """Begins a video: forgets what was noted about the last one."""
+        self._youtube_id = youtube_id
+        self.failure: TransportError | None = None
+        self.check = ""
+        self.video_ids: set[str] = set()
+        self.statuses: list[str] = []
+
+    def send(self, url: str, *, method: str, data: bytes | None, headers: Mapping[str, str]) -> Response:
+        """Returns the answer to one request of yt-dlp, whatever a status below 500 says.
+
+        Args:
+            url: where yt-dlp wants to ask.
+            method: ``GET``, ``POST``, ...
+            data: what is posted.
+            headers: what yt-dlp adds to the usual ones; its User-Agent, where it names one, goes before ours.
+
+        Raises:
+            RateLimitedError, BlockedError, TransportError: see the module; raised for all further requests, too.
+        """
+        if self.failure is not None:
+            raise self.failure
+        if self.check or self.video_ids - {self._youtube_id}:
+            return Response(403, {}, b"", 0.0)
+        try:
+            response = self._follow(url, method, data, headers)
+            _raise_if_refused(response, is_page=method == "GET")
+        except TransportError as error:
+            self.failure = error
+            raise
+        self._note(response)
+        return response
+
+    def _follow(self, url: str, method: str, data: bytes | None, headers: Mapping[str, str]) -> Response:
+        for _ in range(MAX_REDIRECTS + 1):
+            response = self._send(url, method, data, headers)
+            target = local_redirect(url, response)
+            if target is None:
+                return response
+            url = target
+        raise TransportError(f"{HOST} redirects in a circle", host=HOST)
+
+    def _send(self, url: str, method: str, data: bytes | None, headers: Mapping[str, str]) -> Response:
+        if host_of(url) != HOST:
+            raise TransportError(f"yt-dlp wants to ask {host_of(url)}, which is not {HOST}", host=HOST)
+        # Cookies belong to the host asked for, whichever answers in its place.
+        original = Request(url)
+        self._cookies.add_cookie_header(original)
+        all_headers = {
+            "User-Agent": self._user_agent,
+            "Accept": "*/*",
+            "Accept-Language": "en-us,en;q=0.5",
+            **headers,
+            **original.unredirected_hdrs,
+            "Accept-Encoding": "gzip",
+        }
+        request = Request(self._place(url), data=data, headers=all_headers, method=method)
+        started = time.monotonic()
+        try:
+            with self._open(request) as raw:
+                self._cookies.extract_cookies(raw, original)
+                body = _body(raw, self._limits, started + self._limits.total_seconds)
+                names = {name.lower(): value for name, value in raw.headers.items()}
+                return Response(raw.status, names, body, time.monotonic() - started)
+        except (OSError, http.client.HTTPException, zlib.error) as error:
+            raise _translate(error) from error
+
+    def _open(self, request: Request) -> Any:
+        try:
+            return self._opener.open(request, timeout=self._limits.read_seconds)
+        except HTTPError as answer:
+            return answer
+
+    def _place(self, url: str) -> str:
+        if self._origin is None:
+            return url
+        return urlunsplit((self._origin.scheme, self._origin.netloc, *urlsplit(url)[2:]))
+
+    def _note(self, response: Response) -> None:
+        for part in _json_parts(response):
+            details, endpoint, state = (
+                part.get(name) for name in ("videoDetails", "currentVideoEndpoint", "playabilityStatus")
+            )
+            watch = endpoint.get("watchEndpoint") if isinstance(endpoint, dict) else None
+            named = [each.get("videoId") for each in (details, watch) if isinstance(each, dict)]
+            self.video_ids.update(each for each in named if isinstance(each, str))
+            if isinstance(state, dict):
+                self.statuses.append(str(state.get("status")))
+                self.check = self.check or _check(state)
+
+
+def _check(state: Mapping[str, Any]) -> str:
+    """Returns the player's words where they are about us, else an empty text."""
+    words = json.dumps(state, ensure_ascii=False)
+    if "playerCaptchaViewModel" in words:
+        return "captcha challenge"
+    return " ".join(words.split()) if classify(words).kind.stops_host else ""
+
+
+class _NoRedirect(HTTPRedirectHandler):
+    """Leaves redirects to us: each hop is looked at before it is taken."""
+
+    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+        """Takes none."""
+
+
+def _opener() -> OpenerDirector:
+    context = ssl.create_default_context()
+    bundle = os.environ.get("REQUESTS_CA_BUNDLE")
+    if bundle:
+        is_folder = Path(bundle).is_dir()
+        try:
+            context.load_verify_locations(cafile=None if is_folder else bundle, capath=bundle if is_folder else None)
+        except OSError as error:
+            raise TransportError(
+                f"REQUESTS_CA_BUNDLE names no readable certificates: {bundle}: {error.strerror or error}", host=HOST
+            ) from error
+    return build_opener(_NoRedirect, HTTPSHandler(context=context))
+
+
+def _body(raw: Any, limits: Limits, deadline: float) -> bytes:
+    """Returns the whole body, decompressed.
+
+    Raises:
+        OSError: it is late, too large or cut off.
+    """
+    chunks: list[bytes] = []
+    num_bytes = 0
+    while chunk := raw.read1(_CHUNK_BYTES):
+        chunks.append(chunk)
+        num_bytes += len(chunk)
+        if num_bytes > limits.max_body_bytes or time.monotonic() > deadline:
+            raise TimeoutError("too large or too slow")
+    if raw.length:
+        raise ConnectionError("cut off")
+    body = b"".join(chunks)
+    if not body or raw.headers.get("Content-Encoding", "").lower() != "gzip":
+        return body
+    unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    plain = unpacker.decompress(body, limits.max_body_bytes)
+    if not unpacker.eof:
+        raise ConnectionError("cut off or too large")
+    return plain
+
+
+def _raise_if_refused(response: Response, *, is_page: bool) -> None:
+    """Raises for answers that are about us or about the server, not about the video."""
+    if response.status in RATE_LIMIT_STATUSES:
+        raise RateLimitedError(
+            f"{HOST} asks to slow down (status {response.status})", host=HOST, retry_after_seconds=retry_after(response)
+        )
+    # A redirect that is left here leads to another host.
+    if 300 <= response.status < 400 or _is_block(response, is_page=is_page):
+        raise BlockedError(f"{HOST} shows a block page (status {response.status})", host=HOST)
+    if response.status in FAULT_STATUSES:
+        raise TransportError(f"{HOST} has a fault (status {response.status})", host=HOST)
+
+
+def _is_block(response: Response, *, is_page: bool) -> bool:
+    """Tells a page for people who look like machines from the watch page, and from the calls' JSON."""
+    if not is_page:
+        return is_block_page(response)
+    body = response.body.lower()
+    return b"ytinitialplayerresponse" not in body and any(words in body for words in _BLOCK_WORDS)
+
+
+def _json_parts(response: Response) -> Iterator[dict[str, Any]]:
+    """Yields the site's structured answers: the JSON of a call, or what the page holds of it."""
+    text = response.body.decode("utf-8", "replace")
+    decoder = json.JSONDecoder()
+    places = [0] if text.startswith("{") else [found.end() for found in _PAGE_JSON.finditer(text)]
+    for place in places:
+        try:
+            part, _ = decoder.raw_decode(text, place)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(part, dict):
+            yield part
+
+
+def _translate(error: Exception) -> TransportError:
+    """Returns our name for a fault of the connection."""
+    reason = error.reason if isinstance(error, URLError) else error
+    if isinstance(reason, socket.gaierror) or (isinstance(reason, OSError) and reason.errno in _NO_ROUTE):
+        return NetworkDownError(f"cannot reach {HOST}: no name resolution or no route to it", host=HOST)
+    if isinstance(reason, ConnectionRefusedError):
+        return RefusedError(f"{HOST} refuses connections", host=HOST)
+    if isinstance(reason, ssl.SSLError):
+        return TransportError(f"{HOST} shows a certificate that is not trusted here: set REQUESTS_CA_BUNDLE", host=HOST)
+    if isinstance(reason, TimeoutError):
+        return TransportError(f"{HOST} did not answer in time", host=HOST)
+    return TransportError(f"the connection to {HOST} failed ({type(reason).__name__})", host=HOST)
