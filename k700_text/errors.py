@@ -9,6 +9,7 @@
     ├── AnnotationError               malformed annotation rows, all of them together
     ├── TransportError                a request failed; .host
     │   ├── NetworkDownError          no route or no name resolution
+    │   ├── RefusedError              nobody listens there, or a firewall turns us away
     │   ├── RateLimitedError          the host asked us to wait; .retry_after_seconds
     │   └── BlockedError              a block page, bot check or firewall
     ├── ParseError                    an answer that is not what the service documents; .source, .youtube_id
@@ -76,6 +77,10 @@ class TransportError(K700TextError):
 
 class NetworkDownError(TransportError):
     """No name resolution or no route: says nothing about the service or the video."""
+
+
+class RefusedError(TransportError):
+    """The host refuses connections: it is down, or its firewall turns us away."""
 
 
 class RateLimitedError(TransportError):

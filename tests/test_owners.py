@@ -19,7 +19,7 @@ SOURCES = sorted([*(ROOT / "k700_text").rglob("*.py"), *(ROOT / "lava_model").rg
             r"^\s*(import torch\.distributed|from torch\.distributed|from torch import distributed)",
             {"lava_model/distributed.py"},
         ),
-        (r"^\s*import sqlite3|^\s*from sqlite3", {"k700_text/crawl/ledger.py"}),
+        (r"^\s*import sqlite3|^\s*from sqlite3", {"k700_text/crawl/ledger_store.py"}),
         (r"^\s*import tokenizers|^\s*from tokenizers", {"k700_text/data/text.py"}),
     ],
 )

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from k700_text.cli.common import EXIT_WORK_LEFT, emit_json, emit_table, say
+from k700_text.cli.options import (
+    parse_columns,
+    parse_names,
+    parse_pairs,
+    parse_rates,
+    parse_shard,
+    parse_split,
+    read_removal_list,
+)
 from k700_text.errors import UsageError
-from k700_text.records import Split
 
 if TYPE_CHECKING:
     from k700_text.annotations import Annotations
-    from k700_text.crawl.crawler import CrawlSettings
-    from k700_text.crawl.ledger import Ledger
-    from k700_text.crawl.sources.base import Source
+    from k700_text.crawl.job import CrawlJob
+    from k700_text.crawl.planner import CrawlPlan
     from k700_text.crawl.summary import CrawlSummary
     from k700_text.crawl.transport import Endpoints
 
-LEDGER_NAME = "ledger.sqlite"
-MIN_RATE = 1 / 86_400
+ENGINES = ("local", "ray")
 
 
 def crawl(
@@ -33,17 +40,46 @@ def crawl(
     ] = None,
     split: Annotated[str | None, typer.Option(help="Only this split: train, val or test.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Ask about the first N videos only.")] = None,
+    sources: Annotated[
+        str | None,
+        typer.Option(help="Sources to ask, of dumps,data-api,oembed,thumbnail,wayback,archive-item,yt-dlp."),
+    ] = None,
     endpoint: Annotated[
         list[str] | None,
         typer.Option(metavar="SOURCE=URL", help="Ask SOURCE at URL (http://host:port); repeatable."),
     ] = None,
-    sources: Annotated[str | None, typer.Option(help="Sources to ask, in order: data-api,oembed.")] = None,
     rate: Annotated[
         list[str] | None, typer.Option(metavar="SOURCE=PER_SECOND", help="Requests per second; repeatable.")
+    ] = None,
+    quota: Annotated[
+        int | None, typer.Option(metavar="UNITS", min=1, help="Units a day of your Data API project. Default: 10000.")
     ] = None,
     max_wait: Annotated[
         float, typer.Option(metavar="SECONDS", min=0, help="Longest pause of a host to wait for; else stop it.")
     ] = 60.0,
+    dump: Annotated[
+        list[Path] | None, typer.Option(help="Local file of ids and titles: csv, tsv, jsonl, parquet; repeatable.")
+    ] = None,
+    dump_columns: Annotated[
+        str | None, typer.Option(metavar="ID,TITLE", help="Columns of the dumps, where their names are unusual.")
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option(help="Ask again about what ended without a title.")] = False,
+    recheck_after: Annotated[
+        float | None, typer.Option(metavar="DAYS", min=0, help="Ask the live sources again about older answers.")
+    ] = None,
+    refresh_api: Annotated[
+        bool, typer.Option(help="Renew Data API answers before they are 30 days old, delete those that are.")
+    ] = False,
+    removal_list: Annotated[
+        Path | None, typer.Option(help="Ids to forget and never to ask about, one a line.", show_default=False)
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Only part I of N; writes OUT/ledger-I-of-N.sqlite.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="local, or ray: the parts run on a Ray cluster.")] = "local",
+    parts: Annotated[
+        int | None, typer.Option(min=1, help="Parts for --engine ray. Default: one per node.", show_default=False)
+    ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print what it would cost, ask nothing.")] = False,
     skip_invalid: Annotated[bool, typer.Option(help="Leave malformed rows out and list them on stderr.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -55,56 +91,85 @@ def crawl(
     Example: k700-text crawl --annotations validate.csv --out titles
     """
     from k700_text.crawl import archive
-    from k700_text.crawl.crawler import CrawlSettings, check_source_names, make_sources, plan_crawl
-    from k700_text.crawl.ledger import Ledger
-    from k700_text.crawl.sources import SOURCE_NAMES
-    from k700_text.crawl.transport import CONTACT_VARIABLE, Endpoints
+    from k700_text.crawl.crawler import CrawlSettings
+    from k700_text.crawl.job import CrawlJob, plan_job
+    from k700_text.crawl.registry import ENDPOINT_NAMES, check_source_names, make_sources
+    from k700_text.crawl.transport import Endpoints
 
-    addresses, rates = _pairs("--endpoint", endpoint), _rates(rate)
-    check_source_names(addresses, known=(*SOURCE_NAMES, archive.ENDPOINT_NAME))
+    addresses, rates = parse_pairs("--endpoint", endpoint), parse_rates(rate)
+    check_source_names(addresses, known=(*ENDPOINT_NAMES, archive.ENDPOINT_NAME))
     check_source_names(rates)
+    if engine not in ENGINES:
+        raise UsageError(f"unknown engine {engine!r}: expected one of {', '.join(ENGINES)}")
     places = Endpoints(addresses)
-    chosen = make_sources(_names(sources), endpoints=places)
+    job = CrawlJob(
+        out=out,
+        sources=parse_names(sources),
+        endpoints={name: url for name, url in addresses.items() if name != archive.ENDPOINT_NAME},
+        settings=CrawlSettings(rates=rates, daily_quota=quota, max_wait_seconds=max_wait),
+        dumps=tuple(dump or ()),
+        dump_columns=parse_columns(dump_columns),
+        removed=tuple(read_removal_list(removal_list)),
+        shard=parse_shard(shard),
+        retry_failed=retry_failed,
+        recheck_after=None if recheck_after is None else timedelta(days=recheck_after),
+        refresh_api=refresh_api,
+    )
+    make_sources(job.sources, endpoints=Endpoints(job.endpoints))  # A wrong name is told before anything is read.
     clips = _load(annotations, out, split, skip_invalid=skip_invalid, endpoints=places)
-    settings = CrawlSettings(rates=rates, max_wait_seconds=max_wait)
-    with Ledger(out / LEDGER_NAME) as ledger:
-        num_ids = ledger.want(_first_ids(clips, limit))
-        cost = plan_crawl(ledger, chosen, settings, num_ids)
-        if plan:
-            if json:
-                emit_json("crawl", {"plan": cost.as_dict()})
-            else:
-                emit_table("plan", cost.rows())
-            return
-        for name, text in cost.rows():
-            say(f"{name}: {text}")
-        if not os.environ.get(CONTACT_VARIABLE) and any(places.is_own(source.name) for source in chosen):
-            say(f"set {CONTACT_VARIABLE} to an address under which the services can reach you")
-        _run_and_report(ledger, chosen, settings, num_ids, clips, out, json=json)
+    if plan:
+        _show_plan(plan_job(job, _first_ids(clips, limit)), as_json=json)
+        return
+    summary = _run(job, clips, limit, engine, parts)
+    _report(job, summary, clips, as_json=json)
 
 
-def _run_and_report(
-    ledger: Ledger,
-    chosen: Sequence[Source],
-    settings: CrawlSettings,
-    num_ids: int,
-    clips: Annotations,
-    out: Path,
-    *,
-    json: bool,
-) -> None:
-    """Crawls, writes the manifest, prints the summary; leaves with the exit code for work left, if any is."""
+def _show_plan(cost: CrawlPlan, *, as_json: bool) -> None:
+    if as_json:
+        emit_json("crawl", {"plan": cost.as_dict()})
+    else:
+        emit_table("plan", cost.rows())
+
+
+def _run(job: CrawlJob, clips: Annotations, limit: int | None, engine: str, parts: int | None) -> CrawlSummary:
     from k700_text.cli.progress import crawl_progress
-    from k700_text.crawl.crawler import crawl as run_crawl
-    from k700_text.manifest.build import build_manifest
+    from k700_text.crawl.job import run_job
+
+    ids = _first_ids(clips, limit)
+
+    def tell_plan(cost: CrawlPlan) -> None:
+        _tell_plan(cost, job)
 
     with crawl_progress() as show:
-        summary = run_crawl(ledger, chosen, settings, num_ids=num_ids, progress=show)
-    files = build_manifest(clips, out / LEDGER_NAME, None, out, keep_probe=True)
-    if json:
+        if engine == "ray":
+            from k700_text.crawl.cluster import run_on_ray
+
+            return run_on_ray(job, ids, parts=parts, on_plan=tell_plan, progress=show, say=say)
+        return run_job(job, ids, on_plan=tell_plan, progress=show, say=say)
+
+
+def _tell_plan(cost: CrawlPlan, job: CrawlJob) -> None:
+    from k700_text.crawl.transport import CONTACT_VARIABLE
+
+    for name, text in cost.rows():
+        say(f"{name}: {text}")
+    if not os.environ.get(CONTACT_VARIABLE) and not job.endpoints:
+        say(f"set {CONTACT_VARIABLE} to an address under which the services can reach you")
+
+
+def _report(job: CrawlJob, summary: CrawlSummary, clips: Annotations, *, as_json: bool) -> None:
+    """Writes the manifest, prints the summary; leaves with the exit code for work left, if any is."""
+    from k700_text.manifest.build import build_manifest
+
+    files: list[Path] = []
+    if job.shard is None:
+        files = build_manifest(clips, job.ledger_path, None, job.out, keep_probe=True)
+    if as_json:
         emit_json("crawl", {**summary.as_dict(), "files": [str(file) for file in files]})
     else:
         emit_table("crawl", [*summary.rows(), *(("manifest", str(file)) for file in files)])
+    if job.shard is not None:
+        say(f"when all {job.shard.count} parts are done: k700-text merge {job.out} --out {job.out}")
     if summary.work_left:
         _say_what_is_left(summary)
         raise typer.Exit(EXIT_WORK_LEFT)
@@ -133,16 +198,6 @@ def _load(
     return found
 
 
-def parse_split(text: str | None) -> Split | None:
-    """Returns the split that an option names."""
-    if text is None:
-        return None
-    try:
-        return Split.parse(text)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-
-
 def _first_ids(clips: Annotations, limit: int | None) -> Iterator[str]:
     """Yields the distinct ids of the first ``limit`` videos; ids may repeat where there is no limit."""
     if limit is None:
@@ -154,29 +209,3 @@ def _first_ids(clips: Annotations, limit: int | None) -> Iterator[str]:
         if len(chosen) == limit:
             break
     yield from chosen
-
-
-def _names(text: str | None) -> list[str] | None:
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _pairs(option: str, values: list[str] | None) -> dict[str, str]:
-    pairs = {}
-    for value in values or []:
-        name, separator, rest = value.partition("=")
-        if not (name and separator and rest):
-            raise UsageError(f"{option} {value!r}: expected SOURCE=VALUE")
-        pairs[name] = rest
-    return pairs
-
-
-def _rates(values: list[str] | None) -> dict[str, float]:
-    rates = {}
-    for name, text in _pairs("--rate", values).items():
-        try:
-            rates[name] = float(text)
-        except ValueError:
-            rates[name] = 0.0
-        if not MIN_RATE <= rates[name] < float("inf"):
-            raise UsageError(f"--rate {name}={text}: expected a number of requests per second, one a day or more")
-    return rates

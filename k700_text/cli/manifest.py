@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from k700_text.cli.common import emit_json, emit_table, say
-from k700_text.cli.crawl import LEDGER_NAME, parse_split
+from k700_text.cli.options import parse_split, read_removal_list
 
 
 def manifest(
@@ -18,6 +19,15 @@ def manifest(
     out: Annotated[Path, typer.Option(help="Folder of the ledger and the manifest.", show_default=False)],
     probe: Annotated[Path | None, typer.Option(help="File written by k700-text probe.")] = None,
     split: Annotated[str | None, typer.Option(help="Only this split: train, val or test.")] = None,
+    reparse: Annotated[
+        bool, typer.Option("--reparse", help="First read the kept answers again by today's rules; asks nobody.")
+    ] = False,
+    max_api_age: Annotated[
+        float | None, typer.Option(metavar="DAYS", min=0, help="Leave out Data API answers older than this; 0: all.")
+    ] = None,
+    removal_list: Annotated[
+        Path | None, typer.Option(help="Ids to forget and never to ask about, one a line.", show_default=False)
+    ] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Also write <split>.csv for spreadsheets.")] = False,
     skip_invalid: Annotated[bool, typer.Option(help="Leave malformed rows out and list them on stderr.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -27,19 +37,42 @@ def manifest(
     Example: k700-text manifest --annotations validate.csv --out titles --probe clips.parquet
     """
     from k700_text.annotations import load_annotations
+    from k700_text.crawl.job import LEDGER_NAME
     from k700_text.manifest.build import build_manifest
     from k700_text.manifest.spreadsheet import write_csv
 
+    removed = read_removal_list(removal_list)
     found = load_annotations(annotations, split=parse_split(split), skip_invalid=skip_invalid)
     for problem in found.skipped:
         say(f"left out: {problem}")
     ledger = out / LEDGER_NAME
     if not ledger.exists():
         say(f"no ledger in {out}: the rows carry no titles (k700-text crawl recovers them)")
-    files = build_manifest(found, ledger if ledger.exists() else None, probe, out)
+    elif removed or reparse:
+        _revise(ledger, removed, reparse=reparse)
+    since = None if max_api_age is None else datetime.now(UTC) - timedelta(days=max_api_age)
+    files = build_manifest(found, ledger if ledger.exists() else None, probe, out, api_since=since)
     if csv:
         files += [write_csv(file, file.with_suffix(".csv")) for file in files]
     if json:
         emit_json("manifest", {"num_clips": len(found.clips), "files": [str(file) for file in files]})
     else:
         emit_table("manifest", [("clips", len(found.clips)), *(("file", file) for file in files)])
+
+
+def _revise(path: Path, removed: list[str], *, reparse: bool) -> None:
+    """Brings the ledger up to date with the removal list and with today's rules."""
+    from k700_text.crawl.ledger import Ledger
+    from k700_text.crawl.registry import parse_evidence
+
+    with Ledger(path) as ledger:
+        num_new = ledger.remove(removed)
+        if removed:
+            say(f"removal list: {len(removed)} videos, {num_new} of them new")
+        if reparse:
+            done = ledger.reparse(parse_evidence)
+            say(
+                f"read {done.num_answers} answers again: {done.num_changed} mean something else now "
+                f"({done.num_titles_gained} titles gained, {done.num_titles_lost} lost), "
+                f"{done.num_unreadable} cannot be read by today's rules and stay as they were"
+            )

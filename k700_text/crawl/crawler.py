@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import timedelta
 
 from k700_text.crawl.ledger import Ledger
-from k700_text.crawl.limiter import Clock, HostLimiter, HostState, Pace
-from k700_text.crawl.planner import CrawlPlan, make_plan
-from k700_text.crawl.source_run import SourceProgress, SourceRun
-from k700_text.crawl.sources import SOURCE_NAMES, data_api, oembed
+from k700_text.crawl.limiter import Clock, HostLimiter, HostState, Lane, Pace
+from k700_text.crawl.pending import Freshness
+from k700_text.crawl.planner import CrawlPlan
+from k700_text.crawl.quota import DailyQuota
+from k700_text.crawl.source_run import SourceProgress, SourceRun, pending_query
+from k700_text.crawl.sources import origin, source_rank
 from k700_text.crawl.sources.base import Source
-from k700_text.crawl.summary import CrawlSummary
-from k700_text.crawl.transport import Endpoints, Limits, Transport
+from k700_text.crawl.summary import CrawlSummary, SourceSummary
+from k700_text.crawl.transport import Limits, Transport
 from k700_text.crawl.verdict import judge
-from k700_text.errors import CredentialError, NetworkDownError, UsageError
+from k700_text.errors import NetworkDownError
 
 POLL_SECONDS = 0.25
-MAX_WORKERS = 8
-# Threads needed for a rate: an answer takes about half a second on a bad day.
+# Threads needed for a rate: an answer takes about half a second on a bad day. A rate beyond any use is no limit: then
+# more threads only get in each other's way.
 LATENCY_SECONDS = 0.5
+MAX_WORKERS = 64
+UNLIMITED_WORKERS = 8
 # A pause that ended so long ago says nothing about the host's mood today.
 FORGET_AFTER = timedelta(days=1)
 
@@ -36,61 +38,49 @@ class CrawlSettings:
 
     Attributes:
         rates: requests per second by source, in place of the source's own pace.
+        daily_quota: units of the Data API that may be spent a day; the default of a new project when None.
+        share: part of all rates and quotas that is ours, 0..1; several machines share them.
+        freshness: which recorded answers still count.
         max_wait_seconds: a host's pause up to this long is waited for; a longer one stops its sources.
         limits: bounds of a request.
     """
 
     rates: Mapping[str, float] = field(default_factory=dict)
+    daily_quota: int | None = None
+    share: float = 1.0
+    freshness: Freshness = field(default_factory=Freshness)
     max_wait_seconds: float = 60.0
     limits: Limits = field(default_factory=Limits)
 
+    def pace(self, lane: str, pace: Pace) -> Pace:
+        """Returns the pace of a lane: the service's own or the one asked for, times our share."""
+        rate = self.rates.get(lane)
+        start, top = (pace.start_rate, pace.max_rate) if rate is None else (rate, rate)
+        needed = math.ceil(top * self.share * LATENCY_SECONDS)
+        if rate is not None and needed > MAX_WORKERS:
+            needed = UNLIMITED_WORKERS
+        return Pace(
+            start_rate=start * self.share,
+            max_rate=top * self.share,
+            concurrency=max(pace.concurrency, needed) if rate is not None else pace.concurrency,
+            pauses=pace.pauses,
+        )
 
-def check_source_names(names: Iterable[str], *, known: Sequence[str] = SOURCE_NAMES) -> None:
-    """Raises UsageError for the first name that is not a known one, with the nearest that is."""
-    for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-            raise UsageError(f"unknown source {name!r}: {hint}")
-
-
-def make_sources(
-    names: Sequence[str] | None = None,
-    *,
-    endpoints: Endpoints | None = None,
-    environment: Mapping[str, str] | None = None,
-) -> list[Source]:
-    """Returns the sources to ask, in order.
-
-    Args:
-        names: which, and in which order; all that can be used when None (data-api needs a key).
-        endpoints: where the services are.
-        environment: where the API key is looked up; the process environment when None.
-
-    Raises:
-        UsageError: an unknown name, or none at all.
-        CredentialError: data-api is asked for by name, but there is no key.
-    """
-    places = endpoints or Endpoints()
-    key = (os.environ if environment is None else environment).get(data_api.KEY_VARIABLE, "").strip()
-    if names is None:
-        names = [name for name in SOURCE_NAMES if key or name != data_api.NAME]
-    check_source_names(names)
-    if not names:
-        raise UsageError(f"no source to ask: name at least one of {', '.join(SOURCE_NAMES)}")
-    if data_api.NAME in names and not key:
-        raise CredentialError(f"source data-api needs an API key: set {data_api.KEY_VARIABLE}, or use another source")
-    makers: dict[str, Callable[[], Source]] = {
-        data_api.NAME: lambda: data_api.DataApi(key, places.resolve(data_api.NAME, data_api.URL)),
-        oembed.NAME: lambda: oembed.OEmbed(places.resolve(oembed.NAME, oembed.URL)),
-    }
-    return [makers[name]() for name in dict.fromkeys(names)]
+    def quota(self, source: Source) -> int | None:
+        """Returns the units a source may spend a day, None where it has no quota."""
+        if source.daily_quota is None:
+            return None
+        return max(1, int((self.daily_quota or source.daily_quota) * self.share))
 
 
 def plan_crawl(ledger: Ledger, sources: Sequence[Source], settings: CrawlSettings, num_ids: int) -> CrawlPlan:
     """Returns what asking the sources about everything still open would cost."""
-    num_pending = {source.name: ledger.num_pending(source.name) for source in sources}
-    return make_plan(num_ids, sources, num_pending, settings.rates)
+    plans = []
+    for source in sources:
+        num_pending = ledger.num_pending(pending_query(source, settings.freshness))
+        rate = settings.pace(source.name, source.pace).max_rate
+        plans.append(source.plan(num_pending, rate, settings.quota(source)))
+    return CrawlPlan(num_ids, tuple(plans))
 
 
 def crawl(
@@ -131,56 +121,67 @@ def crawl(
         # Also after an interruption: what was answered is on disk when the caller hears of it.
         ledger.flush()
     _raise_if_unreachable(runs)
-    return _summarise(ledger, runs, num_ids, clock.monotonic() - began)
+    return summarise(ledger, [run.summary() for run in runs], num_ids, clock.monotonic() - began)
 
 
 def _make_runs(
     ledger: Ledger, sources: Sequence[Source], settings: CrawlSettings, transport: Transport, clock: Clock
 ) -> list[SourceRun]:
-    limiters: dict[str, HostLimiter] = {}
+    lanes = _Lanes(ledger, settings, clock)
     runs: list[SourceRun] = []
     for source in sources:
-        pace = _pace(source, settings.rates.get(source.name))
-        if source.host not in limiters:
-            limiters[source.host] = _limiter(ledger, source.host, pace, settings.max_wait_seconds, clock)
+        units = settings.quota(source)
         runs.append(
             SourceRun(
                 source,
                 ledger=ledger,
                 transport=transport,
-                limiter=limiters[source.host],
+                lanes=lanes.of(source),
                 clock=clock,
                 upstream=runs,
-                num_workers=pace.concurrency,
+                num_workers=settings.pace(source.name, source.pace).concurrency,
+                freshness=settings.freshness,
+                quota=None if units is None else DailyQuota(source.name, units, ledger, clock),
             )
         )
     return runs
 
 
-def _pace(source: Source, rate: float | None) -> Pace:
-    if rate is None:
-        return source.pace
-    num_needed = min(MAX_WORKERS, math.ceil(rate * LATENCY_SECONDS))
-    return Pace(
-        start_rate=rate,
-        max_rate=rate,
-        concurrency=max(source.pace.concurrency, num_needed),
-        pauses=source.pace.pauses,
-    )
+class _Lanes:
+    """One limiter for each host, one lane for each service, shared by all sources that use them."""
 
+    def __init__(self, ledger: Ledger, settings: CrawlSettings, clock: Clock) -> None:
+        self._ledger = ledger
+        self._settings = settings
+        self._clock = clock
+        self._hosts: dict[str, HostLimiter] = {}
+        self._lanes: dict[tuple[str, str], Lane] = {}
 
-def _limiter(ledger: Ledger, host: str, pace: Pace, max_wait_seconds: float, clock: Clock) -> HostLimiter:
-    state = ledger.host(host)
-    if state and state.until + FORGET_AFTER < clock.now():
-        state = None
+    def of(self, source: Source) -> dict[str, Lane]:
+        """Returns the lanes that a source asks on, by name."""
+        place = source.place or source.host
+        if place not in self._hosts:
+            self._hosts[place] = self._host(place)
+        paces = {source.name: source.pace, **source.other_lanes}
+        for name, pace in paces.items():
+            if (place, name) not in self._lanes:
+                self._lanes[place, name] = self._hosts[place].lane(name, self._settings.pace(name, pace))
+        return {name: self._lanes[place, name] for name in paces}
 
-    def save(new: HostState) -> None:
-        ledger.save_host(host, new)
+    def _host(self, place: str) -> HostLimiter:
+        state = self._ledger.host(place)
+        if state and state.until + FORGET_AFTER < self._clock.now():
+            state = None
 
-    return HostLimiter(pace, state=state, save=save, clock=clock, max_wait_seconds=max_wait_seconds)
+        def save(new: HostState) -> None:
+            self._ledger.save_host(place, new)
+
+        return HostLimiter(state=state, save=save, clock=self._clock, max_wait_seconds=self._settings.max_wait_seconds)
 
 
 def _run_all(runs: Sequence[SourceRun], progress: Callable[[Sequence[SourceProgress]], None]) -> None:
+    if not runs:
+        return
     with ThreadPoolExecutor(len(runs), thread_name_prefix="source") as pool:
         waiting: set[Future[None]] = {pool.submit(run.run) for run in runs}
         try:
@@ -205,15 +206,20 @@ def _raise_if_unreachable(runs: Sequence[SourceRun]) -> None:
                 raise NetworkDownError(f"{error}: check the network and run the same command again", host=error.host)
 
 
-def _summarise(ledger: Ledger, runs: Sequence[SourceRun], num_ids: int, elapsed_seconds: float) -> CrawlSummary:
+def summarise(ledger: Ledger, sources: Sequence[SourceSummary], num_ids: int, elapsed_seconds: float) -> CrawlSummary:
+    """Returns where a ledger stands, beside what the sources did in this run."""
     titles: Counter[str] = Counter()
     states: Counter[str] = Counter()
+    reasons: Counter[tuple[str, str]] = Counter()
     num_known = 0
     for video in ledger.wanted_videos():
         num_known += 1
         with_title = [outcome.source for outcome in video.outcomes if outcome.title is not None]
         if with_title:
-            titles[min(with_title, key=source_rank)] += 1
+            titles[origin(min(with_title, key=source_rank))] += 1
+        else:
+            newest = {outcome.source: outcome.reason or "no_title" for outcome in video.outcomes}
+            reasons.update(newest.items())
         states[judge(video.youtube_id, video.outcomes)[0].value] += 1
     if num_known < num_ids:
         states["unknown"] += num_ids - num_known
@@ -221,11 +227,7 @@ def _summarise(ledger: Ledger, runs: Sequence[SourceRun], num_ids: int, elapsed_
         num_ids=num_ids,
         titles_by_source=dict(sorted(titles.items())),
         availability=dict(sorted(states.items())),
-        sources=tuple(run.summary() for run in runs),
+        failures=tuple((source, reason, count) for (source, reason), count in sorted(reasons.items())),
+        sources=tuple(sources),
         elapsed_seconds=elapsed_seconds,
     )
-
-
-def source_rank(source: str) -> tuple[int, str]:
-    """Returns the sort key of a source: known ones in order of preference, then others by name."""
-    return (SOURCE_NAMES.index(source) if source in SOURCE_NAMES else len(SOURCE_NAMES), source)

@@ -1,19 +1,18 @@
 """What was asked and answered, on disk: an append-only SQLite table that survives a killed crawl.
 
 One process writes (a lock file makes sure), through one thread that commits in batches: an answer is either
-recorded or will be asked again. Reading (``LedgerReader``) works beside a running crawl.
+recorded or will be asked again. Reading (``read_videos``) works beside a running crawl. Answers are never altered;
+what they were taken to mean may be written anew (``reparse``), and answers about videos on the removal list, or kept
+longer than a service allows, are deleted.
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
-import queue
-import sqlite3
+import json
 import threading
-import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,65 +20,31 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from k700_text.crawl.ledger_store import (
+    DERIVED_COLUMNS,
+    INSERT_OUTCOME,
+    OUTCOME_COLUMNS,
+    Connection,
+    connect,
+    connect_read_only,
+    derived_of,
+    outcome_of,
+    prepare,
+    row_of,
+    stamp,
+    translated,
+)
 from k700_text.crawl.limiter import HostState
+from k700_text.crawl.pending import PendingQuery
 from k700_text.errors import LedgerError
-from k700_text.records import Availability, OutcomeStatus, TitleOutcome
+from k700_text.records import TitleOutcome
 
-LEDGER_VERSION = 1
-APPLICATION_ID = 0x4B373030  # "K700"
-BATCH_OUTCOMES = 500
-BATCH_SECONDS = 0.2
-QUEUE_OUTCOMES = 5000
-BUSY_SECONDS = 5.0
+BATCH_OUTCOMES = 2000
+BATCH_SECONDS = 0.05
+QUEUE_OUTCOMES = 10_000
+REPARSE_PAGE = 1000
 
-_SCHEMA = """
-CREATE TABLE outcomes (
-    outcome_id INTEGER PRIMARY KEY,
-    run INTEGER NOT NULL,
-    youtube_id TEXT NOT NULL,
-    source TEXT NOT NULL,
-    status TEXT NOT NULL,
-    availability TEXT NOT NULL,
-    title TEXT,
-    raw_title TEXT,
-    title_language TEXT,
-    captured_at TEXT,
-    published_at TEXT,
-    video_duration_seconds REAL,
-    web_has_audio INTEGER,
-    http_status INTEGER,
-    reason TEXT,
-    fetched_at TEXT NOT NULL,
-    attempt INTEGER NOT NULL,
-    evidence_sha256 TEXT,
-    evidence BLOB
-);
-CREATE INDEX outcomes_by_video ON outcomes (youtube_id, source, status, run);
-CREATE TABLE wanted (youtube_id TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE runs (run INTEGER PRIMARY KEY, started_at TEXT NOT NULL);
-CREATE TABLE quota (source TEXT NOT NULL, day TEXT NOT NULL, units INTEGER NOT NULL, PRIMARY KEY (source, day));
-CREATE TABLE cooldowns (host TEXT PRIMARY KEY, until TEXT NOT NULL, level INTEGER NOT NULL, rate REAL NOT NULL);
-"""
-_INSERT = (
-    "INSERT INTO outcomes (run, youtube_id, source, status, availability, title, raw_title, title_language,"
-    " captured_at, published_at, video_duration_seconds, web_has_audio, http_status, reason, fetched_at, attempt,"
-    " evidence_sha256, evidence) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
-)
-_OUTCOME_COLUMNS = (
-    "youtube_id, source, status, availability, title, raw_title, title_language, captured_at, published_at,"
-    " video_duration_seconds, web_has_audio, http_status, reason, fetched_at"
-)
-# A source is through with a video once it answered, or failed on it in this very run; a title ends the search.
-_PENDING = """
-FROM wanted AS w WHERE w.youtube_id > :after
-AND NOT EXISTS (SELECT 1 FROM outcomes AS o WHERE o.youtube_id = w.youtube_id AND o.source = :source
-                AND (o.status <> 'transient' OR o.run = :run))
-AND NOT EXISTS (SELECT 1 FROM outcomes AS o WHERE o.youtube_id = w.youtube_id AND o.status = 'title')
-"""
-_ANSWERED_BY = """
-AND EXISTS (SELECT 1 FROM outcomes AS o WHERE o.youtube_id = w.youtube_id AND o.source = :{name}
-            AND (o.status <> 'transient' OR o.run = :run))
-"""
+Parse = Callable[[str, str, bytes, int | None, datetime], TitleOutcome | None]
 
 
 class Ledger:
@@ -98,20 +63,19 @@ class Ledger:
         self._lock_file = _lock(path)
         self._closed = False
         try:
-            self._reading = _connect(path)
-            with _translated(path):
-                _prepare(self._reading, path)
-                started = _stamp(datetime.now(UTC))
-                with self._reading:
-                    self.run = self._reading.execute("INSERT INTO runs (started_at) VALUES (?)", (started,)).lastrowid
+            self._connection = connect(path)
+            with translated(path):
+                prepare(self._connection, path)
+                started = stamp(datetime.now(UTC))
+                with self._connection:
+                    cursor = self._connection.execute("INSERT INTO runs (started_at) VALUES (?)", (started,))
+                    self.run = int(cursor.lastrowid or 0)
+            self._writer = _Writer(path, connect(path), self.run)
         except LedgerError:
             self._lock_file.close()
             raise
-        self._reading_lock = threading.Lock()
-        self._failure: LedgerError | None = None
-        self._queue: queue.Queue[tuple[str, tuple[Any, ...]] | threading.Event | None] = queue.Queue(QUEUE_OUTCOMES)
-        self._writer = threading.Thread(target=self._write, name="ledger", daemon=True)
-        self._writer.start()
+        self._lock = threading.Lock()
+        self._readers: list[Connection] = []
 
     def __enter__(self) -> Ledger:
         return self
@@ -124,140 +88,305 @@ class Ledger:
         if self._closed:
             return
         self._closed = True
-        self._queue.put(None)
-        self._writer.join()
-        self._reading.close()
+        self._writer.close()
+        for connection in (*self._readers, self._connection):
+            connection.close()
         self._lock_file.close()
-        if self._failure:
-            raise self._failure
+        self._writer.check()
 
     def want(self, youtube_ids: Iterable[str]) -> int:
-        """Sets the videos this run is about, in place of the former ones, and returns how many they are."""
-        with self._reading_lock, _translated(self.path), self._reading:
-            self._reading.execute("DELETE FROM wanted")
-            self._reading.executemany("INSERT OR IGNORE INTO wanted VALUES (?)", ((each,) for each in youtube_ids))
-            return int(self._reading.execute("SELECT count(*) FROM wanted").fetchone()[0])
+        """Sets the videos this run is about, in place of the former ones, and returns how many they are.
+
+        Videos on the removal list are left out.
+        """
+        with self.transaction() as connection:
+            connection.execute("DELETE FROM wanted")
+            connection.executemany("INSERT OR IGNORE INTO wanted VALUES (?)", ((each,) for each in youtube_ids))
+            connection.execute("DELETE FROM wanted WHERE youtube_id IN (SELECT youtube_id FROM removed)")
+            return int(connection.execute("SELECT count(*) FROM wanted").fetchone()[0])
+
+    def wanted_ids(self) -> Iterator[str]:
+        """Yields the wanted ids in order."""
+        yield from self._ids("SELECT youtube_id FROM wanted ORDER BY youtube_id", ())
+
+    def ids_with_title(self, source: str) -> Iterator[str]:
+        """Yields the ids of which a source has given a title, in order."""
+        sql = "SELECT DISTINCT youtube_id FROM outcomes WHERE source = ? AND status = 'title' ORDER BY youtube_id"
+        yield from self._ids(sql, (source,))
 
     def record(self, outcome: TitleOutcome, attempt: int = 1) -> None:
         """Queues an outcome; it is on disk at the latest after ``flush``."""
-        self._submit(_INSERT, _row_of(outcome, self.run, attempt))
+        self._writer.add((INSERT_OUTCOME, outcome, attempt))
 
     def flush(self) -> None:
         """Returns when everything queued so far is committed."""
-        done = threading.Event()
-        self._check()
-        self._queue.put(done)
-        done.wait()
-        self._check()
+        self._writer.flush()
 
-    def pending(self, source: str, *, after: str = "", limit: int = 1000, answered_by: Sequence[str] = ()) -> list[str]:
-        """Returns wanted ids that the source has still to be asked about, in order of id.
+    def pending(self, query: PendingQuery, *, after: str = "", limit: int = 1000) -> list[str]:
+        """Returns wanted ids that a source has still to be asked about, in order of id.
 
         Args:
-            source: name of the source.
+            query: the source, and what counts as answered.
             after: start behind this id.
             limit: how many at most.
-            answered_by: only ids that all of these sources are through with (the cascade).
         """
-        tail = f"ORDER BY w.youtube_id LIMIT {limit}"
-        rows = self._select("SELECT w.youtube_id", source, after, answered_by, tail, self.run)
-        return [row[0] for row in rows]
+        sql, values = query.sql("w.youtube_id", self.run, after)
+        return [row[0] for row in self._read(f"{sql} ORDER BY w.youtube_id LIMIT {limit}", values)]
 
-    def num_pending(self, source: str, *, with_failed: bool = False) -> int:
-        """Returns for how many wanted ids no source has a title yet and this one has not answered.
+    def num_pending(self, query: PendingQuery, *, with_failed: bool = False) -> int:
+        """Returns for how many wanted ids a source has still to be asked.
 
         Args:
-            source: name of the source.
+            query: the source, and what counts as answered.
             with_failed: count those too that it failed on in this run; the next run asks them again.
         """
-        return int(self._select("SELECT count(*)", source, "", (), "", -1 if with_failed else self.run)[0][0])
-
-    def _select(
-        self, head: str, source: str, after: str, answered_by: Sequence[str], tail: str, run: int | None
-    ) -> list[Any]:
-        names = {f"s{index}": name for index, name in enumerate(answered_by)}
-        conditions = "".join(_ANSWERED_BY.format(name=name) for name in names)
-        values = {"source": source, "after": after, "run": run, **names}
-        with self._reading_lock, _translated(self.path):
-            return self._reading.execute(f"{head} {_PENDING} {conditions} {tail}", values).fetchall()
+        sql, values = query.sql("count(*)", None if with_failed else self.run, "")
+        return int(self._read(sql, values)[0][0])
 
     def add_quota(self, source: str, day: str, units: int) -> None:
         """Books quota units spent on a day (of the service's own time zone)."""
-        self._submit(
-            "INSERT INTO quota VALUES (?, ?, ?) ON CONFLICT (source, day) DO UPDATE SET units = units + excluded.units",
-            (source, day, units),
+        self._writer.add(
+            (
+                "INSERT INTO quota VALUES (?, ?, (SELECT value FROM settings WHERE name = 'ledger'), ?)"
+                " ON CONFLICT DO UPDATE SET units = units + excluded.units",
+                (source, day, units),
+            )
         )
 
     def quota_used(self, source: str, day: str) -> int:
-        """Returns the quota units booked for a day."""
+        """Returns the quota units booked for a day, those of merged ledgers included."""
         self.flush()
-        with self._reading_lock, _translated(self.path):
-            row = self._reading.execute(
-                "SELECT units FROM quota WHERE source = ? AND day = ?", (source, day)
-            ).fetchone()
-        return int(row[0]) if row else 0
+        rows = self._read("SELECT sum(units) FROM quota WHERE source = ? AND day = ?", (source, day))
+        return int(rows[0][0] or 0)
 
     def save_host(self, host: str, state: HostState) -> None:
         """Keeps a host's pause for the next run."""
-        self._submit(
-            "INSERT OR REPLACE INTO cooldowns VALUES (?, ?, ?, ?)", (host, _stamp(state.until), state.level, state.rate)
-        )
+        values = (host, stamp(state.until), state.level, json.dumps(dict(state.rates)))
+        self._writer.add(("INSERT OR REPLACE INTO hosts VALUES (?, ?, ?, ?)", values))
 
     def host(self, host: str) -> HostState | None:
         """Returns a host's pause as an earlier run left it."""
-        with self._reading_lock, _translated(self.path):
-            row = self._reading.execute("SELECT until, level, rate FROM cooldowns WHERE host = ?", (host,)).fetchone()
-        return HostState(until=datetime.fromisoformat(row[0]), level=row[1], rate=row[2]) if row else None
+        for until, level, rates in self._read("SELECT until, level, rates FROM hosts WHERE host = ?", (host,)):
+            return HostState(until=datetime.fromisoformat(until), level=level, rates=json.loads(rates))
+        return None
+
+    def setting(self, name: str) -> str | None:
+        """Returns a remembered value."""
+        rows = self._read("SELECT value FROM settings WHERE name = ?", (name,))
+        return str(rows[0][0]) if rows else None
+
+    def remember(self, name: str, value: str | None) -> None:
+        """Remembers a value over restarts; None forgets it."""
+        with self.transaction() as connection:
+            if value is None:
+                connection.execute("DELETE FROM settings WHERE name = ?", (name,))
+            else:
+                connection.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, value))
+
+    def remove(self, youtube_ids: Iterable[str]) -> int:
+        """Puts videos on the removal list for good, deletes all answers about them; returns how many are new on it.
+
+        They are never asked about again, and no output derived from this ledger knows anything of them.
+        """
+        self.flush()
+        now = stamp(datetime.now(UTC))
+        with self.transaction() as connection:
+            before = connection.total_changes
+            rows = ((each, now) for each in youtube_ids)
+            connection.executemany("INSERT OR IGNORE INTO removed VALUES (?, ?)", rows)
+            num_new = connection.total_changes - before
+            purge_removed(connection)
+            return num_new
+
+    def num_answers_before(self, source: str, moment: datetime) -> int:
+        """Returns of how many videos a source's newest answer is older than a moment."""
+        sql = (
+            "SELECT count(*) FROM (SELECT max(fetched_at) AS newest FROM outcomes WHERE source = ?"
+            " AND status <> 'transient' GROUP BY youtube_id) WHERE newest < ?"
+        )
+        return int(self._read(sql, (source, stamp(moment)))[0][0])
+
+    def forget_before(self, source: str, moment: datetime) -> int:
+        """Deletes a source's answers older than a moment and returns how many they were."""
+        self.flush()
+        with self.transaction() as connection:
+            connection.execute("PRAGMA secure_delete = ON")
+            cursor = connection.execute(
+                "DELETE FROM outcomes WHERE source = ? AND fetched_at < ?", (source, stamp(moment))
+            )
+            return cursor.rowcount
+
+    def reparse(self, parse: Parse) -> ReparseSummary:
+        """Writes anew what the kept answers mean, by today's rules; the answers themselves stay as they are.
+
+        Args:
+            parse: gives the outcome for (source, youtube_id, evidence, http_status, fetched_at), None where it cannot.
+        """
+        self.flush()
+        counts = ReparseSummary()
+        columns = f"outcome_id, source, youtube_id, http_status, fetched_at, evidence, {', '.join(DERIVED_COLUMNS)}"
+        sql = f"SELECT {columns} FROM outcomes WHERE outcome_id > ? AND evidence IS NOT NULL ORDER BY 1 LIMIT ?"
+        update = f"UPDATE outcomes SET {', '.join(f'{name} = ?' for name in DERIVED_COLUMNS)} WHERE outcome_id = ?"
+        after = 0
+        while rows := self._read(sql, (after, REPARSE_PAGE)):
+            after = rows[-1][0]
+            changes = [change for row in rows if (change := _reparsed(row, parse, counts)) is not None]
+            with self.transaction() as connection:
+                connection.executemany(update, changes)
+        return counts
 
     def wanted_videos(self) -> Iterator[Video]:
         """Yields what is known about each wanted video that has outcomes, in order of id."""
         self.flush()
-        yield from _videos(self.path, "WHERE youtube_id IN (SELECT youtube_id FROM wanted)")
+        yield from _videos(self.path, "youtube_id IN (SELECT youtube_id FROM wanted)", ())
 
-    def _submit(self, sql: str, values: tuple[Any, ...]) -> None:
-        self._check()
-        self._queue.put((sql, values))
+    def _read(self, sql: str, values: Any) -> list[Any]:
+        """Reads on a connection of its own: a long count keeps nobody else waiting."""
+        with self._lock:
+            connection = self._readers.pop() if self._readers else None
+        with translated(self.path):
+            connection = connection or connect(self.path)
+            try:
+                return connection.execute(sql, values).fetchall()
+            finally:
+                with self._lock:
+                    self._readers.append(connection)
 
-    def _check(self) -> None:
+    def _ids(self, sql: str, values: tuple[str, ...]) -> Iterator[str]:
+        self.flush()
+        connection = connect_read_only(self.path)
+        try:
+            with translated(self.path):
+                for (youtube_id,) in connection.execute(sql, values):
+                    yield youtube_id
+        finally:
+            connection.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """Gives the connection for statements that are committed together at the end."""
+        with self._lock, translated(self.path), self._connection:
+            yield self._connection
+
+
+class _Writer:
+    """The thread that commits batches. After a failure it only empties its queue."""
+
+    def __init__(self, path: Path, connection: Connection, run: int) -> None:
+        self._path = path
+        self._connection = connection
+        self._run = run
+        self._failure: LedgerError | None = None
+        self._queue: list[tuple[Any, ...]] = []
+        self._num_added = 0
+        self._num_committed = 0
+        self._is_urgent = False
+        self._is_closing = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._write, name="ledger", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raises LedgerError once writing has failed."""
         if self._failure:
             raise self._failure
 
-    def _write(self) -> None:
-        """Runs in the writer thread: commits batches until told to end; after a failure it only empties the queue."""
-        connection = _connect(self.path)
-        is_open = True
-        while is_open:
-            is_open, statements, waiters = self._next_batch()
-            if statements and not self._failure:
-                try:
-                    with _translated(self.path), connection:
-                        for sql, values in statements:
-                            connection.execute(sql, values)
-                except LedgerError as error:
-                    self._failure = error
-            for waiter in waiters:
-                waiter.set()
-        connection.close()
+    def add(self, item: tuple[Any, ...]) -> None:
+        """Queues (statement, values), or (statement, outcome, attempt): rows are made in the writing thread."""
+        with self._changed:
+            self.check()
+            while len(self._queue) >= QUEUE_OUTCOMES:
+                self._changed.wait()
+            self._queue.append(item)
+            self._num_added += 1
+            if len(self._queue) in (1, BATCH_OUTCOMES):
+                self._changed.notify_all()
 
-    def _next_batch(self) -> tuple[bool, list[tuple[str, tuple[Any, ...]]], list[threading.Event]]:
-        statements: list[tuple[str, tuple[Any, ...]]] = []
-        waiters: list[threading.Event] = []
-        item = self._queue.get()
-        deadline = time.monotonic() + BATCH_SECONDS
-        while True:
-            if item is None:
-                return False, statements, waiters
-            if isinstance(item, threading.Event):
-                # Somebody waits for exactly this: commit at once.
-                return True, statements, [item]
-            statements.append(item)
-            remaining = deadline - time.monotonic()
-            if len(statements) >= BATCH_OUTCOMES or remaining <= 0:
-                return True, statements, waiters
-            try:
-                item = self._queue.get(timeout=remaining)
-            except queue.Empty:
-                return True, statements, waiters
+    def flush(self) -> None:
+        """Returns when everything queued so far is committed."""
+        with self._changed:
+            self.check()
+            target = self._num_added
+            self._is_urgent = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._num_committed >= target)
+            self.check()
+
+    def close(self) -> None:
+        """Commits what is queued and ends the thread."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _write(self) -> None:
+        while batch := self._next_batch():
+            if not self._failure:
+                self._commit(batch)
+            with self._changed:
+                self._num_committed += len(batch)
+                self._changed.notify_all()
+        self._connection.close()
+
+    def _next_batch(self) -> list[tuple[Any, ...]]:
+        """Returns what is queued, after giving more a moment to come; nothing only at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._queue or self._is_closing)
+            self._changed.wait_for(
+                lambda: self._is_urgent or self._is_closing or len(self._queue) >= BATCH_OUTCOMES, BATCH_SECONDS
+            )
+            batch, self._queue = self._queue, []
+            self._is_urgent = False
+            self._changed.notify_all()
+            return batch
+
+    def _commit(self, batch: Sequence[tuple[Any, ...]]) -> None:
+        try:
+            with translated(self._path), self._connection as connection:
+                for statement, items in groupby(batch, key=lambda item: str(item[0])):
+                    if statement == INSERT_OUTCOME:
+                        rows = ((*row_of(outcome), self._run, attempt) for _, outcome, attempt in items)
+                        connection.executemany(statement, rows)
+                    else:
+                        connection.executemany(statement, (values for _, values in items))
+        except LedgerError as error:
+            self._failure = error
+
+
+@dataclass(slots=True)
+class ReparseSummary:
+    """What reading the kept answers again changed.
+
+    Attributes:
+        num_answers: answers read again.
+        num_changed: outcomes that differ now.
+        num_titles_gained: answers that have a title now and had none.
+        num_titles_lost: answers whose title is none by today's rules.
+        num_unreadable: answers that today's rules cannot read; they keep their old meaning.
+    """
+
+    num_answers: int = 0
+    num_changed: int = 0
+    num_titles_gained: int = 0
+    num_titles_lost: int = 0
+    num_unreadable: int = 0
+
+
+def _reparsed(row: Sequence[Any], parse: Parse, counts: ReparseSummary) -> tuple[Any, ...] | None:
+    """Returns the values of the update, None where nothing changes."""
+    outcome_id, source, youtube_id, http_status, fetched_at, evidence = row[:6]
+    old = tuple(row[6:])
+    outcome = parse(source, youtube_id, zlib.decompress(evidence), http_status, datetime.fromisoformat(fetched_at))
+    counts.num_answers += 1
+    if outcome is None:
+        counts.num_unreadable += 1
+        return None
+    new = derived_of(outcome)
+    title = DERIVED_COLUMNS.index("title")
+    counts.num_titles_gained += old[title] is None and new[title] is not None
+    counts.num_titles_lost += old[title] is not None and new[title] is None
+    counts.num_changed += old != new
+    return (*new, outcome_id) if old != new else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,82 +397,44 @@ class Video:
     outcomes: tuple[TitleOutcome, ...]
 
 
-def read_videos(path: Path) -> Iterator[Video]:
+def read_videos(path: Path, *, leave_out: tuple[str, datetime] | None = None) -> Iterator[Video]:
     """Yields what a ledger knows about each video, in order of id; a crawl may be running meanwhile.
 
     Evidence is left out.
 
+    Args:
+        path: the ledger.
+        leave_out: a source, and the time before which its answers are left out.
+
     Raises:
         LedgerError: missing, damaged or of another version.
     """
-    yield from _videos(path, "")
+    if leave_out is None:
+        yield from _videos(path, "true", ())
+    else:
+        source, since = leave_out
+        yield from _videos(path, "NOT (source = ? AND fetched_at < ?)", (source, stamp(since)))
 
 
-def _videos(path: Path, where: str) -> Iterator[Video]:
-    connection = _connect_read_only(path)
-    join = "AND" if where else "WHERE"
+def _videos(path: Path, condition: str, values: tuple[str | None, ...]) -> Iterator[Video]:
+    connection = connect_read_only(path)
     sql = (
-        f"SELECT {_OUTCOME_COLUMNS} FROM outcomes {where} {join} status <> 'transient'"
+        f"SELECT {', '.join(OUTCOME_COLUMNS)} FROM outcomes WHERE {condition} AND status <> 'transient'"
         " ORDER BY youtube_id, source, fetched_at, outcome_id"
     )
     try:
-        with _translated(path):
-            for youtube_id, rows in groupby(connection.execute(sql), key=lambda row: str(row[0])):
-                yield Video(youtube_id, tuple(map(_outcome_of, rows)))
+        with translated(path):
+            for youtube_id, rows in groupby(connection.execute(sql, values), key=lambda row: str(row[0])):
+                yield Video(youtube_id, tuple(map(outcome_of, rows)))
     finally:
         connection.close()
 
 
-def _row_of(outcome: TitleOutcome, run: int | None, attempt: int) -> tuple[Any, ...]:
-    evidence = outcome.evidence
-    return (
-        run,
-        outcome.youtube_id,
-        outcome.source,
-        outcome.status.value,
-        outcome.availability.value,
-        outcome.title,
-        _storable(outcome.raw_title),
-        _storable(outcome.title_language),
-        _stamp(outcome.captured_at),
-        _stamp(outcome.published_at),
-        outcome.video_duration_seconds,
-        outcome.web_has_audio,
-        outcome.http_status,
-        outcome.reason,
-        _stamp(outcome.fetched_at),
-        attempt,
-        hashlib.sha256(evidence).hexdigest() if evidence is not None else None,
-        zlib.compress(evidence) if evidence is not None else None,
-    )
-
-
-def _outcome_of(row: Sequence[Any]) -> TitleOutcome:
-    return TitleOutcome(
-        youtube_id=row[0],
-        source=row[1],
-        status=OutcomeStatus(row[2]),
-        availability=Availability(row[3]),
-        title=row[4],
-        raw_title=row[5],
-        title_language=row[6],
-        captured_at=datetime.fromisoformat(row[7]) if row[7] else None,
-        published_at=datetime.fromisoformat(row[8]) if row[8] else None,
-        video_duration_seconds=row[9],
-        web_has_audio=None if row[10] is None else bool(row[10]),
-        http_status=row[11],
-        reason=row[12],
-        fetched_at=datetime.fromisoformat(row[13]),
-    )
-
-
-def _storable(text: str | None) -> str | None:
-    """Replaces lone surrogates (legal in JSON, illegal in UTF-8); the evidence keeps them as they came."""
-    return text.encode("utf-8", "replace").decode() if text is not None else None
-
-
-def _stamp(moment: datetime | None) -> str | None:
-    return moment.astimezone(UTC).isoformat() if moment is not None else None
+def purge_removed(connection: Connection) -> None:
+    """Deletes, beyond recovery, what a ledger holds about videos on its removal list."""
+    connection.execute("PRAGMA secure_delete = ON")
+    for table in ("outcomes", "wanted"):
+        connection.execute(f"DELETE FROM {table} WHERE youtube_id IN (SELECT youtube_id FROM removed)")
 
 
 def _lock(path: Path) -> Any:
@@ -360,93 +451,3 @@ def _lock(path: Path) -> Any:
         handle.close()
         raise LedgerError(f"another crawl is using {path}: wait for it to end, or choose another --out") from error
     return handle
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    with _translated(path):
-        connection = sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False)
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            # NORMAL: a killed process loses nothing; a power cut loses at most the last commits, never the file.
-            connection.execute("PRAGMA synchronous = NORMAL")
-        except sqlite3.Error:
-            connection.close()
-            raise
-        return connection
-
-
-def _connect_read_only(path: Path) -> sqlite3.Connection:
-    if not path.is_file():
-        raise LedgerError(f"no such ledger: {path} (k700-text crawl makes it)")
-    address = path.resolve().as_uri()
-    with _translated(path):
-        connection = sqlite3.connect(f"{address}?mode=ro", uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
-        try:
-            version = _versions(connection)
-        except sqlite3.OperationalError:
-            connection.close()
-            if path.with_name(path.name + "-wal").exists():
-                raise
-            # A folder without write access: SQLite cannot make its index of a log there, and there is no log.
-            connection = sqlite3.connect(f"{address}?immutable=1", uri=True, check_same_thread=False)
-            version = _versions(connection)
-        except sqlite3.DatabaseError:
-            connection.close()
-            raise
-    problem = _version_problem(version, path)
-    if problem:
-        connection.close()
-        raise LedgerError(problem)
-    return connection
-
-
-def _versions(connection: sqlite3.Connection) -> tuple[int, int]:
-    application = connection.execute("PRAGMA application_id").fetchone()[0]
-    return int(application), int(connection.execute("PRAGMA user_version").fetchone()[0])
-
-
-def _version_problem(versions: tuple[int, int], path: Path) -> str | None:
-    application, version = versions
-    if application != APPLICATION_ID:
-        return f"{path} is an SQLite file, but not a ledger of k700-text: choose another --out"
-    if version != LEDGER_VERSION:
-        return (
-            f"{path} has ledger version {version}, this version reads {LEDGER_VERSION}: use the k700-text that wrote it"
-        )
-    return None
-
-
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    is_empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
-    if is_empty:
-        stamps = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {LEDGER_VERSION};"
-        connection.executescript(f"BEGIN; {_SCHEMA} {stamps} COMMIT;")
-        return
-    problem = _version_problem(_versions(connection), path)
-    if problem:
-        connection.close()
-        raise LedgerError(problem)
-
-
-_PROBLEMS: Mapping[int, str] = {
-    sqlite3.SQLITE_FULL: "the disk is full while writing {path}: free some space and run the same command to continue",
-    sqlite3.SQLITE_BUSY: "{path} is locked by another program: close it and run the same command to continue",
-    sqlite3.SQLITE_LOCKED: "{path} is locked by another program: close it and run the same command to continue",
-    sqlite3.SQLITE_READONLY: "no permission to write {path}: choose another --out",
-    sqlite3.SQLITE_CANTOPEN: "cannot open {path}: check that it is a file and that its folder can be used",
-    sqlite3.SQLITE_PERM: "no permission to use {path}: choose another --out",
-    sqlite3.SQLITE_CORRUPT: "{path} is damaged: move it away and crawl again, or restore a copy",
-    sqlite3.SQLITE_NOTADB: "{path} is not a ledger (not an SQLite file): move it away or choose another --out",
-    sqlite3.SQLITE_IOERR: "reading or writing {path} fails: check the disk (full or over quota?) and run again",
-}
-
-
-@contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    """Turns SQLite's errors into one clear line."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        text = _PROBLEMS.get(code, "{path} cannot be used as a ledger (" + str(error).replace("{", "(") + ")")
-        raise LedgerError(text.format(path=path)) from error

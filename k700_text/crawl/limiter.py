@@ -1,9 +1,13 @@
-"""One limiter per host, shared by all workers: pace, concurrency, cool-downs.
+"""One limiter per host, shared by all workers: pauses and circuit breaker for the host, pace for each of its lanes.
+
+A host may publish one limit for each of its services (the web archive: 24 a minute for its index, 8 a second for
+captures): a lane has the pace of one service, and all lanes share the host's pauses.
 
 Requests are given slots on a time grid of ``1 / rate``; a slot is reserved before the wait, so that late wake-ups do
-not lower the rate and no burst ever exceeds it. When the host asks for a pause (or shows a block page) the rate is
-halved and nobody asks until the pause is over; then the rate recovers slowly. The pause is handed to ``save``, so
-that a restart honours it.
+not lower the rate and no burst ever exceeds it. When the host asks for a pause (or shows a block page) the lane's rate
+is halved and nobody asks the host until the pause is over; then the rate recovers slowly. Failures in a row open the
+circuit breaker: a pause, then one request at a time until one is answered. Pauses are handed to ``save``, so that a
+restart honours them.
 """
 
 from __future__ import annotations
@@ -27,6 +31,10 @@ RECOVERY_SUCCESSES = 10
 RECOVERY_FRACTION = 0.05
 # web-contracts section 1.4: 15 minutes, then 1 hour, then 6 hours.
 BLOCK_PAUSES = (900.0, 3600.0, 21600.0)
+# Section 8, rule 7.
+BREAKER_FAILURES = 10
+BREAKER_PAUSES = (60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 3600.0)
+_HALF_OPEN_POLL_SECONDS = 0.05
 
 
 class Clock:
@@ -87,12 +95,12 @@ class HostState:
     Attributes:
         until: nobody asks before this time (UTC).
         level: how many pauses without a success in between.
-        rate: requests per second after the pause.
+        rates: requests per second after the pause, by lane; lanes that were never slowed down are left out.
     """
 
     until: datetime
     level: int
-    rate: float
+    rates: Mapping[str, float]
 
 
 def parse_retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
@@ -118,10 +126,9 @@ def _seconds_until(http_date: str, now: datetime) -> float:
 
 
 class HostLimiter:
-    """Gives slots for requests to one host.
+    """Pauses and circuit breaker of one host, and the lanes to its services.
 
     Args:
-        pace: rates and concurrency.
         state: what an earlier run saved, if anything.
         save: called with the new state at each pause.
         clock: time and waiting.
@@ -130,30 +137,151 @@ class HostLimiter:
 
     def __init__(
         self,
-        pace: Pace,
         *,
         state: HostState | None = None,
         save: Callable[[HostState], None] = lambda state: None,
         clock: Clock | None = None,
         max_wait_seconds: float = 60.0,
     ) -> None:
-        self._pace = pace
+        self.clock = clock or Clock()
+        self.lock = threading.RLock()
+        self.max_wait_seconds = max_wait_seconds
         self._save = save
-        self._clock = clock or Clock()
-        self._max_wait_seconds = max_wait_seconds
-        self._lock = threading.Lock()
+        self._until = state.until if state else None
+        self._level = state.level if state else 0
+        self._rates = dict(state.rates) if state else {}
+        self._paused_at = -math.inf
+        self._failures_in_a_row = 0
+        self._num_openings = 0
+        self._is_half_open = False
+        self._probe: object | None = None
+
+    def lane(self, name: str, pace: Pace) -> Lane:
+        """Returns a new lane; the rate that an earlier run was slowed down to still holds."""
+        return Lane(self, name, pace, min(self._rates.get(name, pace.start_rate), pace.max_rate))
+
+    def pause_seconds(self) -> float:
+        """Returns how long nobody may ask; 0 or less: now.
+
+        Raises:
+            CoolDown: longer than the caller waits.
+        """
+        with self.lock:
+            seconds = self.remaining_seconds()
+            if seconds > self.max_wait_seconds:
+                assert self._until is not None
+                raise CoolDown(self._until)
+            return seconds
+
+    def remaining_seconds(self) -> float:
+        """Returns how long the pause that is on will last; 0 or less: none is."""
+        until = self._until
+        return (until - self.clock.now()).total_seconds() if until else 0.0
+
+    def pause(self, began: float, seconds: float | None, steps: Sequence[float], slowed: Mapping[str, float]) -> bool:
+        """Pauses everybody and returns whether this is news: not the echo of a pause that is already on.
+
+        Args:
+            began: when the refused request began; requests that were already under way at the last pause only
+                prolong it.
+            seconds: the time the host named, if any.
+            steps: pause lengths by level where it named none.
+            slowed: new rates by lane, if this is news.
+        """
+        with self.lock:
+            is_news = began > self._paused_at
+            if seconds is None and not is_news:
+                return False
+            if seconds is None:
+                # Jitter keeps several machines from coming back in the same second; never shorter than asked.
+                seconds = steps[min(self._level, len(steps) - 1)] * random.uniform(1.0, 1.1)
+            if is_news:
+                self._paused_at = self.clock.monotonic()
+                self._level += 1
+                self._rates.update(slowed)
+            self.hold(seconds)
+            return is_news
+
+    def hold(self, seconds: float) -> None:
+        """Pauses everybody and keeps the pause for a restart."""
+        with self.lock:
+            until = self.clock.now() + timedelta(seconds=seconds)
+            self._until = max(until, self._until) if self._until else until
+            self._save(HostState(until=self._until, level=self._level, rates=dict(self._rates)))
+
+    def recovered(self, lane: str, rate: float) -> None:
+        """Tells that the host has served for a while: the next pause is a first one again."""
+        self._level = 0
+        if lane in self._rates:
+            self._rates[lane] = rate
+
+    def answered(self) -> None:
+        """Tells that a usable answer came: closes the circuit breaker."""
+        if self._failures_in_a_row or self._is_half_open:
+            with self.lock:
+                self._failures_in_a_row = self._num_openings = 0
+                self._is_half_open = False
+
+    def failed(self, began: float) -> None:
+        """Tells that a request brought no usable answer; the tenth in a row opens the circuit breaker."""
+        with self.lock:
+            if began <= self._paused_at:
+                return
+            self._failures_in_a_row += 1
+            if self._is_half_open or self._failures_in_a_row >= BREAKER_FAILURES:
+                seconds = BREAKER_PAUSES[min(self._num_openings, len(BREAKER_PAUSES) - 1)]
+                self._num_openings += 1
+                self._failures_in_a_row = 0
+                self._is_half_open = True
+                self._paused_at = self.clock.monotonic()
+                self.hold(seconds)
+
+    def try_enter(self, request: object) -> bool:
+        """Returns whether a request may go: while the breaker is half open, only one at a time may."""
+        with self.lock:
+            if not self._is_half_open:
+                return True
+            if self._probe is None:
+                self._probe = request
+            return self._probe is request
+
+    def leave(self, request: object) -> None:
+        """Tells that a request is over."""
+        with self.lock:
+            if self._probe is request:
+                self._probe = None
+
+
+class Lane:
+    """Gives slots for requests to one service of a host.
+
+    Args:
+        host: whose pauses apply.
+        name: of the lane.
+        pace: rates and concurrency.
+        rate: requests per second to begin with.
+    """
+
+    def __init__(self, host: HostLimiter, name: str, pace: Pace, rate: float) -> None:
+        self.name = name
+        self._host = host
+        self._clock = host.clock
+        self._pace = pace
+        self._rate = rate
+        self._lock = host.lock
         self._free = threading.Semaphore(pace.concurrency)
         self._next_slot = self._clock.monotonic()
-        self._rate = min(state.rate, pace.max_rate) if state else pace.start_rate
-        self._level = state.level if state else 0
-        self._until = state.until if state else None
-        self._paused_at = -math.inf
         self._successes = 0
 
     @property
     def rate(self) -> float:
         """Requests per second at present."""
         return self._rate
+
+    @property
+    def remaining_seconds(self) -> float:
+        """How long the host's pause will last; 0 or less: none is on."""
+        return self._host.remaining_seconds()
 
     @contextmanager
     def slot(self, stop: threading.Event) -> Iterator[float]:
@@ -163,79 +291,69 @@ class HostLimiter:
             CoolDown: a pause is on that is longer than the caller waits.
             Stopped: ``stop`` was set.
         """
+        request = object()
         while not self._free.acquire(timeout=0.5):
             if stop.is_set():
                 raise Stopped
         try:
-            yield self._wait_for_turn(stop)
+            yield self._wait_for_turn(stop, request)
         finally:
+            self._host.leave(request)
             self._free.release()
 
-    def _wait_for_turn(self, stop: threading.Event) -> float:
+    def _wait_for_turn(self, stop: threading.Event, request: object) -> float:
         while True:
+            pause = max(self._host.pause_seconds(), 0.0)
             with self._lock:
-                pause = self._pause_seconds()
-                if pause > self._max_wait_seconds:
-                    assert self._until is not None
-                    raise CoolDown(self._until)
                 now = self._clock.monotonic()
                 turn = max(self._next_slot, now + pause)
                 self._next_slot = turn + 1 / self._rate
             if self._clock.wait(turn - now, stop):
                 raise Stopped
+            while not self._host.try_enter(request):
+                if self._clock.wait(_HALF_OPEN_POLL_SECONDS, stop):
+                    raise Stopped
             # Somebody may have been told to pause while we waited: then this slot is void.
-            with self._lock:
-                if self._pause_seconds() <= 0:
-                    return self._clock.monotonic()
-
-    def _pause_seconds(self) -> float:
-        return (self._until - self._clock.now()).total_seconds() if self._until else 0.0
+            if self._host.pause_seconds() <= 0:
+                return self._clock.monotonic()
+            self._host.leave(request)
 
     def succeeded(self) -> None:
-        """Tells that the host served a request: after some of them the rate grows a little."""
+        """Tells that the service served a request: after some of them the rate grows a little."""
         with self._lock:
             self._successes += 1
             if self._successes >= RECOVERY_SUCCESSES:
                 self._successes = 0
-                self._level = 0
                 self._rate = min(self._pace.max_rate, self._rate + RECOVERY_FRACTION * self._pace.max_rate)
+                self._host.recovered(self.name, self._rate)
+
+    def answered(self) -> None:
+        """Tells that a usable answer came: closes the host's circuit breaker."""
+        self._host.answered()
+
+    def failed(self, began: float) -> None:
+        """Tells that a request, begun then, brought no usable answer."""
+        self._host.failed(began)
 
     def throttled(self, began: float, retry_after_seconds: float | None, pauses: Sequence[float] | None = None) -> None:
-        """Tells that the host asked to slow down: halves the rate and pauses everybody.
+        """Tells that the host asked to slow down: halves this lane's rate and pauses the host.
 
         Args:
-            began: when the refused request began; requests that were already under way at the last pause only
-                prolong it.
+            began: when the refused request began.
             retry_after_seconds: the time the host named, if any; a lower bound.
             pauses: pause lengths by level where the host named no time; the pace's own when None.
         """
         with self._lock:
-            is_news = began >= self._paused_at
-            if retry_after_seconds is None and not is_news:
-                return
+            rate = max(self._rate / 2, min(MIN_RATE, self._pace.start_rate))
             steps = self._pace.pauses if pauses is None else pauses
-            seconds = retry_after_seconds
-            if seconds is None:
-                # Jitter keeps several machines from coming back in the same second; never shorter than asked.
-                seconds = steps[min(self._level, len(steps) - 1)] * random.uniform(1.0, 1.1)
-            if is_news:
-                self._paused_at = self._clock.monotonic()
-                self._level += 1
+            if self._host.pause(began, retry_after_seconds, steps, {self.name: rate}):
                 self._successes = 0
-                self._rate = max(self._rate / 2, min(MIN_RATE, self._pace.start_rate))
-            self._hold(seconds)
+                self._rate = rate
 
     def hold(self, seconds: float) -> None:
-        """Pauses everybody without lowering the rate (a busy server that named a time)."""
-        with self._lock:
-            self._hold(seconds)
+        """Pauses the host without lowering the rate (a busy server that named a time)."""
+        self._host.hold(seconds)
 
     def hold_until(self, until: datetime) -> None:
-        """Pauses everybody until a time of day (a daily quota), without lowering the rate."""
-        with self._lock:
-            self._hold((until - self._clock.now()).total_seconds())
-
-    def _hold(self, seconds: float) -> None:
-        until = self._clock.now() + timedelta(seconds=seconds)
-        self._until = max(until, self._until) if self._until else until
-        self._save(HostState(until=self._until, level=self._level, rate=self._rate))
+        """Pauses the host until a time of day (a daily quota), without lowering the rate."""
+        self._host.hold((until - self._clock.now()).total_seconds())

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from k700_text.crawl.sources.base import Source, SourcePlan
+from k700_text.crawl.sources.base import SourcePlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +37,6 @@ class CrawlPlan:
     def as_dict(self) -> dict[str, Any]:
         """Returns the plan as plain values."""
         return {"num_ids": self.num_ids, "hours": self.hours, "sources": [asdict(plan) for plan in self.sources]}
-
-
-def make_plan(
-    num_ids: int, sources: Sequence[Source], num_pending: Mapping[str, int], rates: Mapping[str, float]
-) -> CrawlPlan:
-    """Returns what the crawl would cost.
-
-    Args:
-        num_ids: distinct videos.
-        sources: in order.
-        num_pending: videos still open, by source name.
-        rates: requests per second given by the user, by source name.
-    """
-    plans = tuple(source.plan(num_pending[source.name], rates.get(source.name)) for source in sources)
-    return CrawlPlan(num_ids, plans)
 
 
 def format_hours(hours: float) -> str:

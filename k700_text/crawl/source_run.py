@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from k700_text.crawl.ledger import Ledger
-from k700_text.crawl.limiter import BLOCK_PAUSES, Clock, CoolDown, HostLimiter, Stopped
+from k700_text.crawl.limiter import BLOCK_PAUSES, BREAKER_FAILURES, Clock, CoolDown, Lane, Stopped
+from k700_text.crawl.pending import Freshness, PendingQuery
+from k700_text.crawl.quota import DailyQuota
+from k700_text.crawl.sources import SOURCE_NAMES, source_rank
 from k700_text.crawl.sources.base import FAULT_STATUSES, RATE_LIMIT_STATUSES, Source, retry_after
-from k700_text.crawl.sources.data_api import pacific_day
 from k700_text.crawl.summary import SourceSummary
 from k700_text.crawl.transport import Response, Transport
 from k700_text.errors import (
@@ -25,6 +27,7 @@ from k700_text.errors import (
     ParseError,
     QuotaExhaustedError,
     RateLimitedError,
+    RefusedError,
     TransportError,
 )
 from k700_text.records import OutcomeStatus, TitleOutcome
@@ -35,10 +38,12 @@ BACKOFF_CAP_SECONDS = 60.0
 # Attempts without a network: a few seconds where there never was one, half a minute where it went away.
 MAX_FIRST_NETWORK_ATTEMPTS = 3
 MAX_NETWORK_ATTEMPTS = 6
-# So many failed requests in a row are no accident: the source stops, the videos stay open.
-MAX_FAILURES_IN_A_ROW = 25
+# A firewall that turned us away is left alone for twice as long each time, a day at most.
+REFUSED_DOUBLINGS = (1, 2, 4, 8, 16, 24)
 PAGE_IDS = 1000
 UPSTREAM_POLL_SECONDS = 0.2
+# Looking takes longer the more there is to look through: spend most of the time not looking.
+REST_PER_LOOK = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +74,12 @@ class SourceRun:
         source: whom to ask.
         ledger: where open videos come from and outcomes go.
         transport: sends the requests.
-        limiter: of the source's host.
+        lanes: the limits of its requests, by lane; the source's own carries its name.
         clock: time and waiting.
         upstream: the sources asked before this one.
         num_workers: threads.
+        freshness: which recorded answers still count.
+        quota: what may be spent a day, for a source that has one.
     """
 
     def __init__(
@@ -81,10 +88,12 @@ class SourceRun:
         *,
         ledger: Ledger,
         transport: Transport,
-        limiter: HostLimiter,
+        lanes: Mapping[str, Lane],
         clock: Clock,
         upstream: Sequence[SourceRun],
         num_workers: int,
+        freshness: Freshness,
+        quota: DailyQuota | None,
     ) -> None:
         self.source = source
         self.finished = False
@@ -95,33 +104,58 @@ class SourceRun:
         self._network_failures = 0
         self._ledger = ledger
         self._transport = transport
-        self._limiter = limiter
+        self._lanes = lanes
         self._clock = clock
         self._halt = threading.Event()
         self._upstream = tuple(upstream)
         self._num_workers = num_workers
+        self._freshness = freshness
+        self._quota = quota
         self._lock = threading.Lock()
+        self._last = threading.local()
         self._counts: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
-        self._failures_in_a_row = 0
-        self._total = ledger.num_pending(source.name)
+        self._num_unserved = 0
+        self._total = ledger.num_pending(self.query())
         self._must_repeat = False
         self._began = clock.monotonic()
         self._ended: float | None = None
+
+    def query(self, answered_by: Sequence[str] = ()) -> PendingQuery:
+        """Returns which videos are open for this source.
+
+        Args:
+            answered_by: only those that these sources are through with.
+        """
+        return pending_query(self.source, self._freshness, answered_by)
 
     def run(self) -> None:
         """Works until nothing is open, the source has to stop, or ``halt`` is called."""
         try:
             while True:
-                active = [run.source.name for run in self._upstream if not run.finished]
+                is_last = all(run.finished for run in self._upstream)
                 self._must_repeat = False
                 self._run_pass()
-                if self._halt.is_set() or not (active or self._must_repeat):
+                if self._halt.is_set() or (is_last and not self._must_repeat):
                     break
                 self._wait_for_upstream()
         finally:
             self._ended = self._clock.monotonic()
             self.finished = True
+
+    def _answered_by(self) -> list[str]:
+        """Returns the sources that come before this one on each video.
+
+        A live source takes over what another one, stopped early, has left. An archive does not: what a block of all
+        live services left open is answered by them tomorrow.
+        """
+        asked = [run for run in self._upstream if run.source.knows_titles]
+        names = [run.source.name for run in asked if not run.finished]
+        live = [run for run in asked if run.source.is_live and run.finished]
+        if not self.source.is_live and not any(run.stopped is None for run in live):
+            # A refused key never answers: there is nothing to wait for.
+            names += [run.source.name for run in live if not isinstance(run.error, CredentialError)]
+        return names
 
     def halt(self) -> None:
         """Ends the work after the requests under way."""
@@ -129,9 +163,8 @@ class SourceRun:
 
     def _wait_for_upstream(self) -> None:
         began = self._clock.monotonic()
-        self._total = self._counts["done"] + self._ledger.num_pending(self.source.name)
-        # Looking takes longer the more there is to look through: spend most of the time not looking.
-        self._clock.wait(max(UPSTREAM_POLL_SECONDS, 5 * (self._clock.monotonic() - began)), self._halt)
+        self._total = self._counts["done"] + self._ledger.num_pending(self.query())
+        self._clock.wait(max(UPSTREAM_POLL_SECONDS, REST_PER_LOOK * (self._clock.monotonic() - began)), self._halt)
 
     def progress(self) -> SourceProgress:
         """Returns how far the source is."""
@@ -139,9 +172,12 @@ class SourceRun:
         elapsed = max((self._ended or self._clock.monotonic()) - self._began, 1e-9)
         rate = done / elapsed
         total = done if self.finished and not self._halt.is_set() else max(self._total, done)
-        return SourceProgress(
-            self.source.name, done, total, rate, (total - done) / rate if done else None, self.stopped
-        )
+        eta = (total - done) / rate if done else None
+        return SourceProgress(self.source.name, done, total, rate, eta, self.stopped or self._pause_note())
+
+    def _pause_note(self) -> str | None:
+        seconds = self._lanes[self.source.name].remaining_seconds
+        return f"{self.source.host} rests for {seconds:.0f} s" if seconds >= 1 and not self.finished else None
 
     def summary(self) -> SourceSummary:
         """Returns what the source achieved; counts what is left from the ledger."""
@@ -151,7 +187,7 @@ class SourceRun:
             num_titles=self._counts["titles"],
             num_transient=self._counts["transient"],
             num_requests=self._counts["requests"],
-            num_left=self._ledger.num_pending(self.source.name, with_failed=True),
+            num_left=self._ledger.num_pending(self.query(), with_failed=True),
             reasons=dict(sorted(self._reasons.items())),
             stopped=self.stopped,
             resume_at=self.resume_at,
@@ -174,9 +210,11 @@ class SourceRun:
 
     def _open_batches(self) -> Iterator[list[str]]:
         after = ""
-        while not self._halt.is_set():
-            upstream = [run.source.name for run in self._upstream if not run.finished]
-            ids = self._ledger.pending(self.source.name, after=after, limit=PAGE_IDS, answered_by=upstream)
+        query = self.query(self._answered_by())
+        while True:
+            # What was queued by the sources before this one counts as answered: it must be readable.
+            self._ledger.flush()
+            ids = self._ledger.pending(query, after=after, limit=PAGE_IDS)
             if not ids:
                 return
             after = ids[-1]
@@ -193,48 +231,77 @@ class SourceRun:
         """Asks until there is an answer, the attempts are used up, or the source has to stop."""
         attempt = 1
         while not self._halt.is_set():
-            began = self._clock.monotonic()
+            self._last.lane, self._last.began = self._lanes[self.source.name], self._clock.monotonic()
             try:
-                outcomes = self.source.fetch(ids, self._get)
+                outcomes = self._fetch(ids)
             except (Stopped, CoolDown, QuotaExhaustedError, CredentialError) as reason:
                 self._give_up(reason)
-            except RateLimitedError as error:
+            except (RateLimitedError, BlockedError, RefusedError) as error:
                 # No attempt is counted: the video has nothing to do with it.
-                self._limiter.throttled(began, error.retry_after_seconds)
-            except BlockedError:
-                self._must_repeat = True
-                self._limiter.throttled(began, None, BLOCK_PAUSES)
+                attempt += not self._has_paused(error)
+                if attempt > MAX_ATTEMPTS:
+                    return self._record_failure(ids, error, MAX_ATTEMPTS)
             except NetworkDownError as error:
                 self._wait_for_network(error)
             except (TransportError, ParseError) as error:
-                if attempt == MAX_ATTEMPTS or self._failed_too_often(error):
-                    self._record_failure(ids, error, attempt)
-                    return
+                self._note_failure(error)
+                if attempt == MAX_ATTEMPTS:
+                    return self._record_failure(ids, error, attempt)
                 self._back_off(attempt)
                 attempt += 1
             else:
-                self._failures_in_a_row = 0
+                self._last.lane.answered()
                 for outcome in outcomes:
                     self._record(outcome, attempt)
-                return
+                return None
+        return None
 
-    def _get(self, url: str, params: Mapping[str, str]) -> Response:
-        with self._limiter.slot(self._halt):
+    def _fetch(self, ids: list[str]) -> list[TitleOutcome]:
+        if not self.source.brings_own_transport:
+            return self.source.fetch(ids, self._get)
+        with self._last.lane.slot(self._halt) as self._last.began:
             self._count_request()
-            response = self._transport.get(url, params)
+            outcomes = self.source.fetch(ids, self._get)
+        self.num_served += 1
+        return outcomes
+
+    def _get(
+        self, url: str, params: Mapping[str, str] | None = None, *, method: str = "GET", lane: str | None = None
+    ) -> Response:
+        self._last.lane = chosen = self._lanes[lane or self.source.name]
+        with chosen.slot(self._halt) as self._last.began:
+            self._count_request()
+            response = self._transport.get(url, params, method=method)
         self.num_served += 1
         self._network_failures = 0
         if response.status < 500 and response.status not in (403, *RATE_LIMIT_STATUSES):
-            self._limiter.succeeded()
+            chosen.succeeded()
         elif response.status in FAULT_STATUSES and (seconds := retry_after(response)) is not None:
-            self._limiter.hold(seconds)
+            chosen.hold(seconds)
         return response
 
     def _count_request(self) -> None:
+        if self._quota is not None:
+            self._quota.spend()
         with self._lock:
             self._counts["requests"] += 1
-        if self.source.daily_quota is not None:
-            self._ledger.add_quota(self.source.name, pacific_day(self._clock.now()), 1)
+
+    def _has_paused(self, error: RateLimitedError | BlockedError | RefusedError) -> bool:
+        """Pauses the host as the error demands; False for a refusal that is an ordinary fault of this host."""
+        lane: Lane = self._last.lane
+        if isinstance(error, RateLimitedError):
+            lane.throttled(self._last.began, error.retry_after_seconds)
+        elif isinstance(error, BlockedError):
+            self._must_repeat = True
+            lane.throttled(self._last.began, None, BLOCK_PAUSES)
+        elif self.source.refused_seconds is not None:
+            pauses = [self.source.refused_seconds * times for times in REFUSED_DOUBLINGS]
+            lane.throttled(self._last.began, None, pauses)
+        else:
+            self._note_failure(error)
+            self._back_off(1)
+            return False
+        return True
 
     def _record(self, outcome: TitleOutcome, attempt: int) -> None:
         self._ledger.record(outcome, attempt)
@@ -246,7 +313,7 @@ class SourceRun:
             else:
                 self._reasons[outcome.reason or "no_title"] += 1
 
-    def _record_failure(self, ids: Sequence[str], error: TransportError | ParseError, attempt: int) -> None:
+    def _record_failure(self, ids: Sequence[str], error: K700TextError, attempt: int) -> None:
         if self._halt.is_set():
             return
         reason = "bad_answer" if isinstance(error, ParseError) else "transport"
@@ -260,12 +327,15 @@ class SourceRun:
             )
             self._record(failure, attempt)
 
-    def _failed_too_often(self, error: TransportError | ParseError) -> bool:
+    def _note_failure(self, error: TransportError | ParseError) -> None:
+        """Tells the circuit breaker; a service that never answered at all in this run is given up instead."""
+        if self.num_served:
+            self._last.lane.failed(self._last.began)
+            return
         with self._lock:
-            self._failures_in_a_row += 1
-            if self._failures_in_a_row >= MAX_FAILURES_IN_A_ROW:
-                self._stop_source(f"stopped after {MAX_FAILURES_IN_A_ROW} failures in a row: {error}", error, None)
-        return self._halt.is_set()
+            self._num_unserved += 1
+            if self._num_unserved >= BREAKER_FAILURES:
+                self._stop_source(f"gave no answer at all: {error}", error, None)
 
     def _back_off(self, attempt: int) -> None:
         longest = min(BACKOFF_CAP_SECONDS, BACKOFF_BASE_SECONDS * 2 ** (attempt - 1))
@@ -282,7 +352,7 @@ class SourceRun:
 
     def _give_up(self, reason: Stopped | CoolDown | QuotaExhaustedError | CredentialError) -> None:
         if isinstance(reason, QuotaExhaustedError):
-            self._limiter.hold_until(reason.resume_at)
+            self._lanes[self.source.name].hold_until(reason.resume_at)
             self._stop_source(str(reason), reason, reason.resume_at)
         elif isinstance(reason, CoolDown):
             self._stop_source(f"{self.source.host} is {reason}", None, reason.until)
@@ -295,6 +365,22 @@ class SourceRun:
         if not self._halt.is_set():
             self.stopped, self.error, self.resume_at = text, error, resume_at
         self._halt.set()
+
+
+def pending_query(source: Source, freshness: Freshness, answered_by: Sequence[str] = ()) -> PendingQuery:
+    """Returns which videos are open for a source.
+
+    A title of a source before it in the order of preference makes it unnecessary. What an archive holds does not age:
+    for it a title counts whenever it was fetched.
+    """
+    name = source.name
+    return PendingQuery(
+        source=name,
+        preferred=[other for other in SOURCE_NAMES if source_rank(other) < source_rank(name)],
+        is_witness=not source.knows_titles,
+        answered_by=answered_by,
+        freshness=freshness if source.is_live else Freshness(answers_since=freshness.answers_since),
+    )
 
 
 class _Shared:

@@ -47,6 +47,8 @@ class CrawlSummary:
         num_ids: distinct videos of the crawl.
         titles_by_source: videos with a title, by the source it comes from; over all runs.
         availability: videos by state; over all runs.
+        failures: for videos without a title, how many got which reason from which source: (source, reason, count);
+            over all runs.
         sources: one entry per source, in order.
         elapsed_seconds: duration of this run.
         work_left: something is still to be asked.
@@ -56,6 +58,7 @@ class CrawlSummary:
     num_ids: int
     titles_by_source: Mapping[str, int]
     availability: Mapping[str, int]
+    failures: tuple[tuple[str, str, int], ...]
     sources: tuple[SourceSummary, ...]
     elapsed_seconds: float
     work_left: bool = field(init=False)
@@ -83,6 +86,7 @@ class CrawlSummary:
         rows = [("videos", str(self.num_ids)), ("titles", f"{self.num_titles} ({share:.1%})")]
         rows += [(f"titles from {source}", str(count)) for source, count in self.titles_by_source.items()]
         rows += [(f"videos {state}", str(count)) for state, count in self.availability.items()]
+        rows += [(f"no title: {source} {reason}", str(count)) for source, reason, count in self.failures]
         rows += [(source.source, _describe(source)) for source in self.sources]
         rows.append(("time", format_hours(self.elapsed_seconds / 3600)))
         return rows
@@ -99,6 +103,9 @@ class CrawlSummary:
             "num_titles": self.num_titles,
             "titles_by_source": dict(self.titles_by_source),
             "availability": dict(self.availability),
+            "failures": [
+                {"source": source, "reason": reason, "videos": count} for source, reason, count in self.failures
+            ],
             "num_requests": self.num_requests,
             "elapsed_seconds": round(self.elapsed_seconds, 3),
             "work_left": self.work_left,
@@ -109,7 +116,6 @@ class CrawlSummary:
 
 def _describe(source: SourceSummary) -> str:
     parts = [f"{source.num_answered} answers", f"{source.num_titles} titles", f"{source.num_requests} requests"]
-    parts += [f"{count} {reason}" for reason, count in sorted(source.reasons.items())]
     if source.num_left:
         parts.append(f"{source.num_left} left")
     if source.stopped:

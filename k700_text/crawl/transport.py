@@ -1,7 +1,7 @@
 """HTTP for everybody else: bounded requests, one error vocabulary, and the only import of ``requests``.
 
-A request is bounded in time and in size. Redirects are followed within a host only, no cookies are kept, and
-addresses never appear in messages, because an address may hold an API key.
+A request is bounded in time and in size. Redirects are not followed here (each hop needs its place in the limits), no
+cookies are kept, and addresses never appear in messages, because an address may hold an API key.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ import urllib3
 from requests.structures import CaseInsensitiveDict
 
 import k700_text
-from k700_text.errors import BlockedError, NetworkDownError, TransportError, UsageError
+from k700_text.errors import BlockedError, NetworkDownError, RefusedError, TransportError, UsageError
 
 CONTACT_VARIABLE = "K700_TEXT_CONTACT"
 
@@ -35,7 +35,6 @@ FOREIGN_ERRORS = (
 )
 
 _CHUNK_BYTES = 1 << 16
-_MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN})
 
@@ -91,6 +90,10 @@ class Endpoints:
         """Returns whether the source's own, real service is asked."""
         return source not in self._overrides
 
+    def origin(self, source: str) -> str | None:
+        """Returns the address given for a source (scheme, host and port), None for its own."""
+        return None if self.is_own(source) else urlunsplit((*self._overrides[source], "", "", ""))
+
     def resolve(self, source: str, url: str) -> str:
         """Returns the URL to ask instead of ``url`` for this source."""
         if self.is_own(source):
@@ -124,7 +127,7 @@ def user_agent() -> str:
 
 
 class Transport:
-    """Sends GET requests; safe to share between threads (each has its own pooled session).
+    """Sends GET and HEAD requests; safe to share between threads (each has its own pooled session).
 
     The usual variables are honoured: HTTPS_PROXY, HTTP_PROXY, NO_PROXY, REQUESTS_CA_BUNDLE.
 
@@ -138,25 +141,18 @@ class Transport:
         self._local = threading.local()
         self._sessions: list[requests.Session] = []
 
-    def get(
-        self, url: str, params: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None
-    ) -> Response:
-        """Returns the answer, whatever its status; redirects within the host are followed.
+    def get(self, url: str, params: Mapping[str, str] | None = None, *, method: str = "GET") -> Response:
+        """Returns the answer, whatever its status; redirects are answers, too.
 
         Raises:
             NetworkDownError: no name resolution, no route.
-            TransportError: refused, reset, timed out, cut off, too large, or too many redirects.
+            RefusedError: nobody listens, or a firewall.
+            TransportError: reset, timed out, cut off or too large.
         """
         started = time.monotonic()
         full_url = f"{url}?{urlencode(params)}" if params else url
-        for _ in range(_MAX_REDIRECTS):
-            with self._open(full_url, headers or {}) as raw:
-                response = self._read(raw, full_url, started)
-            target = _local_redirect(full_url, response)
-            if target is None:
-                return response
-            full_url = target
-        raise TransportError(f"{_host(url)} redirects in a circle", host=_host(url))
+        with self._open(full_url, {}, method) as raw:
+            return self._read(raw, full_url, started)
 
     @contextmanager
     def stream(self, url: str, headers: Mapping[str, str]) -> Iterator[tuple[int, Mapping[str, str], Iterator[bytes]]]:
@@ -194,10 +190,10 @@ class Transport:
         return known[key]
 
     @contextmanager
-    def _open(self, url: str, headers: Mapping[str, str]) -> Iterator[urllib3.HTTPResponse]:
+    def _open(self, url: str, headers: Mapping[str, str], method: str = "GET") -> Iterator[urllib3.HTTPResponse]:
         session = self._session()
         request = requests.PreparedRequest()
-        request.method = "GET"
+        request.method = method
         request.url = url
         request.headers = CaseInsensitiveDict(
             {"User-Agent": self._user_agent, "Accept-Encoding": "gzip", "Accept": "*/*", **headers}
@@ -209,6 +205,7 @@ class Transport:
                 request, stream=True, timeout=timeout, **self._environment(session, url)
             )
         raw = answer.raw
+        _mend_encoding(raw.headers)
         is_complete = False
         try:
             yield raw
@@ -229,11 +226,11 @@ class Transport:
                 num_bytes += len(chunk)
                 if num_bytes > limits.max_body_bytes:
                     raise TransportError(
-                        f"{_host(url)} sent more than {limits.max_body_bytes} bytes in one answer", host=_host(url)
+                        f"{host_of(url)} sent more than {limits.max_body_bytes} bytes in one answer", host=host_of(url)
                     )
                 if time.monotonic() - started > limits.total_seconds:
                     raise TransportError(
-                        f"{_host(url)} took more than {limits.total_seconds:g} s for one answer", host=_host(url)
+                        f"{host_of(url)} took more than {limits.total_seconds:g} s for one answer", host=host_of(url)
                     )
         return Response(raw.status, _lower_case(raw.headers), b"".join(chunks), time.monotonic() - started)
 
@@ -245,14 +242,23 @@ class Transport:
 
 
 def _lower_case(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name.lower(): value for name, value in headers.items()}
+    """Returns the headers by lower-case name; the values of a repeated one are joined by commas."""
+    return {name.lower(): headers[name] for name in headers}
 
 
-def _host(url: str) -> str:
+def _mend_encoding(headers: MutableMapping[str, str]) -> None:
+    """Drops the empty second Content-Encoding that the web archive sends (web-contracts section 4.3)."""
+    encodings = [word for part in headers.get("Content-Encoding", "").split(",") if (word := part.strip())]
+    if "Content-Encoding" in headers:
+        headers["Content-Encoding"] = ", ".join(encodings)
+
+
+def host_of(url: str) -> str:
+    """Returns the host of an address, to name it in messages."""
     return urlsplit(url).hostname or url.partition("?")[0]
 
 
-def _local_redirect(url: str, response: Response) -> str | None:
+def local_redirect(url: str, response: Response) -> str | None:
     """Returns where to go on, or None: not a redirect, or one to another host, or away from encryption."""
     location = response.headers.get("location")
     if response.status not in _REDIRECTS or not location:
@@ -271,7 +277,7 @@ def _translated(url: str) -> Iterator[None]:
         yield
     except FOREIGN_ERRORS as error:
         # "from None": the foreign text holds the whole address, and so maybe the API key.
-        raise _translate(error, _host(url)) from None
+        raise _translate(error, host_of(url)) from None
 
 
 def _translate(error: BaseException, host: str) -> TransportError:
@@ -287,7 +293,7 @@ def _translate(error: BaseException, host: str) -> TransportError:
         return TransportError(f"the proxy refuses to reach {host}: check HTTPS_PROXY and NO_PROXY", host=host)
     # Before the timeouts: urllib3 counts a refused connection among them.
     if any(isinstance(cause, ConnectionRefusedError) for cause in chain):
-        return TransportError(f"{host} refuses connections", host=host)
+        return RefusedError(f"{host} refuses connections", host=host)
     if any(isinstance(cause, TimeoutError | requests.Timeout | urllib3.exceptions.TimeoutError) for cause in chain):
         return TransportError(f"{host} did not answer in time", host=host)
     return TransportError(f"the connection to {host} failed ({type(chain[-1]).__name__})", host=host)

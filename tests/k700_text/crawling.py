@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import sqlite3
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import pyarrow.parquet as pq
 
 from k700_text.crawl.limiter import Clock
 from k700_text.crawl.transport import Response
@@ -19,6 +26,28 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 POSSIBLE_ID = "dQw4w9WgXcQ"
 IMPOSSIBLE_ID = "dQw4w9WgXc1"
+
+
+class FastClock(Clock):
+    """A clock that is ``speed`` times as fast as the wall's."""
+
+    def __init__(self, speed: float) -> None:
+        self.speed = speed
+        self._real_start = time.monotonic()
+        self._start = datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        return (time.monotonic() - self._real_start) * self.speed
+
+    def now(self) -> datetime:
+        return self._start + timedelta(seconds=self.monotonic())
+
+    def timestamp(self) -> float:
+        """Returns seconds since 1970: the clock of the sandbox."""
+        return self.now().timestamp()
+
+    def wait(self, seconds: float, stop: threading.Event) -> bool:
+        return stop.wait(seconds / self.speed) if seconds > 0 else stop.is_set()
 
 
 class JumpingClock(Clock):
@@ -85,6 +114,47 @@ class Answers:
         self._answers = list(answers)
         self.params: list[dict[str, str]] = []
 
-    def __call__(self, url: str, params: Mapping[str, str]) -> Response:
-        self.params.append(dict(params))
+    def __call__(
+        self, url: str, params: Mapping[str, str] | None = None, *, method: str = "GET", lane: str | None = None
+    ) -> Response:
+        self.params.append(dict(params or {}))
         return self._answers.pop(0)
+
+
+def command(*arguments: str | Path) -> list[str]:
+    """Returns the words that run k700-text in a process of its own."""
+    program = "from k700_text.cli.main import run; run()"
+    return [sys.executable, "-c", program, *map(str, arguments)]
+
+
+def call(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs k700-text in a process of its own."""
+    return subprocess.run(
+        command(*arguments),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        cwd=REPOSITORY,
+        env={**os.environ, **environment},
+    )
+
+
+def rows_without_times(path: Path) -> list[dict[str, Any]]:
+    """Returns the rows of a manifest but for the times at which answers came."""
+    rows: list[dict[str, Any]] = pq.read_table(path).drop_columns(["title_fetched_at"]).to_pylist()
+    return rows
+
+
+def finished(ledger: Path) -> set[tuple[str, str]]:
+    """Returns the pairs that are answered for good, after checking that the file is sound."""
+    if not ledger.exists():
+        return set()
+    connection = sqlite3.connect(ledger)
+    try:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'outcomes'").fetchall():
+            return set()
+        return set(connection.execute("SELECT youtube_id, source FROM outcomes WHERE status <> 'transient'").fetchall())
+    finally:
+        connection.close()

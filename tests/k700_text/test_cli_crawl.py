@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -22,32 +19,13 @@ from k700_text.records import Clip, Split
 from k700_text.sandbox.messages import Answer
 from k700_text.sandbox.server import SandboxServer
 from k700_text.sandbox.world import World
-from tests.k700_text.crawling import REPOSITORY, make_ids, write_annotations
-
-TIMES = ["title_fetched_at"]
+from tests.k700_text.crawling import REPOSITORY, call, command, finished, make_ids, write_annotations
 
 
 @pytest.fixture
 def server() -> Iterator[SandboxServer]:
     with SandboxServer(World(seed=0)) as running:
         yield running
-
-
-def command(*arguments: str | Path) -> list[str]:
-    program = "from k700_text.cli.main import run; run()"
-    return [sys.executable, "-c", program, *map(str, arguments)]
-
-
-def call(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments),
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-        cwd=REPOSITORY,
-        env={**os.environ, **environment},
-    )
 
 
 def invoke(*arguments: str | Path) -> int:
@@ -59,22 +37,6 @@ def crawl_arguments(server: SandboxServer, annotations: Path, out: Path, rate: f
     places = [f"--endpoint={name}={server.url}" for name in ("oembed", "data-api")]
     rates = [f"--rate=oembed={rate}", f"--rate=data-api={rate}"]
     return ["crawl", "--annotations", annotations, "--out", out, *places, *rates]
-
-
-def finished(ledger: Path) -> set[tuple[str, str]]:
-    connection = sqlite3.connect(ledger)
-    try:
-        rows = connection.execute("SELECT youtube_id, source FROM outcomes WHERE status <> 'transient'").fetchall()
-    except sqlite3.OperationalError:
-        return set()
-    finally:
-        connection.close()
-    return set(rows)
-
-
-def rows_without_times(path: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = pq.read_table(path).drop_columns(TIMES).to_pylist()
-    return rows
 
 
 def test_crawl_manifest_validate_stats(
@@ -96,36 +58,6 @@ def test_crawl_manifest_validate_stats(
     assert json.loads(capsys.readouterr().out)["valid"] is True
     assert invoke("stats", out / "val.parquet", "--json") == 0
     assert json.loads(capsys.readouterr().out)["num_titles"] == summary["num_titles"]
-
-
-def test_a_killed_crawl_ends_as_an_uninterrupted_one_and_asks_nothing_twice(tmp_path: Path) -> None:
-    annotations = write_annotations(tmp_path / "validate.csv", make_ids(600))
-    out = tmp_path / "killed"
-    with SandboxServer(World(seed=0)) as server:
-        arguments = crawl_arguments(server, annotations, out, rate=250)
-        done: set[tuple[str, str]] = set()
-        for _ in range(2):
-            num_before = server.count()
-            process = subprocess.Popen(
-                command(*arguments), cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
-            deadline = time.monotonic() + 30
-            while server.count() < num_before + 150 and time.monotonic() < deadline:
-                time.sleep(0.01)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            asked = {(each, "oembed") for logged in server.requests[num_before:] for each in logged.youtube_ids}
-            assert asked and not asked & done
-            done = finished(out / "ledger.sqlite")
-            assert len(done) > 0
-        num_before = server.count()
-        assert invoke(*crawl_arguments(server, annotations, out)) == 0
-        asked = {(each, "oembed") for logged in server.requests[num_before:] for each in logged.youtube_ids}
-        assert not asked & done and asked | done == {(each, "oembed") for each in make_ids(600)}
-    with SandboxServer(World(seed=0)) as server:
-        assert invoke(*crawl_arguments(server, annotations, tmp_path / "whole")) == 0
-        assert server.ids_asked("oembed") == dict.fromkeys(make_ids(600), 1)
-    assert rows_without_times(out / "val.parquet") == rows_without_times(tmp_path / "whole" / "val.parquet")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -204,7 +136,7 @@ def test_tables_for_people(server: SandboxServer, tmp_path: Path, capsys: pytest
         (["--endpoint", "oembed=ftp://x"], 2, "expected http(s)://host[:port]"),
         (["--rate", "data_api=1"], 2, "did you mean data-api?"),
         (["--rate", "oembed=1e-300"], 2, "one a day or more"),
-        (["--sources", "nonsense"], 2, "known: data-api, oembed"),
+        (["--sources", "nonsense"], 2, "known: dumps, data-api, oembed"),
         (["--rate", "oembed=fast"], 2, "expected a number"),
         (["--rate", "oembed=-1"], 2, "expected a number"),
         (["--split", "all"], 2, "unknown split"),

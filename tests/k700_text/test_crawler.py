@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from k700_text.crawl import source_run
-from k700_text.crawl.crawler import CrawlSettings, check_source_names, crawl, make_sources, plan_crawl
+from k700_text.crawl.crawler import CrawlSettings, crawl, plan_crawl
 from k700_text.crawl.ledger import Ledger, read_videos
 from k700_text.crawl.limiter import Clock
+from k700_text.crawl.registry import check_source_names, make_sources
 from k700_text.crawl.source_run import SourceProgress
 from k700_text.crawl.sources import data_api
 from k700_text.crawl.summary import CrawlSummary
@@ -20,10 +23,13 @@ from k700_text.records import Availability, TitleOutcome
 from k700_text.sandbox.messages import Answer
 from k700_text.sandbox.server import SandboxServer
 from k700_text.sandbox.world import World
+from k700_text.titles import clean_title
 from tests.k700_text.crawling import JumpingClock, ids_where, make_ids
 
 KEY = "AIza-test"
-QUICK = {"oembed": 1e6, "data-api": 1e6}
+ALL = ("data-api", "oembed", "thumbnail", "wayback", "wayback-cdx", "archive-item")
+QUICK = dict.fromkeys(ALL, 1e6)
+LIVE = ["data-api", "oembed"]
 
 
 @pytest.fixture
@@ -46,11 +52,13 @@ def run(
     key: str = "",
     clock: Clock | None = None,
     max_wait_seconds: float = 60.0,
+    **values: Any,
 ) -> CrawlSummary:
     url = server if isinstance(server, str) else server.url
-    places = Endpoints({"oembed": url, "data-api": url})
+    places = Endpoints({name: url for name in ALL if name != "wayback-cdx"})
+    names = names or (LIVE if key else ["oembed"])
     sources = make_sources(names, endpoints=places, environment={"YOUTUBE_API_KEY": key})
-    settings = CrawlSettings(rates=QUICK, max_wait_seconds=max_wait_seconds, limits=Limits(read_seconds=1.0))
+    settings = CrawlSettings(rates=QUICK, max_wait_seconds=max_wait_seconds, limits=Limits(read_seconds=1.0), **values)
     with Ledger(path) as ledger:
         num_ids = ledger.want(ids)
         return crawl(ledger, sources, settings, num_ids=num_ids, clock=clock or JumpingClock(datetime.now(UTC)))
@@ -113,7 +121,8 @@ def test_a_rate_limit_without_a_time_stops_the_source_until_then(server: Sandbox
     # A restart honours the pause: not one request.
     assert run(path, server, ids, ["oembed"]).resume_at == summary.resume_at
     assert server.count() == num_asked
-    assert not any(result.availability.is_gone for result in recorded(path).values())
+    gone = {each for (each, _), result in recorded(path).items() if result.availability.is_gone}
+    assert all(server.world.video(each).availability.is_gone for each in gone)
     later = run(path, server, ids, ["oembed"], max_wait_seconds=1e6)
     assert not later.work_left and len(recorded(path)) == 50
 
@@ -164,9 +173,86 @@ def test_a_fault_that_stays_is_recorded_and_asked_again_next_time(server: Sandbo
 
 def test_a_server_that_only_fails_is_left_alone(server: SandboxServer, path: Path) -> None:
     server.script("oembed", [Answer(status=500)] * 500)
-    summary = run(path, server, make_ids(200), ["oembed"])
-    assert summary.work_left and "in a row" in str(summary.sources[0].stopped)
-    assert server.count() < 40
+    clock = JumpingClock(datetime.now(UTC))
+    summary = run(path, server, make_ids(200), ["oembed"], clock=clock)
+    # The breaker opens after ten, lets one go after a minute, and the pause after that is too long to wait for.
+    assert summary.work_left and "cooling down" in str(summary.sources[0].stopped)
+    assert server.count() < 25
+    assert summary.resume_at is not None and 60 < (summary.resume_at - clock.now()).total_seconds() <= 120
+    assert not any(result.availability.is_gone for result in recorded(path).values())
+
+
+def test_an_address_where_nobody_answers_is_given_up_at_once(path: Path) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        summary = run(path, url, make_ids(30), ["oembed"])
+        assert "gave no answer at all" in str(summary.sources[0].stopped) and summary.resume_at is None
+        # A mistyped address must not put the real host on hold.
+        with Ledger(path) as ledger:
+            assert ledger.host("www.youtube.com") is None
+
+
+def test_a_refused_connection_of_the_archive_means_an_hour(path: Path) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        summary = run(path, url, make_ids(30), ["wayback"])
+    assert summary.resume_at is not None
+    assert 3500 < (summary.resume_at - datetime.now(UTC)).total_seconds() < 1.2 * 3600
+
+
+def test_quota_that_would_be_exceeded_is_not_asked_for(server: SandboxServer, path: Path) -> None:
+    summary = run(path, server, make_ids(400), ["data-api"], key=KEY, daily_quota=3)
+    assert server.count("data-api") == 3 and summary.sources[0].num_answered == 150
+    assert "quota units" in str(summary.sources[0].stopped)
+    assert summary.resume_at == data_api.next_pacific_midnight(datetime.now(UTC))
+    run(path, server, make_ids(400), ["data-api"], key=KEY, daily_quota=3)
+    assert server.count("data-api") == 3
+
+
+def test_archives_recover_titles_of_what_is_gone(server: SandboxServer, path: Path) -> None:
+    ids = make_ids(300)
+    summary = run(path, server, ids, list(ALL), key=KEY)
+    assert not summary.work_left and summary.titles_by_source["wayback"] > 5
+    assert "wayback-cdx" not in summary.titles_by_source
+    results = recorded(path)
+    for (youtube_id, source), result in results.items():
+        if result.title is not None:
+            assert result.title == clean_title(server.world.video(youtube_id).title), (youtube_id, source)
+    live = {each for each in ids if any(results[each, name].title for name in LIVE if (each, name) in results)}
+    assert not live & set(server.ids_asked("wayback")) and not live & set(server.ids_asked("archive-item"))
+    assert set(server.ids_asked("wayback-cdx")).isdisjoint(
+        each for (each, source), result in results.items() if source == "wayback" and result.title
+    )
+
+
+def test_a_block_of_a_live_source_does_not_pour_its_load_on_the_archive(server: SandboxServer, path: Path) -> None:
+    ids = make_ids(200)
+    server.script("oembed", [Answer()] * 40 + [Answer(status=429, headers={"Retry-After": "7200"})] * 20)
+    summary = run(path, server, ids, ["oembed", "wayback", "archive-item"])
+    answered = {each for each, source in recorded(path) if source == "oembed"}
+    assert 0 < len(answered) < 60 and summary.work_left
+    assert set(server.ids_asked("wayback")) | set(server.ids_asked("archive-item")) <= answered
+
+
+def test_an_archive_takes_what_one_live_source_has_answered_about(server: SandboxServer, path: Path) -> None:
+    ids = make_ids(200)
+    summary = run(path, server, ids, [*LIVE, "wayback"], key=KEY, daily_quota=1)
+    assert summary.sources[0].num_left and summary.sources[1].num_left == 0
+    results = recorded(path)
+    untitled = {each for each in ids if not any(results[pair].title for pair in results if pair[0] == each)}
+    assert untitled and untitled <= set(server.ids_asked("wayback"))
+
+
+def test_a_thumbnail_is_the_second_opinion_on_what_one_source_calls_gone(server: SandboxServer, path: Path) -> None:
+    ids = make_ids(300)
+    summary = run(path, server, ids, ["oembed", "thumbnail"])
+    asked = set(server.ids_asked("thumbnail"))
+    gone = {each for each in ids if server.world.video(each).availability.is_gone}
+    assert asked and asked <= {each for (each, _), result in recorded(path).items() if result.availability.is_gone}
+    assert gone <= asked
+    assert sum(summary.availability.get(state.value, 0) for state in Availability if state.is_gone) == len(gone)
 
 
 def test_quota_stops_data_api_until_midnight_pacific_and_oembed_goes_on(server: SandboxServer, path: Path) -> None:
@@ -217,8 +303,6 @@ def test_dead_videos_stay_unknown_with_one_source(server: SandboxServer, path: P
 
 
 def test_no_network_is_one_error_and_no_verdict(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import socket
-
     def fail(*arguments: object, **options: object) -> None:
         raise socket.gaierror(-3, "Temporary failure in name resolution")
 
@@ -274,7 +358,7 @@ def test_the_pace_of_a_source_holds_for_the_whole_crawl(server: SandboxServer, p
 
 def test_the_plan_is_an_upper_bound_of_what_is_left(server: SandboxServer, path: Path) -> None:
     run(path, server, make_ids(10), ["oembed"])
-    sources = make_sources(endpoints=Endpoints(), environment={"YOUTUBE_API_KEY": KEY})
+    sources = make_sources(LIVE, environment={"YOUTUBE_API_KEY": KEY})
     with Ledger(path) as ledger:
         num_ids = ledger.want(make_ids(110))
         plan = plan_crawl(ledger, sources, CrawlSettings(rates={"oembed": 2.0}), num_ids)
@@ -285,14 +369,22 @@ def test_the_plan_is_an_upper_bound_of_what_is_left(server: SandboxServer, path:
 
 
 def test_sources_need_known_names_and_a_key() -> None:
-    assert [source.name for source in make_sources(environment={})] == ["oembed"]
-    assert [source.name for source in make_sources(environment={"YOUTUBE_API_KEY": KEY})] == ["data-api", "oembed"]
-    assert [source.name for source in make_sources(["oembed", "oembed"], environment={})] == ["oembed"]
+    def names(wanted: list[str] | None = None, key: str = "", **endpoints: str) -> list[str]:
+        places = Endpoints({name.replace("_", "-"): url for name, url in endpoints.items()})
+        return [source.name for source in make_sources(wanted, endpoints=places, environment={"YOUTUBE_API_KEY": key})]
+
+    assert names() == list(ALL[1:])
+    assert names(key=KEY) == list(ALL)
+    assert names(["wayback", "oembed", "oembed"]) == ["oembed", "wayback", "wayback-cdx"]
+    assert names(["yt-dlp", "dumps"]) == ["yt-dlp"]
+    # A trial run never reaches out to the real services.
+    assert names(oembed="http://127.0.0.1:1") == ["oembed"]
+    assert names(key=KEY, wayback="http://127.0.0.1:1") == ["wayback", "wayback-cdx"]
     with pytest.raises(CredentialError, match="YOUTUBE_API_KEY"):
         make_sources(["data-api"], environment={})
     with pytest.raises(UsageError, match="did you mean oembed"):
         check_source_names(["oembd"])
-    with pytest.raises(UsageError, match="known: data-api, oembed"):
+    with pytest.raises(UsageError, match="known: dumps, data-api, oembed"):
         check_source_names(["zzz"])
     with pytest.raises(UsageError, match="no source"):
         make_sources([], environment={})

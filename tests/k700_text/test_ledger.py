@@ -5,6 +5,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import zlib
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,11 +14,14 @@ import pytest
 
 from k700_text.crawl.ledger import Ledger, read_videos
 from k700_text.crawl.limiter import HostState
+from k700_text.crawl.pending import Freshness, PendingQuery
 from k700_text.errors import LedgerError
-from k700_text.records import Availability, OutcomeStatus
+from k700_text.records import Availability, OutcomeStatus, TitleOutcome
 from tests.k700_text.crawling import NOON, REPOSITORY, make_ids, outcome
 
 IDS = make_ids(6)
+OEMBED = PendingQuery(source="oembed")
+ARCHIVE = PendingQuery(source="wayback", preferred=["oembed"])
 
 
 @pytest.fixture
@@ -66,16 +71,123 @@ def test_finished_pairs_are_not_pending_and_a_title_ends_the_search(path: Path) 
         ledger.record(outcome(IDS[1], reason="not_found"))
         ledger.record(outcome(IDS[2], status=OutcomeStatus.TRANSIENT, reason="transport"))
         ledger.flush()
-        assert ledger.pending("oembed") == sorted(IDS[3:])
-        assert ledger.pending("data-api") == sorted(IDS[1:])
-        assert ledger.pending("data-api", answered_by=["oembed"]) == sorted(IDS[1:3])
-        assert ledger.pending("oembed", after=sorted(IDS[3:])[0], limit=1) == sorted(IDS[3:])[1:2]
-        assert (ledger.num_pending("oembed"), ledger.num_pending("oembed", with_failed=True)) == (3, 4)
+        assert ledger.pending(OEMBED) == sorted(IDS[3:])
+        assert ledger.pending(ARCHIVE) == sorted(IDS[1:])
+        assert ledger.pending(replace(ARCHIVE, answered_by=["oembed"])) == sorted(IDS[1:3])
+        assert ledger.pending(OEMBED, after=sorted(IDS[3:])[0], limit=1) == sorted(IDS[3:])[1:2]
+        assert (ledger.num_pending(OEMBED), ledger.num_pending(OEMBED, with_failed=True)) == (3, 4)
     with Ledger(path) as ledger:
         # The next run asks again where the service failed.
-        assert ledger.pending("oembed") == sorted(IDS[2:])
+        assert ledger.pending(OEMBED) == sorted(IDS[2:])
         assert ledger.want(IDS[:1]) == 1
-        assert ledger.pending("oembed") == []
+        assert ledger.pending(OEMBED) == []
+
+
+def test_a_less_preferred_title_does_not_end_the_search(path: Path) -> None:
+    with Ledger(path) as ledger:
+        ledger.want(IDS[:1])
+        ledger.record(outcome(IDS[0], source="wayback", title="old"))
+        ledger.flush()
+        assert ledger.pending(OEMBED) == IDS[:1]
+        assert ledger.pending(ARCHIVE) == []
+
+
+def test_a_witness_is_asked_where_exactly_one_source_says_gone(path: Path) -> None:
+    witness = PendingQuery(source="thumbnail", is_witness=True, preferred=["oembed"])
+    gone, alive = Availability.NOT_FOUND, Availability.EMBEDDING_OFF
+    with Ledger(path) as ledger:
+        ledger.want(IDS)
+        ledger.record(outcome(IDS[0], availability=gone))
+        ledger.record(outcome(IDS[1], availability=gone))
+        ledger.record(outcome(IDS[1], source="data-api", availability=gone))
+        ledger.record(outcome(IDS[2], availability=alive))
+        ledger.record(outcome(IDS[2], source="data-api", availability=gone))
+        ledger.record(outcome(IDS[3], reason="bad_request"))
+        ledger.record(outcome(IDS[4], title="t", availability=Availability.PUBLIC))
+        ledger.flush()
+        assert ledger.pending(witness) == IDS[:1]
+
+
+def test_answers_age(path: Path) -> None:
+    old, new = NOON - timedelta(days=40), NOON
+    with Ledger(path) as ledger:
+        ledger.want(IDS)
+        ledger.record(outcome(IDS[0], title="t", fetched_at=old))
+        ledger.record(outcome(IDS[1], title="t", fetched_at=new))
+        ledger.record(outcome(IDS[2], reason="not_found", fetched_at=old))
+        ledger.record(outcome(IDS[3], reason="not_found", fetched_at=new))
+        ledger.record(outcome(IDS[4], title="t", fetched_at=old))
+        ledger.record(outcome(IDS[4], title="t", fetched_at=new))
+    since = NOON - timedelta(days=30)
+    with Ledger(path) as ledger:
+        rechecked = replace(OEMBED, freshness=Freshness(titles_since=since, answers_since=since))
+        assert ledger.pending(rechecked) == sorted([IDS[0], IDS[2], IDS[5]])
+        retried = replace(OEMBED, freshness=Freshness(answers_since=since))
+        assert ledger.pending(retried) == sorted([IDS[2], IDS[5]])
+        renewed = replace(ARCHIVE, freshness=Freshness(titles_since=since))
+        assert ledger.pending(renewed) == sorted([IDS[0], IDS[2], IDS[3], IDS[5]])
+        assert ledger.num_answers_before("oembed", since) == 2
+        assert ledger.forget_before("oembed", since) == 3
+        assert ledger.num_answers_before("oembed", since) == 0
+    assert {video.youtube_id for video in read_videos(path)} == {IDS[1], IDS[3], IDS[4]}
+    assert [video.youtube_id for video in read_videos(path, leave_out=("oembed", NOON + timedelta(1)))] == []
+
+
+def test_removed_videos_are_forgotten_for_good(path: Path) -> None:
+    secret = b"the words that must go " * 3
+    with Ledger(path) as ledger:
+        ledger.want(IDS)
+        ledger.record(outcome(IDS[0], title="words that must go", evidence=zlib.compress(secret)))
+        ledger.record(outcome(IDS[1], title="t"))
+        assert ledger.remove(IDS[:1]) == 1
+        assert ledger.remove(IDS[:1]) == 0
+        assert ledger.want(IDS) == 5
+        assert IDS[0] not in ledger.pending(OEMBED)
+    assert [video.youtube_id for video in read_videos(path)] == IDS[1:2]
+    assert b"words that must go" not in path.read_bytes()
+
+
+def test_reading_answers_again_alters_their_meaning_and_nothing_else(path: Path) -> None:
+    with Ledger(path) as ledger:
+        ledger.record(outcome(IDS[0], title="YouTube", http_status=200, evidence=b"1"))
+        ledger.record(outcome(IDS[1], reason="junk", http_status=200, evidence=b"2"))
+        ledger.record(outcome(IDS[2], title="same", http_status=200, evidence=b"3"))
+        ledger.record(outcome(IDS[3], title="foreign", http_status=200, evidence=b"4"))
+        ledger.record(outcome(IDS[4], title="no evidence"))
+
+    def today(source: str, youtube_id: str, evidence: bytes, status: int | None, at: datetime) -> TitleOutcome | None:
+        assert (source, status, at) == ("oembed", 200, NOON)
+        titles = {b"1": None, b"2": "found", b"3": "same"}
+        if evidence not in titles:
+            return None
+        return outcome(youtube_id, title=titles[evidence], http_status=status, fetched_at=at)
+
+    with sqlite3.connect(path) as connection:
+        kept = "SELECT outcome_id, run, youtube_id, fetched_at, attempt, evidence_sha256, evidence FROM outcomes"
+        before = connection.execute(kept).fetchall()
+        with Ledger(path) as ledger:
+            summary = ledger.reparse(today)
+        assert connection.execute(kept).fetchall() == before
+    connection.close()
+    assert asdict(summary) == {
+        "num_answers": 4,
+        "num_changed": 2,
+        "num_titles_gained": 1,
+        "num_titles_lost": 1,
+        "num_unreadable": 1,
+    }
+    titles = {video.youtube_id: video.outcomes[0].title for video in read_videos(path)}
+    assert titles == dict(zip(IDS, (None, "found", "same", "foreign", "no evidence"), strict=False))
+
+
+def test_settings_survive(path: Path) -> None:
+    with Ledger(path) as ledger:
+        ledger.remember("a", "1")
+        ledger.remember("b", "2")
+        ledger.remember("a", "3")
+        ledger.remember("b", None)
+    with Ledger(path) as ledger:
+        assert (ledger.setting("a"), ledger.setting("b")) == ("3", None)
 
 
 def test_videos_come_in_order_without_failures_and_only_the_wanted_ones(path: Path) -> None:
@@ -90,7 +202,7 @@ def test_videos_come_in_order_without_failures_and_only_the_wanted_ones(path: Pa
 
 
 def test_quota_and_pauses_survive(path: Path) -> None:
-    state = HostState(until=NOON, level=2, rate=0.5)
+    state = HostState(until=NOON, level=2, rates={"a": 0.5})
     with Ledger(path) as ledger:
         ledger.add_quota("data-api", "2026-06-01", 2)
         ledger.add_quota("data-api", "2026-06-01", 3)

@@ -4,10 +4,22 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
-from k700_text.crawl.limiter import BLOCK_PAUSES, CoolDown, HostLimiter, HostState, Pace, Stopped, parse_retry_after
+from k700_text.crawl.limiter import (
+    BLOCK_PAUSES,
+    BREAKER_FAILURES,
+    BREAKER_PAUSES,
+    CoolDown,
+    HostLimiter,
+    HostState,
+    Lane,
+    Pace,
+    Stopped,
+    parse_retry_after,
+)
 from k700_text.errors import ConfigError
 from tests.k700_text.crawling import NOON, JumpingClock
 
@@ -18,7 +30,11 @@ def pace(rate: float = 10.0, top: float | None = None, concurrency: int = 4) -> 
     return Pace(start_rate=rate, max_rate=top or rate, concurrency=concurrency)
 
 
-def ask(limiter: HostLimiter, times: int) -> list[float]:
+def lane(of: Pace, **host: Any) -> Lane:
+    return HostLimiter(**host).lane("a", of)
+
+
+def ask(limiter: Lane, times: int) -> list[float]:
     begins = []
     for _ in range(times):
         with limiter.slot(GO) as began:
@@ -45,13 +61,13 @@ def test_retry_after_in_both_forms_is_clamped(text: str, seconds: float | None) 
 
 def test_no_window_holds_more_requests_than_the_rate_permits() -> None:
     clock = JumpingClock()
-    begins = ask(HostLimiter(pace(10), clock=clock), 200)
+    begins = ask(lane(pace(10), clock=clock), 200)
     assert all(later - sooner >= 0.1 - 1e-9 for sooner, later in pairwise(begins))
     assert clock.monotonic() == pytest.approx(19.9)
 
 
 def test_threads_use_the_permitted_rate_in_real_time_and_no_more() -> None:
-    limiter = HostLimiter(pace(100))
+    limiter = lane(pace(100))
     begins: list[float] = []
 
     def work() -> None:
@@ -72,12 +88,12 @@ def test_threads_use_the_permitted_rate_in_real_time_and_no_more() -> None:
 
 def test_the_permitted_rate_is_used_to_97_percent() -> None:
     clock = JumpingClock()
-    begins = ask(HostLimiter(pace(7.3), clock=clock), 1000)
+    begins = ask(lane(pace(7.3), clock=clock), 1000)
     assert 0.97 * 7.3 <= 999 / (begins[-1] - begins[0]) <= 7.3 * (1 + 1e-9)
 
 
 def test_no_more_requests_at_once_than_the_concurrency() -> None:
-    limiter = HostLimiter(pace(1e6, concurrency=2))
+    limiter = lane(pace(1e6, concurrency=2))
     running, peak, lock = [0], [0], threading.Lock()
 
     def work() -> None:
@@ -99,7 +115,7 @@ def test_no_more_requests_at_once_than_the_concurrency() -> None:
 
 def test_429_halves_the_rate_and_holds_everybody_for_the_named_time() -> None:
     clock = JumpingClock()
-    limiter = HostLimiter(pace(10), clock=clock)
+    limiter = lane(pace(10), clock=clock)
     (began,) = ask(limiter, 1)
     limiter.throttled(began, 30.0)
     assert limiter.rate == 5.0
@@ -108,7 +124,7 @@ def test_429_halves_the_rate_and_holds_everybody_for_the_named_time() -> None:
 
 def test_requests_under_way_at_the_pause_do_not_halve_again() -> None:
     clock = JumpingClock()
-    limiter = HostLimiter(pace(10), clock=clock)
+    limiter = lane(pace(10), clock=clock)
     begins = ask(limiter, 3)
     limiter.throttled(begins[2], 5.0)
     limiter.throttled(begins[0], 5.0)
@@ -118,7 +134,7 @@ def test_requests_under_way_at_the_pause_do_not_halve_again() -> None:
 
 def test_the_rate_recovers_slowly_and_never_above_its_top() -> None:
     clock = JumpingClock()
-    limiter = HostLimiter(pace(1.0, top=5.0), clock=clock)
+    limiter = lane(pace(1.0, top=5.0), clock=clock)
     rates = []
     for _ in range(300):
         limiter.succeeded()
@@ -131,7 +147,7 @@ def test_the_rate_recovers_slowly_and_never_above_its_top() -> None:
 def test_pauses_without_a_named_time_grow_from_15_minutes() -> None:
     clock = JumpingClock()
     saved: list[HostState] = []
-    limiter = HostLimiter(pace(10), clock=clock, save=saved.append, max_wait_seconds=1e9)
+    limiter = lane(pace(10), clock=clock, save=saved.append, max_wait_seconds=1e9)
     for expected in BLOCK_PAUSES:
         (began,) = ask(limiter, 1)
         limiter.throttled(began, None)
@@ -142,10 +158,10 @@ def test_pauses_without_a_named_time_grow_from_15_minutes() -> None:
 def test_a_pause_longer_than_the_patience_is_raised_and_survives_a_restart() -> None:
     clock = JumpingClock()
     saved: list[HostState] = []
-    limiter = HostLimiter(pace(10), clock=clock, save=saved.append)
+    limiter = lane(pace(10), clock=clock, save=saved.append)
     (began,) = ask(limiter, 1)
     limiter.throttled(began, 3600.0)
-    restarted = HostLimiter(pace(10), clock=clock, state=saved[-1])
+    restarted = lane(pace(10), clock=clock, state=saved[-1])
     for each in (limiter, restarted):
         with pytest.raises(CoolDown) as caught:
             ask(each, 1)
@@ -158,7 +174,7 @@ def test_a_pause_longer_than_the_patience_is_raised_and_survives_a_restart() -> 
 def test_stopping_ends_the_wait() -> None:
     stop = threading.Event()
     stop.set()
-    with pytest.raises(Stopped), HostLimiter(pace(10), clock=JumpingClock()).slot(stop):
+    with pytest.raises(Stopped), lane(pace(10), clock=JumpingClock()).slot(stop):
         pass
 
 
@@ -170,10 +186,97 @@ def test_an_impossible_pace_is_refused(values: tuple[float, float, int]) -> None
 
 def test_holding_until_a_time_keeps_the_rate() -> None:
     clock = JumpingClock()
-    limiter = HostLimiter(pace(4), clock=clock)
+    limiter = lane(pace(4), clock=clock)
     limiter.hold_until(datetime(2026, 6, 2, 7, tzinfo=UTC))
     with pytest.raises(CoolDown):
         ask(limiter, 1)
     clock.wait(timedelta(hours=19).total_seconds(), GO)
     ask(limiter, 1)
     assert limiter.rate == 4.0
+
+
+def test_lanes_of_a_host_have_their_own_pace_and_share_its_pauses() -> None:
+    clock = JumpingClock()
+    saved: list[HostState] = []
+    host = HostLimiter(clock=clock, save=saved.append)
+    captures, index = host.lane("captures", pace(8)), host.lane("index", pace(0.4))
+    (began,) = ask(index, 1)
+    ask(captures, 16)
+    assert clock.monotonic() < 2.5
+    index.throttled(began, 30.0)
+    assert ask(captures, 1)[0] >= 30.0
+    assert (captures.rate, index.rate) == (8.0, 0.2)
+    restarted = HostLimiter(clock=clock, state=saved[-1])
+    assert (restarted.lane("captures", pace(8)).rate, restarted.lane("index", pace(0.4)).rate) == (8.0, 0.2)
+
+
+def fail(limiter: Lane, times: int) -> None:
+    for _ in range(times):
+        with limiter.slot(GO) as began:
+            limiter.failed(began)
+
+
+def test_ten_failures_in_a_row_open_the_circuit_breaker() -> None:
+    clock = JumpingClock()
+    saved: list[HostState] = []
+    limiter = lane(pace(10), clock=clock, save=saved.append)
+    fail(limiter, BREAKER_FAILURES - 1)
+    limiter.answered()
+    fail(limiter, BREAKER_FAILURES - 1)
+    assert not saved
+    fail(limiter, 1)
+    opened = clock.monotonic()
+    assert ask(limiter, 1)[0] >= opened + BREAKER_PAUSES[0]
+    assert limiter.rate == 10.0
+
+
+def test_each_failure_while_half_open_doubles_the_pause_up_to_an_hour() -> None:
+    clock = JumpingClock()
+    saved: list[HostState] = []
+    limiter = lane(pace(10), clock=clock, save=saved.append, max_wait_seconds=1e9)
+    fail(limiter, BREAKER_FAILURES)
+    for expected in (120.0, 240.0, 480.0, 960.0, 1920.0, 3600.0, 3600.0):
+        fail(limiter, 1)
+        assert (saved[-1].until - clock.now()).total_seconds() == pytest.approx(expected)
+    ask(limiter, 1)
+    limiter.answered()
+    fail(limiter, BREAKER_FAILURES)
+    assert (saved[-1].until - clock.now()).total_seconds() == pytest.approx(BREAKER_PAUSES[0])
+
+
+def test_half_open_lets_one_request_go_and_an_answer_lets_all_go() -> None:
+    limiter = lane(pace(1e6, concurrency=4), clock=JumpingClock())
+    fail(limiter, BREAKER_FAILURES)
+    running, peak, lock = [0], [0], threading.Lock()
+
+    def work() -> None:
+        with limiter.slot(GO):
+            with lock:
+                running[0] += 1
+                peak[0] = max(peak[0], running[0])
+            time.sleep(0.02)
+            with lock:
+                running[0] -= 1
+
+    def run_four() -> int:
+        peak[0] = 0
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return peak[0]
+
+    assert run_four() == 1
+    limiter.answered()
+    assert run_four() > 1
+
+
+def test_failures_of_requests_begun_before_a_pause_do_not_open_it_again() -> None:
+    clock = JumpingClock()
+    saved: list[HostState] = []
+    limiter = lane(pace(10), clock=clock, save=saved.append)
+    begins = ask(limiter, 30)
+    for began in begins:
+        limiter.failed(began)
+    assert len(saved) == 1

@@ -12,6 +12,7 @@ from k700_text.crawl.sources.data_api import (
     next_pacific_midnight,
     pacific_day,
     parse,
+    parse_evidence,
 )
 from k700_text.errors import (
     BlockedError,
@@ -173,7 +174,22 @@ def test_an_impossible_key_is_refused_without_being_shown(key: str) -> None:
     assert key not in str(caught.value)
 
 
+def test_an_answer_about_others_says_nothing_about_those_it_leaves_out() -> None:
+    body = {"items": [{"id": "abcdefghijk", "snippet": {"title": "t"}}], "pageInfo": {}}
+    with pytest.raises(ParseError, match="not asked about"):
+        parse(answer(200, body), [POSSIBLE_ID], NOON)
+
+
+def test_a_kept_answer_gives_the_same_outcome_again() -> None:
+    item = {"id": POSSIBLE_ID, "snippet": {"title": "A &amp; B"}, "status": {"privacyStatus": "unlisted"}}
+    body = {"kind": "youtube#videoListResponse", "items": [item], "pageInfo": {"totalResults": 1}}
+    refused = DataApi(KEY).fetch(["abcdefghijk"], Answers([answer(400, {"error": {"errors": [{"reason": "x"}]}})]))
+    for each in (*parse(answer(200, body), [POSSIBLE_ID, "00000000000"], NOON), *refused):
+        assert each.evidence is not None
+        assert parse_evidence(each.youtube_id, each.evidence, each.http_status, each.fetched_at) == each
+
+
 def test_the_plan_counts_days_of_quota() -> None:
-    plan = DataApi(KEY).plan(640_000)
+    plan = DataApi(KEY).plan(640_000, 4.0, DataApi.daily_quota)
     assert (plan.num_requests, plan.quota_units) == (12_800, 12_800)
     assert 24 < plan.hours < 25

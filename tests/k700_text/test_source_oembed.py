@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from k700_text.crawl.sources.oembed import FORBIDDEN_RUN, OEmbed, parse
+from k700_text.crawl.sources.oembed import FORBIDDEN_RUN, OEmbed, parse, parse_evidence
 from k700_text.errors import BlockedError, K700TextError, ParseError, RateLimitedError, TransportError
 from k700_text.records import Availability, OutcomeStatus
 from tests.k700_text.crawling import IMPOSSIBLE_ID, NOON, POSSIBLE_ID, Answers, answer
@@ -31,6 +31,14 @@ def test_200_gives_the_title_and_keeps_it_as_it_came() -> None:
     )
     assert result.availability is Availability.PUBLIC
     assert result.evidence is not None and json.loads(result.evidence)["title"] == " Tom &amp; \u00c9ric\n"
+
+
+@pytest.mark.parametrize("kept", [(200, None), (401, b"Unauthorized"), (404, b"Not Found"), (400, b"Bad Request")])
+def test_a_kept_answer_gives_the_same_outcome_again(kept: tuple[int, bytes | None]) -> None:
+    status, body = kept
+    result = parse(answer(status, body or found()), POSSIBLE_ID, NOON)
+    assert result.evidence is not None
+    assert parse_evidence(POSSIBLE_ID, result.evidence, result.http_status, result.fetched_at) == result
 
 
 def test_the_id_in_the_player_alone_is_enough() -> None:

@@ -4,7 +4,7 @@ import gzip
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import pytest
@@ -12,6 +12,7 @@ import requests
 import urllib3
 
 from k700_text.crawl import transport as module
+from k700_text.crawl.sources.base import follow, retry_after
 from k700_text.crawl.transport import (
     CONTACT_VARIABLE,
     Endpoints,
@@ -21,7 +22,7 @@ from k700_text.crawl.transport import (
     is_block_page,
     user_agent,
 )
-from k700_text.errors import NetworkDownError, TransportError, UsageError
+from k700_text.errors import NetworkDownError, RefusedError, TransportError, UsageError
 from k700_text.sandbox.messages import Answer
 from k700_text.sandbox.server import SandboxServer
 from k700_text.sandbox.world import World
@@ -113,15 +114,55 @@ def test_gzip_is_undone_and_still_bounded(server: SandboxServer, client: Transpo
 
 
 def test_redirects_within_the_host_are_followed_and_others_returned(server: SandboxServer, client: Transport) -> None:
+    lanes: list[str | None] = []
+
+    def get(
+        url: str, params: Mapping[str, str] | None = None, *, method: str = "GET", lane: str | None = None
+    ) -> Response:
+        lanes.append(lane)
+        return client.get(url, params, method=method)
+
+    url = f"{server.url}/oembed"
     server.script("oembed", [Answer(status=302, headers={"Location": "/oembed?moved=1"}), Answer(status=204)])
-    assert client.get(f"{server.url}/oembed").status == 204
-    assert server.requests[-1].query == {"moved": "1"}
+    last, response = follow(get, url, {"a": "b"}, lane="x")
+    assert (last, response.status) == (f"{url}?moved=1", 204)
+    assert [logged.query for logged in server.requests] == [{"a": "b"}, {"moved": "1"}]
+    assert lanes == ["x", "x"]  # Every hop is a request within the limits.
     for target in ("https://www.google.com/sorry/index", "/sorry/index", "http://127.0.0.1:9/"):
         server.script("oembed", [Answer(status=302, headers={"Location": target})])
-        assert client.get(f"{server.url}/oembed").status == 302
+        assert follow(get, url)[1].status == 302
     server.script("oembed", [Answer(status=301, headers={"Location": "/oembed"})] * 9)
     with pytest.raises(TransportError, match="circle"):
-        client.get(f"{server.url}/oembed")
+        follow(get, url)
+
+
+def test_a_head_request_brings_the_headers_and_keeps_the_connection(server: SandboxServer, client: Transport) -> None:
+    for _ in range(3):
+        response = client.get(f"{server.url}/vi/dQw4w9WgXcQ/hqdefault.jpg", method="HEAD")
+        assert response.headers["content-type"] == "image/jpeg" and response.body == b""
+    assert [logged.method for logged in server.requests] == ["HEAD"] * 3
+
+
+def test_an_empty_second_content_encoding_does_no_harm(client: Transport) -> None:
+    body = gzip.compress(b"the page")
+    with raw_server(
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Encoding: \r\nX-A: 1\r\nX-A: 2\r\n"
+        b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+    ) as url:
+        response = client.get(url)
+    assert response.body == b"the page" and response.headers["x-a"] == "1, 2"
+
+
+def test_a_date_in_retry_after_counts_from_the_answers_own_date() -> None:
+    headers = {"retry-after": "Mon, 01 Jun 2026 12:05:00 GMT", "date": "Mon, 01 Jun 2026 12:04:00 GMT"}
+    assert retry_after(answer(429, headers=headers)) == 60.0
+
+
+def test_a_refused_connection_has_its_own_error(client: Transport) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        with pytest.raises(RefusedError, match="refuses connections"):
+            client.get(f"http://127.0.0.1:{closed.getsockname()[1]}/")
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from types import MappingProxyType
 from typing import ClassVar, Protocol
 
 from k700_text.crawl.limiter import Pace, parse_retry_after
-from k700_text.crawl.transport import Response, raise_if_blocked
+from k700_text.crawl.transport import Response, host_of, local_redirect, raise_if_blocked
 from k700_text.errors import RateLimitedError, TransportError
 from k700_text.records import TitleOutcome
 
+MAX_REDIRECTS = 5
 FAULT_STATUSES = frozenset({408, 500, 502, 503, 504, 520, 521, 522, 523, 524, 599})
 RATE_LIMIT_STATUSES = frozenset({420, 429})
 
@@ -26,10 +29,19 @@ _UNIT_SECONDS = {"weeks": 604800.0, "days": 86400.0, "hours": 3600.0, "minutes":
 
 
 class Get(Protocol):
-    """Sends one request within the limits of the host."""
+    """Sends one request within the limits of its lane and host."""
 
-    def __call__(self, url: str, params: Mapping[str, str]) -> Response:
-        """Returns the answer, whatever its status."""
+    def __call__(
+        self, url: str, params: Mapping[str, str] | None = None, *, method: str = "GET", lane: str | None = None
+    ) -> Response:
+        """Returns the answer, whatever its status; a redirect is an answer too (see ``follow``).
+
+        Args:
+            url: where to ask; without a query where ``params`` are given.
+            params: the query.
+            method: ``GET`` or ``HEAD``.
+            lane: which of the source's lanes the request counts on; the source's own when None.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +51,7 @@ class SourcePlan:
     Attributes:
         source: its name.
         num_ids: videos to ask about, at most.
-        num_requests: requests for them.
+        num_requests: requests for them, at most.
         quota_units: units of a daily quota, 0 where the service has none.
         hours: time at the source's pace, days of waiting for a quota included.
     """
@@ -55,35 +67,53 @@ class Source(ABC):
     """One service that knows titles.
 
     Attributes:
-        name: as in ``--sources`` and in the manifest.
-        host: whose limits apply; sources of one host share a limiter.
+        name: as in ``--sources`` and in the ledger.
+        host: whose pauses apply; when one source is told to wait, every source of the host waits.
         batch_size: videos per request.
-        pace: how fast the host may be asked.
+        pace: how fast the service may be asked: the limits of the lane that carries the source's name.
+        other_lanes: paces of further services that ``fetch`` asks, by lane; a lane is shared by all who name it.
+        requests_per_batch: requests that a batch costs at most.
         daily_quota: quota units a day, None where the service has none; a request costs one.
+        knows_titles: False for a witness, which only tells whether a video is alive; it is asked about videos whose
+            state the others leave open.
+        is_live: it knows the present. Sources of the past (an archive) are asked only about videos that the live ones
+            have answered: a block of a live service does not pour its load on an archive.
+        refused_seconds: how long to stay away after a refused connection (a firewall), None: as any other fault.
+        place: under which name the host's pauses are kept; the host's own when empty.
+        brings_own_transport: it does not use ``get``; the crawler takes one place in its lane for each batch.
     """
 
     name: ClassVar[str]
     host: ClassVar[str]
     batch_size: ClassVar[int] = 1
     pace: ClassVar[Pace]
+    other_lanes: ClassVar[Mapping[str, Pace]] = MappingProxyType({})
+    requests_per_batch: ClassVar[int] = 1
     daily_quota: ClassVar[int | None] = None
+    knows_titles: ClassVar[bool] = True
+    is_live: ClassVar[bool] = True
+    refused_seconds: ClassVar[float | None] = None
+    brings_own_transport: ClassVar[bool] = False
 
-    def plan(self, num_ids: int, rate: float | None = None) -> SourcePlan:
-        """Returns what asking about so many videos costs.
+    place: str = ""
+
+    def plan(self, num_ids: int, rate: float, daily_quota: int | None) -> SourcePlan:
+        """Returns what asking about so many videos costs at most.
 
         Args:
             num_ids: number of videos.
-            rate: requests per second; the source's own top rate when None.
+            rate: requests per second.
+            daily_quota: requests a day, None: as many as one likes.
         """
-        num_requests = math.ceil(num_ids / self.batch_size)
-        hours = num_requests / (rate or self.pace.max_rate) / 3600
-        if self.daily_quota is None:
-            return SourcePlan(source=self.name, num_ids=num_ids, num_requests=num_requests, quota_units=0, hours=hours)
-        full_days = max(0, math.ceil(num_requests / self.daily_quota) - 1)
-        rest = num_requests - full_days * self.daily_quota
-        hours = full_days * 24 + rest / (rate or self.pace.max_rate) / 3600
+        num_requests = math.ceil(num_ids / self.batch_size) * self.requests_per_batch
+        full_days = max(0, math.ceil(num_requests / daily_quota) - 1) if daily_quota else 0
+        rest = num_requests - full_days * (daily_quota or 0)
         return SourcePlan(
-            source=self.name, num_ids=num_ids, num_requests=num_requests, quota_units=num_requests, hours=hours
+            source=self.name,
+            num_ids=num_ids,
+            num_requests=num_requests,
+            quota_units=num_requests if daily_quota else 0,
+            hours=full_days * 24 + rest / rate / 3600,
         )
 
     @abstractmethod
@@ -104,6 +134,25 @@ class Source(ABC):
         return []
 
 
+def follow(
+    get: Get, url: str, params: Mapping[str, str] | None = None, *, method: str = "GET", lane: str | None = None
+) -> tuple[str, Response]:
+    """Asks and follows redirects within the host; returns the last address and its answer.
+
+    Every hop is a request of its own within the limits. A redirect to another host is not followed: it is the answer.
+
+    Raises:
+        TransportError: too many redirects.
+    """
+    for _ in range(MAX_REDIRECTS + 1):
+        response = get(url, params, method=method, lane=lane)
+        target = local_redirect(url, response)
+        if target is None:
+            return url, response
+        url, params = target, None
+    raise TransportError(f"{host_of(url)} redirects in a circle", host=host_of(url))
+
+
 def raise_for_status(response: Response, host: str) -> None:
     """Raises for the statuses that say nothing about a video, whatever the service.
 
@@ -122,8 +171,15 @@ def raise_for_status(response: Response, host: str) -> None:
 
 
 def retry_after(response: Response) -> float | None:
-    """Returns the seconds that the answer asks us to wait, if it names a time."""
-    return parse_retry_after(response.headers, datetime.now(UTC))
+    """Returns the seconds that the answer asks us to wait, if it names a time.
+
+    A date is taken relative to the answer's own Date: our clock may be wrong.
+    """
+    try:
+        now = parsedate_to_datetime(response.headers.get("date", ""))
+    except ValueError:
+        now = datetime.now(UTC)
+    return parse_retry_after(response.headers, now if now.tzinfo else now.replace(tzinfo=UTC))
 
 
 def parse_duration(text: object) -> float | None:

@@ -16,6 +16,7 @@ from k700_text.crawl.limiter import Pace
 from k700_text.crawl.sources.base import (
     Get,
     Source,
+    follow,
     parse_duration,
     parse_time,
     raise_for_status,
@@ -94,12 +95,12 @@ class DataApi(Source):
             "prettyPrint": "false",
             "key": self._key,
         }
-        response = get(self._url, params)
+        _, response = follow(get, self._url, params)
         try:
             return parse(response, asked, datetime.now(UTC))
         except BatchRefusedError:
             if len(asked) == 1:
-                return [_refused(asked[0], response)]
+                return [_refused(asked[0], response.status, response.body, datetime.now(UTC))]
             middle = len(asked) // 2
             return self.fetch(asked[:middle], get) + self.fetch(asked[middle:], get)
 
@@ -151,6 +152,9 @@ def parse(response: Response, ids: Sequence[str], fetched_at: datetime) -> list[
     if not items and "pageInfo" not in answer and "kind" not in answer and "etag" not in answer:
         # An empty object is no statement about fifty videos.
         raise ParseError("data-api answered 200 with nothing in it", source=NAME)
+    if not by_id.keys() <= set(ids):
+        # Somebody else's answer: what it leaves out is no statement either.
+        raise ParseError("data-api answered about videos that were not asked about", source=NAME)
     frame = json.dumps({name: value for name, value in answer.items() if name != "items"}).encode()
     return [_outcome(each, by_id.get(each), frame, fetched_at) for each in ids]
 
@@ -268,14 +272,22 @@ def _named_reasons(error: Mapping[str, Any]) -> Iterator[str]:
         yield "keyInvalid"
 
 
-def _refused(youtube_id: str, response: Response) -> TitleOutcome:
+def _refused(youtube_id: str, status: int, body: bytes, fetched_at: datetime) -> TitleOutcome:
     """Returns the outcome of an id that the service refuses even alone: says nothing about the video."""
     return TitleOutcome(
         youtube_id=youtube_id,
         source=NAME,
         status=OutcomeStatus.NO_TITLE,
         reason="bad_request",
-        http_status=response.status,
-        fetched_at=datetime.now(UTC),
-        evidence=response.body,
+        http_status=status,
+        fetched_at=fetched_at,
+        evidence=body,
     )
+
+
+def parse_evidence(youtube_id: str, evidence: bytes, http_status: int | None, fetched_at: datetime) -> TitleOutcome:
+    """Returns the outcome of a kept answer: the video's item, or the frame of an answer that left it out."""
+    if http_status != 200:
+        return _refused(youtube_id, http_status or 0, evidence, fetched_at)
+    answer = json.loads(evidence)
+    return _outcome(youtube_id, answer if answer.get("id") == youtube_id else None, evidence, fetched_at)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from k700_text.crawl.limiter import Pace
-from k700_text.crawl.sources.base import Get, Source, raise_for_status
+from k700_text.crawl.sources.base import Get, Source, follow, raise_for_status
 from k700_text.crawl.transport import Response
 from k700_text.errors import BlockedError, ParseError
 from k700_text.records import POSSIBLE_YOUTUBE_ID_PATTERN, Availability, OutcomeStatus, TitleOutcome
@@ -43,7 +43,7 @@ class OEmbed(Source):
         """Asks about one video; see the base class."""
         (youtube_id,) = ids
         watch_url = f"https://www.youtube.com/watch?v={youtube_id}"
-        response = get(self._url, {"url": watch_url, "format": "json"})
+        _, response = follow(get, self._url, {"url": watch_url, "format": "json"})
         return self._release(parse(response, youtube_id, datetime.now(UTC)))
 
     def _release(self, outcome: TitleOutcome) -> list[TitleOutcome]:
@@ -100,6 +100,11 @@ def parse(response: Response, youtube_id: str, fetched_at: datetime) -> TitleOut
         fetched_at=fetched_at,
         evidence=response.body,
     )
+
+
+def parse_evidence(youtube_id: str, evidence: bytes, http_status: int | None, fetched_at: datetime) -> TitleOutcome:
+    """Returns the outcome of a kept answer."""
+    return parse(Response(http_status or 0, {}, evidence, 0.0), youtube_id, fetched_at)
 
 
 def _meaning(status: int, youtube_id: str) -> tuple[Availability, str]:

@@ -1,0 +1,371 @@
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from k700_text.crawl.sources.dumps import DumpRow, import_dumps, parse_evidence, read_dump
+from k700_text.errors import UsageError
+from k700_text.records import Availability, OutcomeStatus, TitleOutcome
+
+IDS = ("-abcdefghiA", "NA_NA_NA_NA", "00000000012", "dQw4w9WgXcQ")
+TITLES = ("Plain", 'With "quotes", comma and\ttab', "二つの言葉 ♥ &amp; more", "= not a formula")
+PAIRS = dict(zip(IDS, TITLES, strict=True))
+
+
+class FakeLedger:
+    """Keeps outcomes in memory."""
+
+    def __init__(self, wanted: Iterator[str] | list[str], done: list[str] | None = None) -> None:
+        self.wanted = list(wanted)
+        self.done = done or []
+        self.outcomes: list[TitleOutcome] = []
+        self.num_flushed = 0
+
+    def wanted_ids(self) -> Iterator[str]:
+        yield from self.wanted
+
+    def ids_with_title(self, source: str) -> Iterator[str]:
+        assert source == "dumps"
+        yield from self.done
+
+    def record(self, outcome: TitleOutcome) -> None:
+        self.outcomes.append(outcome)
+
+    def flush(self) -> None:
+        self.num_flushed = len(self.outcomes)
+
+    @property
+    def titles(self) -> dict[str, str | None]:
+        return {outcome.youtube_id: outcome.title for outcome in self.outcomes}
+
+
+def table(delimiter: str = ",", header: tuple[str, str] = ("youtube_id", "title"), end: str = "\n") -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=delimiter, lineterminator=end)
+    writer.writerows([("index", *header), *((7, *pair) for pair in PAIRS.items())])
+    return text.getvalue().encode()
+
+
+def objects(**names: str) -> list[dict[str, Any]]:
+    id_name, title_name = names.get("id", "id"), names.get("title", "title")
+    return [{"n": 1.5, id_name: key, title_name: title, "extra": {"a": [1]}} for key, title in PAIRS.items()]
+
+
+def parquet(id_name: str = "videoID", string: pa.DataType | None = None) -> bytes:
+    sink = io.BytesIO()
+    columns = {"number": pa.array([1] * 4), id_name: pa.array(IDS).cast(string or pa.string())}
+    pq.write_table(pa.table(columns | {"title": pa.array(TITLES)}), sink, row_group_size=3)
+    return sink.getvalue()
+
+
+FORMATS: dict[str, bytes] = {
+    "a.csv": table(),
+    "bom_and_crlf.csv": b"\xef\xbb\xbf" + table(end="\r\n"),
+    "semicolons.csv": table(";", ("Video ID", "Video-Title")),
+    "utf16.txt": table("\t").decode().encode("utf-16"),
+    "a.tsv": table("\t", ("vid", "name")),
+    "a.tsv.gz": gzip.compress(table("\t")),
+    "addresses.csv": table().replace(b",dQw4w9WgXcQ,", b",https://youtu.be/dQw4w9WgXcQ?t=3,"),
+    "a.jsonl": "\n".join(map(json.dumps, objects())).encode(),
+    "a.ndjson.gz": gzip.compress("\r\n".join(map(json.dumps, objects(id="display_id", title="fulltitle"))).encode()),
+    "told_by_content": json.dumps(objects(id="ytid"), indent=2).encode(),
+    "a.json.gz": gzip.compress(json.dumps(objects(), ensure_ascii=False).encode()),
+    "a.parquet": parquet(),
+    "dictionary.parquet": parquet("id", pa.dictionary(pa.int32(), pa.string())),
+    "large.parquet": parquet("url", pa.large_string()),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(FORMATS[name])
+    rows = list(read_dump(tmp_path / name))
+    assert [(row.number, row.youtube_id, row.title) for row in rows] == [
+        (number, key, title) for number, (key, title) in enumerate(PAIRS.items(), 1)
+    ]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 64])
+def test_a_json_array_may_be_cut_anywhere(tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("k700_text.json_stream.CHUNK_CHARACTERS", chunk)
+    values = [*objects(), {"id": IDS[0], "title": None, "x": [1e9, -1, True, None, "\\\u2028\U0001f600"]}, 12345]
+    (tmp_path / "a.json").write_text(json.dumps(values))
+    rows = list(read_dump(tmp_path / "a.json"))
+    assert [row.youtube_id for row in rows] == [*IDS, IDS[0], None]
+    assert [row.title for row in rows] == [*TITLES, None, None]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://www.youtube.com/watch?v={}",
+        "http://youtube.com/watch?feature=share&v={}&t=3s",
+        "https://m.youtube.com/watch?app=desktop&amp;v={}",
+        "https://music.youtube.com/watch?v={}",
+        "https://youtu.be/{}?si=abc",
+        "youtu.be/{}",
+        "https://www.youtube.com/shorts/{}",
+        "https://www.youtube.com/embed/{}?rel=0",
+        "//www.youtube.com/v/{}",
+        "https://www.youtube.com/live/{}",
+        "https://www.youtube-nocookie.com/embed/{}",
+        "HTTPS://WWW.YOUTUBE.COM/watch?v={}",
+        "https://i.ytimg.com/vi/{}/default.jpg",
+        "https://i1.ytimg.com/vi_webp/{}/hqdefault.webp",
+        "https://img.youtube.com/vi/{}/0.jpg",
+        "  {} ",
+    ],
+)
+def test_addresses_name_their_video(tmp_path: Path, address: str) -> None:
+    (tmp_path / "a.csv").write_text("link,title\n" + "".join(f'"{address.format(each)}",t\n' for each in IDS))
+    assert [row.youtube_id for row in read_dump(tmp_path / "a.csv")] == list(IDS)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "https://www.youtube.com/embed/videoseries?list=PL1",
+        "https://www.youtube.com/embed/live_stream?channel=UC1",
+        "https://www.youtube.com/watch?v=dQw4w9WgXcQQ",
+        "https://www.youtube.com/playlist?list=dQw4w9WgXcQ",
+        "https://notyoutube.com/watch?v=dQw4w9WgXcQ",
+        "https://example.com/?u=https://youtu.be/dQw4w9WgXcQ",
+        "dQw4w9WgXc",
+        "dQw4w9WgXcQ2",
+        "dQw4w9WgXc!",
+        "",
+    ],
+)
+def test_what_names_no_video_is_no_id(tmp_path: Path, cell: str) -> None:
+    (tmp_path / "a.csv").write_text(f"url,title\n{cell},t\n")
+    assert list(read_dump(tmp_path / "a.csv")) == [DumpRow(1, None, "t")]
+
+
+def test_a_running_number_called_id_gives_way_to_the_address(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"id,url,title\n1,https://youtu.be/{IDS[0]},a\n{IDS[1]},,b\n")
+    assert [row.youtube_id for row in read_dump(tmp_path / "a.csv")] == [IDS[0], IDS[1]]
+    pq.write_table(pa.table({"id": [5], "videoid": [IDS[3]], "title": ["t"]}), tmp_path / "a.parquet")
+    assert [row.youtube_id for row in read_dump(tmp_path / "a.parquet")] == [IDS[3]]
+
+
+def test_numbers_are_never_ids(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"id": 12345678901, "title": "a"}\n{"id": "12345678901", "title": 5}\n')
+    assert list(read_dump(tmp_path / "a.jsonl")) == [DumpRow(1, None, "a"), DumpRow(2, "12345678901", None)]
+
+
+def test_damaged_rows_are_counted_and_give_no_title(tmp_path: Path) -> None:
+    lines = [
+        "id,title,description",
+        f"{IDS[0]},Unquoted, comma,x",
+        f'{IDS[1]},"a" b,x',
+        f'{IDS[2]},fine,"two\r\nlines"',
+    ]
+    (tmp_path / "a.csv").write_bytes("\n".join(lines).encode())
+    rows = list(read_dump(tmp_path / "a.csv"))
+    assert [(row.youtube_id, row.title) for row in rows] == [(None, None), (None, None), (IDS[2], "fine")]
+    (tmp_path / "b.jsonl").write_text(f'{{"id": "{IDS[0]}", "ti\n\n[1]\n{{"id": "{IDS[1]}", "title": "b"}}\n')
+    assert [row.title for row in read_dump(tmp_path / "b.jsonl")] == [None, None, "b"]
+
+
+def test_the_columns_can_be_named(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"id,Picture,Heading\nx,https://i.ytimg.com/vi/{IDS[0]}/0.jpg,t\n")
+    assert list(read_dump(tmp_path / "a.csv", ("picture", "Heading"))) == [DumpRow(1, IDS[0], "t")]
+    with pytest.raises(UsageError, match=r"a\.csv has no columns of ids and of titles \(found: id, Picture, Heading\)"):
+        list(read_dump(tmp_path / "a.csv"))
+    with pytest.raises(UsageError, match=r"has no columns picture and titel .*--dump-columns ID,TITLE"):
+        list(read_dump(tmp_path / "a.csv", ("picture", "titel")))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"", "is empty"),
+        ("a.csv", b"\xef\xbb\xbf \n", "is empty"),
+        ("a.csv", b"1,2\n", "has no columns of ids"),
+        ("a.csv", b'"x' * 200_000, "not a header"),
+        ("a.gz", gzip.compress(table() * 9000)[:5000], "damaged gzip file"),
+        ("a.gz", b"\x1f\x8bbroken", "damaged gzip file"),
+        ("a.parquet", parquet()[:-20], "damaged"),
+        ("a.parquet", b"PAR1" + bytes(100) + parquet()[104:], "damaged"),
+        ("a.json", b'[{"id": "x", "title": "y"}, {"id"', "not valid JSON"),
+        ("a.json", b"[" * 200_000, "not valid JSON"),
+        ("a.jsonl", b"{broken", r"has no columns of ids and of titles \(found: none\)"),
+        ("a.jsonl", b'{"a": 1}\n{"b": 2}', r"\(found: a\)"),
+    ],
+)
+def test_an_unusable_file_is_one_clear_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UsageError, match=message) as caught:
+        list(read_dump(tmp_path / name))
+    assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no such dump: .*nowhere\.csv"):
+        list(read_dump(tmp_path / "nowhere.csv"))
+    with pytest.raises(UsageError, match="cannot be read"):
+        list(read_dump(tmp_path))
+
+
+def test_titles_of_wanted_videos_go_to_the_ledger(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(table())
+    (tmp_path / "b.jsonl").write_text(json.dumps({"id": IDS[0], "title": "later file"}))
+    ledger = FakeLedger([IDS[2], IDS[0], "abcdefghijk", IDS[1]], done=[IDS[1], "zzzzzzzzzzA"])
+    told: list[str] = []
+    found = import_dumps(ledger, [tmp_path / "a.csv", tmp_path / "b.jsonl"], say=told.append)
+    assert ledger.titles == {IDS[0]: "Plain", IDS[2]: "二つの言葉 ♥ & more"}
+    assert ledger.num_flushed == found.num_titles == found.num_answered == 2 and found.num_left == 0
+    assert told == [
+        "dumps: a.csv: 4 rows, 2 titles of wanted videos",
+        "dumps: b.jsonl: 1 rows, 0 titles of wanted videos",
+    ]
+    (first, second) = ledger.outcomes
+    assert (first.source, first.status, first.availability) == ("dumps", OutcomeStatus.TITLE, Availability.UNKNOWN)
+    assert second.raw_title == TITLES[2] and second.http_status is None
+    assert json.loads(second.evidence or b"") == {"file": "a.csv", "row": 3, "id": IDS[2], "title": TITLES[2]}
+
+
+def test_impossible_ids_are_found_too(tmp_path: Path) -> None:
+    # "dQw4w9WgXcQ" and "dQw4w9WgXcR" differ in bits that a 64-bit number does not hold.
+    (tmp_path / "a.csv").write_text("id,title\ndQw4w9WgXcR,impossible\ndQw4w9WgXcQ,possible\ndQw4w9WgXcR,again\n")
+    for wanted in (["dQw4w9WgXcR"], ["dQw4w9WgXcQ"], ["dQw4w9WgXcQ", "dQw4w9WgXcR"]):
+        ledger = FakeLedger(wanted)
+        import_dumps(ledger, [tmp_path / "a.csv"])
+        expected = {"dQw4w9WgXcR": "impossible", "dQw4w9WgXcQ": "possible"}
+        assert ledger.titles == {each: expected[each] for each in wanted}
+        again = FakeLedger(wanted, done=wanted)
+        assert import_dumps(again, [tmp_path / "a.csv"]).num_titles == 0 and not again.outcomes
+
+
+def test_nothing_wanted_nothing_found(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(table())
+    assert import_dumps(FakeLedger([]), [tmp_path / "a.csv"]).num_titles == 0
+
+
+@pytest.mark.parametrize(
+    ("cell", "reason"),
+    [
+        ("Video unavailable", "junk_title"),
+        ("[Private video]", "junk_title"),
+        ("[Deleted video]", "junk_title"),
+        (IDS[0], "junk_title"),
+        ("NaN", "no_title"),
+        ("\\N", "no_title"),
+        ("\u200b", "no_title"),
+        (" ", "no_title"),
+        ("caf\ufffd", "damaged_title"),
+    ],
+)
+def test_what_is_no_title_is_counted_and_the_next_row_tried(tmp_path: Path, cell: str, reason: str) -> None:
+    (tmp_path / "a.csv").write_text(f"id,title\n{IDS[0]},{cell}\n{IDS[0]},A title\n")
+    ledger = FakeLedger([IDS[0]])
+    found = import_dumps(ledger, [tmp_path / "a.csv"])
+    assert ledger.titles == {IDS[0]: "A title"} and found.reasons == {reason: 1}
+
+
+def test_titles_that_are_not_utf8_are_refused_not_guessed(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(f"id,title\n{IDS[0]},café\n{IDS[1]},tea\n".encode("latin-1"))
+    ledger = FakeLedger(list(IDS))
+    assert import_dumps(ledger, [tmp_path / "a.csv"]).reasons == {"damaged_title": 1}
+    assert ledger.titles == {IDS[1]: "tea"}
+
+
+def test_rows_without_an_id_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"id,title\nx,1\ny,2\n{IDS[0]},3\n")
+    told: list[str] = []
+    found = import_dumps(FakeLedger([IDS[0]]), [tmp_path / "a.csv"], say=told.append)
+    assert found.reasons == {"no_id": 2}
+    assert told == ["dumps: a.csv: 3 rows, 1 titles of wanted videos (2 rows without an id)"]
+
+
+def test_titles_read_before_a_fault_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(table())
+    (tmp_path / "b.csv").write_text("x,y\n")
+    ledger = FakeLedger(list(IDS))
+    with pytest.raises(UsageError, match=r"b\.csv"):
+        import_dumps(ledger, [tmp_path / "a.csv", tmp_path / "b.csv"])
+    assert len(ledger.outcomes) == 4
+
+
+def test_evidence_gives_the_same_outcome_again(tmp_path: Path) -> None:
+    rows = [*objects(), {"id": "zzzzzzzzzzA", "title": "half \ud800 a character", "language": "de-CH"}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    ledger = FakeLedger([*IDS, "zzzzzzzzzzA"])
+    import_dumps(ledger, [tmp_path / "a.jsonl"])
+    assert len(ledger.outcomes) == 5 and ledger.outcomes[-1].title_language == "de-CH"
+    assert ledger.outcomes[-1].title == "half a character"
+    for each in ledger.outcomes:
+        assert each.evidence is not None
+        assert parse_evidence(each.youtube_id, each.evidence, each.http_status, each.fetched_at) == each
+
+
+def test_kept_rows_are_judged_by_todays_rules() -> None:
+    now = datetime.now(UTC)
+    evidence = json.dumps({"file": "a", "row": 1, "id": IDS[0], "title": "Private video"}).encode()
+    outcome = parse_evidence(IDS[0], evidence, None, now)
+    assert (outcome.status, outcome.title, outcome.reason) == (OutcomeStatus.NO_TITLE, None, "junk_title")
+
+
+def test_a_large_dump_takes_little_memory(tmp_path: Path) -> None:
+    import tracemalloc
+
+    def grow(number: int) -> int:
+        with (tmp_path / "a.csv").open("w") as file:
+            file.write("id,title\n")
+            file.writelines(f"{index:011d},title number {index}\n" for index in range(number))
+        tracemalloc.start()
+        assert sum(1 for _ in read_dump(tmp_path / "a.csv")) == number
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    grow(10)
+    assert grow(20_000) < grow(2_000) + 300_000
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize(("name", "num_rows"), [("US", 5_236), ("GB", 2_618)])
+def test_real_tables_of_trending_videos(real_data: Path, name: str, num_rows: int) -> None:
+    path = real_data / f"titles/trending-2018/{name}videos.csv"
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        expected = {row["thumbnail_link"].split("/")[4]: row["title"] for row in csv.DictReader(file)}
+    rows = list(read_dump(path, ("thumbnail_link", "title")))
+    assert len(rows) == num_rows and all(row.youtube_id and row.title for row in rows)
+    assert {row.youtube_id: row.title for row in rows} == expected
+    with pytest.raises(UsageError, match="thumbnail_link"):
+        list(read_dump(path))
+
+
+@pytest.mark.realdata
+def test_the_real_table_of_another_tool(real_data: Path) -> None:
+    path = real_data / "titles/video2dataset/youtube.parquet"
+    expected = pq.read_table(path, columns=["videoID", "title"]).to_pylist()
+    ledger = FakeLedger([row["videoID"] for row in expected])
+    found = import_dumps(ledger, [path])
+    assert found.num_titles == 100 and len(ledger.titles) == 100
+    assert [(each.youtube_id, each.raw_title) for each in ledger.outcomes] == [
+        (row["videoID"], row["title"]) for row in expected
+    ]
+
+
+def test_the_real_ledger_takes_them(tmp_path: Path) -> None:
+    from k700_text.crawl.ledger import Ledger, read_videos
+
+    (tmp_path / "a.csv").write_bytes(table())
+    path = tmp_path / "ledger.sqlite"
+    with Ledger(path) as ledger:
+        ledger.want(IDS[:3])
+        assert [import_dumps(ledger, [tmp_path / "a.csv"]).num_titles for _ in range(2)] == [3, 0]
+    assert [(video.youtube_id, video.outcomes[0].source) for video in read_videos(path)] == [
+        (each, "dumps") for each in sorted(IDS[:3])
+    ]
