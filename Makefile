@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+CLUSTER_STAMP := $(VENV)/.installed-cluster
 DEMO ?= demo-run
 
 .DEFAULT_GOAL := help
@@ -18,6 +19,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
 	@touch $@
 
+$(CLUSTER_STAMP): $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev,cluster]'
+	@touch $@
+
 setup: $(STAMP)  ## make .venv with everything the demo and the tests need
 
 demo: $(STAMP)  ## the whole chain on an offline stand-in of the web services: crawl ... linear probe
@@ -26,7 +31,7 @@ demo: $(STAMP)  ## the whole chain on an offline stand-in of the web services: c
 test: $(STAMP)  ## the default tests: under 5 minutes on 2 cores, no network but loopback
 	@$(BIN)/python -m pytest
 
-test-all: $(STAMP)  ## the default tests and the slow ones
+test-all: $(CLUSTER_STAMP)  ## the default tests and the slow ones; installs Ray too
 	@$(BIN)/python -m pytest -m "not gpu and not browser and not network" --timeout 900
 
 check: $(STAMP)  ## format, lint, types, import contracts, generated docs

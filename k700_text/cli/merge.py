@@ -1,0 +1,46 @@
+"""k700-text merge: brings the ledgers of parts or machines into one."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from k700_text.cli.common import emit_json, emit_table
+from k700_text.errors import UsageError
+
+
+def merge(
+    ledgers: Annotated[
+        list[Path], typer.Argument(help="Ledger files, or folders of them (ledger-*.sqlite).", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="Folder whose ledger.sqlite takes them in.", show_default=False)],
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Unites the answers of several ledgers in OUT/ledger.sqlite; merging again changes nothing.
+
+    Example: k700-text merge machine-a/ledger-1-of-2.sqlite machine-b/ledger-2-of-2.sqlite --out titles
+    """
+    from k700_text.crawl.job import LEDGER_NAME
+    from k700_text.crawl.ledger import Ledger
+    from k700_text.crawl.merge import merge_ledgers
+
+    files = [file for path in ledgers for file in _files(path)]
+    with Ledger(out / LEDGER_NAME) as target:
+        summary = merge_ledgers(target, files)
+    values = {**asdict(summary), "ledger": str(out / LEDGER_NAME)}
+    if json:
+        emit_json("merge", values)
+    else:
+        emit_table("merge", [(name.removeprefix("num_").replace("_", " "), value) for name, value in values.items()])
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    found = sorted(path.glob("ledger-*.sqlite"))
+    if not found:
+        raise UsageError(f"{path} holds no ledger-*.sqlite: name the ledger files themselves")
+    return found
