@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -27,9 +26,9 @@ def annotations_command(
         say(f"left out: {problem}")
     counts = {
         "clips": len(found.clips),
-        "clips_by_split": dict(sorted(Counter(clip.split.value for clip in found.clips).items())),
-        "videos": len({clip.youtube_id for clip in found.clips}),
-        "labels": len({clip.label for clip in found.clips if clip.label is not None}),
+        "clips_by_split": {split.value: len(clips) for split, clips in found.clips.by_split()},
+        "videos": sum(1 for _ in found.youtube_ids()),
+        "labels": len(found.clips.labels()),
         "exact_duplicates": found.num_duplicates,
         "left_out": len(found.skipped),
         "sha256": found.sha256,

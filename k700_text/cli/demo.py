@@ -130,6 +130,8 @@ def _as_typed(words: list[str], environment: Mapping[str, str]) -> str:
 
 def run_data_steps(folder: DemoFolder, steps: Steps, size: DemoSize) -> dict[str, Any]:
     """Makes the sandbox, crawls it, measures its clips, builds the manifest and the tokenizer; returns the answers."""
+    from k700_text.crawl.registry import ENDPOINT_NAMES
+    from k700_text.crawl.sources import SOURCE_NAMES, dumps, wayback, yt_dlp
     from k700_text.media.pool import num_cores
     from k700_text.sandbox.server import SandboxServer
     from k700_text.sandbox.world import World, make_kinetics
@@ -146,12 +148,17 @@ def run_data_steps(folder: DemoFolder, steps: Steps, size: DemoSize) -> dict[str
     miniature = make_kinetics(world, num_classes=size.num_classes, clips_per_class=size.clips_per_class)
     with SandboxServer(world, clips=miniature.clips) as server:
         say(f"(the sandbox answers on {server.url}; without --endpoint the real services are asked)")
-        crawl: Words = ["k700_text", "crawl", "--out", folder.crawl, "--rate", "oembed=1000"]
-        crawl += ["--endpoint", f"data-api={server.url}", "--endpoint", f"oembed={server.url}"]
+        # Real services are asked at their published pace; the sandbox may be asked as fast as it answers.
+        crawl: Words = ["k700_text", "crawl", "--out", folder.crawl]
+        for source in (name for name in SOURCE_NAMES if name in ENDPOINT_NAMES and name != yt_dlp.NAME):
+            crawl += ["--endpoint", f"{source}={server.archive_url if source == wayback.NAME else server.url}"]
+        for source in (name for name in SOURCE_NAMES if name not in (dumps.NAME, yt_dlp.NAME)):
+            crawl += ["--rate", f"{source}=1000"]
         # With a key, oEmbed is asked for a second opinion on what the Data API does not know; without, for everything.
+        # The archives are asked about what is gone.
         words = [*crawl, "--annotations", train]
         answers["crawl_train"] = steps.run("titles with an API key", words, environment={KEY_VARIABLE: "any-will-do"})
-        words = [*crawl, "--annotations", val, "--sources", "oembed"]
+        words = [*crawl, "--annotations", val, "--sources", "oembed,thumbnail,wayback,archive-item"]
         answers["crawl_val"] = steps.run("titles without a key", words)
     words = ["k700_text", "probe", folder.clips, "--out", folder.probe]
     answers["probe"] = steps.run("what the clip files hold", words)

@@ -13,7 +13,9 @@ import k700_text
 from k700_text.cli import annotations as annotations_command
 from k700_text.cli import crawl as crawl_command
 from k700_text.cli import demo as demo_command
+from k700_text.cli import diff as diff_command
 from k700_text.cli import manifest as manifest_command
+from k700_text.cli import merge as merge_command
 from k700_text.cli import probe as probe_command
 from k700_text.cli import sandbox as sandbox_command
 from k700_text.cli import stats as stats_command
@@ -23,6 +25,8 @@ from k700_text.cli.common import EXIT_INTERRUPTED, EXIT_USAGE, run_guarded, say
 
 # Typer carries click inside or beside itself, depending on its version: only this way names both.
 _UsageProblem: type[Exception] = typer.BadParameter.__bases__[0]
+
+_TAKING_SEVERAL = ("--annotations", "--dump")
 
 app = typer.Typer(
     name="k700-text",
@@ -49,9 +53,11 @@ def options(
 
 app.command("annotations")(annotations_command.annotations_command)
 app.command("crawl")(crawl_command.crawl)
+app.command("merge")(merge_command.merge)
 app.command("manifest")(manifest_command.manifest)
 app.command("validate")(validate_command.validate)
 app.command("stats")(stats_command.stats)
+app.command("diff")(diff_command.diff)
 app.command("probe")(probe_command.probe)
 app.command("sandbox")(sandbox_command.sandbox)
 app.command("tokenizer")(tokenizer_command.tokenizer)
@@ -74,12 +80,13 @@ def run() -> None:
     sys.exit(code)
 
 
-def _repeated(arguments: list[str], option: str = "--annotations") -> list[str]:
+def _repeated(arguments: list[str]) -> list[str]:
     """Returns the arguments with ``--annotations A B`` as click wants it: ``--annotations A --annotations B``."""
     spelled: list[str] = []
     for position, word in enumerate(arguments):
-        is_further_value = not word.startswith("-") and spelled[-2:-1] == [option] and arguments[position - 1] != option
-        spelled += [option, word] if is_further_value else [word]
+        option = spelled[-2] if len(spelled) > 1 and spelled[-2] in _TAKING_SEVERAL else None
+        is_further_value = option and not word.startswith("-") and arguments[position - 1] != option
+        spelled += [option, word] if option and is_further_value else [word]
     return spelled
 
 

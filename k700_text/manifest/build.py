@@ -1,15 +1,19 @@
 """Joins annotations, ledger and probe into manifest files: one row per annotated clip, always.
 
-Annotated clips and the ledger are both in order of video id, so they are merged while they stream. The same inputs
-give the same bytes.
+Annotated clips and the ledger are both in order of video id, so they are merged while they stream: the ledger is read
+once, for the files of all splits side by side. The same inputs give the same bytes.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from itertools import groupby, islice
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from datetime import datetime
 from pathlib import Path
+from types import TracebackType
+from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,14 +22,13 @@ import pyarrow.parquet as pq
 import k700_text
 from k700_text import schema
 from k700_text.annotations import Annotations
-from k700_text.crawl.ledger import Video, read_videos
+from k700_text.clip_table import ClipTable
 from k700_text.errors import ManifestError
-from k700_text.manifest.web import NEVER_ASKED, WebFacts, web_facts
+from k700_text.manifest.web import WEB_COLUMNS, web_tables
 from k700_text.media.files import ClipIndex
-from k700_text.records import AudioStatus, Clip, VideoStatus
+from k700_text.records import AudioStatus, VideoStatus
 
-ROWS_PER_GROUP = 50_000
-_WEB_COLUMNS = tuple(WebFacts.__dataclass_fields__)
+ROWS_PER_GROUP = 20_000
 _DISK_COLUMNS = tuple(column.name for column in schema.CLIP_ON_DISK_COLUMNS)
 _DISK_FLAGS = ("has_video", "has_audio")
 
@@ -37,6 +40,7 @@ def build_manifest(
     out: str | Path,
     *,
     keep_probe: bool = False,
+    api_since: datetime | None = None,
 ) -> list[Path]:
     """Writes ``<split>.parquet`` for every split of the annotations and returns the files.
 
@@ -44,8 +48,9 @@ def build_manifest(
         annotations: the clips; each becomes one row.
         ledger: what a crawl left; without one, rows carry no titles.
         probe: what ``k700-text probe`` measured; without one, the columns of the clip on disk are null.
-        out: folder of the files; made if missing. Each file appears complete or not at all.
+        out: folder of the files; made if missing. All files appear complete or none does.
         keep_probe: without a probe file, carry the columns of the clip on disk over from the files that are replaced.
+        api_since: leave out answers of the Data API that are older.
 
     Raises:
         LedgerError: the ledger cannot be read.
@@ -56,39 +61,39 @@ def build_manifest(
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     given = ProbeJoin(probe) if probe is not None else None
-    files = []
-    for split, clips in groupby(annotations.clips, key=lambda clip: clip.split):
-        path = folder / f"{split.value}.parquet"
-        disk = given or (_earlier_probe(path) if keep_probe else None)
-        write_atomically(
-            path, _stamped(annotations, disk), _tables(clips, Path(ledger) if ledger is not None else None, disk)
-        )
-        files.append(path)
-    return files
+    with ExitStack() as stack:
+        files = []
+        for split, clips in annotations.clips.by_split():
+            path = folder / f"{split.value}.parquet"
+            disk = given or (_earlier_probe(path) if keep_probe else None)
+            file = _ManifestFile(path, _stamped(annotations, disk), clips, disk)
+            files.append(stack.enter_context(file))
+        # Joining, packing and writing are Arrow's work: they go on while the next answers are read.
+        with ThreadPoolExecutor(1) as pool:
+            written: Future[None] | None = None
+            for facts in web_tables(Path(ledger) if ledger is not None else None, api_since=api_since):
+                if written is not None:
+                    written.result()
+                written = pool.submit(_add, files, facts)
+        assert written is not None, "there is a table for the videos that nobody asked about"
+        written.result()
+        for file in files:
+            file.finish()
+        return [file.publish() for file in files]
 
 
-def _stamped(annotations: Annotations, disk: ProbeJoin | EarlierProbe | None) -> pa.Schema:
+def _add(files: Sequence[_ManifestFile], facts: pa.Table) -> None:
+    # The last table stands for all videos behind those of the ledger.
+    last_id = facts["youtube_id"][-2].as_py() if len(facts) > 1 else None
+    for file in files:
+        file.add(facts, last_id)
+
+
+def _stamped(annotations: Annotations, disk: DiskJoin | None) -> pa.Schema:
     values = {"annotations_sha256": annotations.sha256, "tool_version": k700_text.__version__}
     if disk is not None and disk.settings is not None:
         values["probe_settings"] = disk.settings
     return schema.with_metadata(schema.MANIFEST_SCHEMA, **values)
-
-
-def write_atomically(path: Path, table_schema: pa.Schema, tables: Iterator[pa.Table]) -> None:
-    """Writes a Parquet file under a temporary name and renames it once it is whole.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    temporary = path.with_name(path.name + ".part")
-    try:
-        with pq.ParquetWriter(temporary, table_schema, compression="zstd") as writer:
-            for table in tables:
-                writer.write_table(table.cast(table_schema), row_group_size=ROWS_PER_GROUP)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise named(error, path) from error
 
 
 def named(error: OSError, path: Path) -> OSError:
@@ -96,50 +101,109 @@ def named(error: OSError, path: Path) -> OSError:
     return OSError(error.errno, os.strerror(error.errno), str(path)) if error.errno else error
 
 
-def _tables(clips: Iterator[Clip], ledger: Path | None, disk: ProbeJoin | EarlierProbe | None) -> Iterator[pa.Table]:
-    facts = _with_facts(clips, read_videos(ledger) if ledger is not None else iter(()))
-    while rows := list(islice(facts, ROWS_PER_GROUP)):
-        yield _table(rows, disk)
+class _ManifestFile:
+    """One manifest file in the making, under a temporary name until it is published.
+
+    Args:
+        path: its name in the end.
+        table_schema: of the file, with its metadata.
+        clips: of one split.
+        disk: where the columns of the clip on disk come from, None if they are null.
+    """
+
+    def __init__(self, path: Path, table_schema: pa.Schema, clips: ClipTable, disk: DiskJoin | None) -> None:
+        self._path = path
+        self._temporary = path.with_name(path.name + ".part")
+        self._clips = clips
+        self._disk = disk
+        self._disk_rows = disk.rows(clips.clip_ids()) if disk is not None else None
+        self._num_added = self._num_written = 0
+        self._waiting: list[pa.Table] = []
+        try:
+            self._writer = pq.ParquetWriter(self._temporary, table_schema, compression="zstd")
+        except OSError as error:
+            raise named(error, path) from error
+
+    def __enter__(self) -> _ManifestFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            with suppress(OSError):  # A full disk, perhaps: what went wrong is told already.
+                self._writer.close()
+            self._temporary.unlink(missing_ok=True)
+
+    def add(self, facts: pa.Table, last_id: str | None) -> None:
+        """Takes what is known about all videos up to an id (None: the rest), and writes the clips that are complete.
+
+        Args:
+            facts: of ``web_tables``.
+            last_id: clips of later ids wait.
+        """
+        end = len(self._clips) if last_id is None else self._clips.position_after(last_id)
+        while self._num_added < end:
+            stop = min(end, self._num_written + ROWS_PER_GROUP)
+            self._waiting.append(_known(self._clips.part(self._num_added, stop), facts))
+            self._num_added = stop
+            if stop == self._num_written + ROWS_PER_GROUP:
+                self._write()
+
+    def finish(self) -> None:
+        """Writes what is left and closes the file."""
+        try:
+            self._write()
+            self._writer.close()
+        except OSError as error:
+            raise named(error, self._path) from error
+
+    def publish(self) -> Path:
+        """Gives the file its name, and returns it."""
+        return self._temporary.replace(self._path)
+
+    def _write(self) -> None:
+        """Writes the waiting rows as one row group."""
+        if self._waiting:
+            known = pa.concat_tables(self._waiting)
+            disk = self._on_disk(len(known))
+            columns = {
+                name: known[name] if name in known.column_names else disk[name] for name in schema.MANIFEST_SCHEMA.names
+            }
+            table = pa.table(columns).combine_chunks().cast(self._writer.schema)
+            try:
+                self._writer.write_table(table, row_group_size=ROWS_PER_GROUP)
+            except OSError as error:
+                raise named(error, self._path) from error
+            self._waiting.clear()
+            self._num_written = self._num_added
+
+    def _on_disk(self, num_rows: int) -> Mapping[str, pa.Array | pa.ChunkedArray]:
+        if self._disk is None or self._disk_rows is None:
+            fields = map(schema.MANIFEST_SCHEMA.field, (*_DISK_COLUMNS, *_DISK_FLAGS))
+            return {field.name: pa.nulls(num_rows, field.type) for field in fields}
+        return self._disk.columns(self._disk_rows.slice(self._num_written, num_rows))
 
 
-def _with_facts(clips: Iterator[Clip], videos: Iterator[Video]) -> Iterator[tuple[Clip, WebFacts]]:
-    """Merges two streams that are both in order of video id."""
-    video = next(videos, None)
-    for youtube_id, group in groupby(clips, key=lambda clip: clip.youtube_id):
-        while video is not None and video.youtube_id < youtube_id:
-            video = next(videos, None)
-        is_known = video is not None and video.youtube_id == youtube_id
-        facts = web_facts(video) if video is not None and is_known else NEVER_ASKED
-        for clip in group:
-            yield clip, facts
+def _known(clips: ClipTable, facts: pa.Table) -> pa.Table:
+    """Returns the clips with what is known about their videos."""
+    columns = clips.columns()
+    places = pc.index_in(columns["youtube_id"], value_set=facts["youtube_id"].combine_chunks())
+    found = facts.select(WEB_COLUMNS).take(pc.fill_null(places, len(facts) - 1))
+    table = pa.table({**columns, **{name: found[name] for name in WEB_COLUMNS}})
+    return table.append_column("has_text", pc.is_valid(table["title"]))
 
 
-def _table(rows: Sequence[tuple[Clip, WebFacts]], disk: ProbeJoin | EarlierProbe | None) -> pa.Table:
-    columns: dict[str, object] = {
-        "clip_id": [clip.clip_id for clip, _ in rows],
-        "youtube_id": [clip.youtube_id for clip, _ in rows],
-        "split": [clip.split.value for clip, _ in rows],
-        "label": [clip.label for clip, _ in rows],
-        "start_seconds": [float(clip.start_seconds) for clip, _ in rows],
-        "end_seconds": [float(clip.end_seconds) for clip, _ in rows],
-        "has_text": [facts.title is not None for _, facts in rows],
-    }
-    columns.update({name: [getattr(facts, name) for _, facts in rows] for name in _WEB_COLUMNS})
-    clip_ids = pa.array([clip.clip_id for clip, _ in rows], pa.string())
-    columns.update(disk.columns(clip_ids) if disk is not None else _never_probed(len(rows)))
-    fields = schema.MANIFEST_SCHEMA
-    arrays = [_as_array(columns[field.name], field.type) for field in fields]
-    return pa.Table.from_arrays(arrays, schema=fields)
+class DiskJoin(Protocol):
+    """Finds the measurements of clips."""
 
+    settings: str | None
 
-def _as_array(values: object, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
-    if isinstance(values, pa.Array | pa.ChunkedArray):
-        return values.cast(kind)
-    return pa.array(values, kind)
+    def rows(self, clip_ids: pa.Array) -> pa.Array:
+        """Returns the places of all clips of a file among the measurements; null where there are none."""
 
-
-def _never_probed(num_rows: int) -> dict[str, object]:
-    return {name: [None] * num_rows for name in (*_DISK_COLUMNS, *_DISK_FLAGS)}
+    def columns(self, rows: pa.Array) -> Mapping[str, pa.Array | pa.ChunkedArray]:
+        """Returns the columns of the clip on disk and their flags for such places."""
 
 
 class ProbeJoin:
@@ -158,12 +222,15 @@ class ProbeJoin:
         self._index = ClipIndex("", self._table["clip_file"].to_pylist())
         self.settings = _probe_settings(path)
 
-    def columns(self, clip_ids: pa.Array) -> dict[str, object]:
-        """Returns the columns of the clip on disk and their flags; clips without a file are ``missing``."""
+    def rows(self, clip_ids: pa.Array) -> pa.Array:
+        """Returns the places of clips among the measured files, null where there is no file."""
         files = self._index.find(clip_ids)
-        rows = pc.index_in(files, value_set=self._table["clip_file"].cast(files.type), skip_nulls=True)
+        return pc.index_in(files, value_set=self._table["clip_file"].cast(files.type), skip_nulls=True)
+
+    def columns(self, rows: pa.Array) -> dict[str, pa.ChunkedArray]:
+        """Returns the columns of the clip on disk and their flags; clips without a file are ``missing``."""
         found = self._table.select(_DISK_COLUMNS).take(rows)
-        columns: dict[str, object] = {name: found[name] for name in _DISK_COLUMNS}
+        columns = {name: found[name] for name in _DISK_COLUMNS}
         video = pc.fill_null(found["video_status"], VideoStatus.MISSING.value)
         audio = pc.fill_null(found["audio_status"], AudioStatus.MISSING.value)
         good_video = pa.array([VideoStatus.USABLE.value, VideoStatus.PARTIAL.value])
@@ -191,15 +258,20 @@ class EarlierProbe:
         self._table = schema.read_table(path, schema.MANIFEST_SCHEMA, ["clip_id", *_DISK_COLUMNS, *_DISK_FLAGS])
         self.settings = _probe_settings(path)
 
-    def columns(self, clip_ids: pa.Array) -> dict[str, object]:
+    def rows(self, clip_ids: pa.Array) -> pa.Array:
+        """Returns the places of clips in the file, null where they are not in it."""
+        return pc.index_in(clip_ids, value_set=self._table["clip_id"])
+
+    def columns(self, rows: pa.Array) -> dict[str, pa.ChunkedArray]:
         """Returns the columns of the clip on disk and their flags."""
-        found = self._table.take(pc.index_in(clip_ids, value_set=self._table["clip_id"]))
+        found = self._table.take(rows)
         return {name: found[name] for name in (*_DISK_COLUMNS, *_DISK_FLAGS)}
 
 
 def _earlier_probe(path: Path) -> EarlierProbe | None:
     try:
-        return EarlierProbe(path)
+        status = schema.read_table(path, schema.MANIFEST_SCHEMA, ["video_status"])["video_status"]
+        return EarlierProbe(path) if status.null_count < len(status) else None
     except ManifestError:
         # Nothing there, or nothing that this version could have written: it is replaced by a whole file.
         return None

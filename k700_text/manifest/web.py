@@ -1,59 +1,89 @@
-"""What the ledger's outcomes of one video come to: the title and the web columns of a manifest row."""
+"""What the ledger's answers about each video come to: the title and the web columns of the manifest."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import TypeVar
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
 
-from k700_text.crawl.crawler import source_rank
-from k700_text.crawl.ledger import Video
+import pyarrow as pa
+
+from k700_text import schema
+from k700_text.crawl.answers import Answer, read_answers
+from k700_text.crawl.sources import origin, source_rank
+from k700_text.crawl.sources.data_api import NAME as DATA_API
 from k700_text.crawl.verdict import judge
-from k700_text.records import Availability, TitleOutcome
+from k700_text.records import Availability
 
-_Value = TypeVar("_Value")
+VIDEOS_PER_TABLE = 5_000
 
+WEB_COLUMNS = tuple(column.name for column in schema.MANIFEST_COLUMNS if column.group in (schema.TITLE, schema.WEB))
+_TYPES = [schema.MANIFEST_SCHEMA.field(name).type for name in ("youtube_id", *WEB_COLUMNS)]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WebFacts:
-    """Values of the title and web columns, named as the columns; the defaults are those of a video never asked."""
-
-    title: str | None = None
-    title_source: str | None = None
-    title_fetched_at: datetime | None = None
-    title_captured_at: datetime | None = None
-    title_language: str | None = None
-    availability: str = Availability.UNKNOWN.value
-    availability_sources: tuple[str, ...] = ()
-    published_at: datetime | None = None
-    video_duration_seconds: float | None = None
-    web_has_audio: bool | None = None
+# The id and the values of the columns, in their order.
+_Row = tuple[Any, ...]
+_NEVER_ASKED: _Row = ("", None, None, None, None, None, Availability.UNKNOWN.value, (), None, None, None)
 
 
-NEVER_ASKED = WebFacts()
+def web_tables(ledger: Path | None, *, api_since: datetime | None = None) -> Iterator[pa.Table]:
+    """Yields youtube_id and the web columns of the videos of a ledger, in order of id, piece by piece.
+
+    The last row of every table has the empty id and the values of a video that was never asked about; the last table
+    consists of it alone.
+
+    Args:
+        ledger: what a crawl left, None for nothing.
+        api_since: leave out answers of the Data API that are older.
+
+    Raises:
+        LedgerError: the ledger cannot be read.
+    """
+    if ledger is not None:
+        leave_out = (DATA_API, api_since) if api_since is not None else None
+        videos = read_answers(ledger, leave_out=leave_out)
+        while rows := [_row(*video) for video in islice(videos, VIDEOS_PER_TABLE)]:
+            yield _table([*rows, _NEVER_ASKED])
+    yield _table([_NEVER_ASKED])
 
 
-def web_facts(video: Video) -> WebFacts:
-    """Returns the columns' values: the title of the best source (its newest one), the first known of the rest."""
-    by_preference = sorted(
-        video.outcomes, key=lambda outcome: (source_rank(outcome.source), -outcome.fetched_at.timestamp())
-    )
-    titled = next((outcome for outcome in by_preference if outcome.title is not None), None)
-    availability, sources = judge(video.youtube_id, video.outcomes)
-    return WebFacts(
-        title=titled.title if titled else None,
-        title_source=titled.source if titled else None,
-        title_fetched_at=titled.fetched_at if titled else None,
-        title_captured_at=titled.captured_at if titled else None,
-        title_language=titled.title_language if titled else None,
-        availability=availability.value,
-        availability_sources=sources,
-        published_at=_first(by_preference, lambda outcome: outcome.published_at),
-        video_duration_seconds=_first(by_preference, lambda outcome: outcome.video_duration_seconds),
-        web_has_audio=_first(by_preference, lambda outcome: outcome.web_has_audio),
-    )
+def _table(rows: Iterable[_Row]) -> pa.Table:
+    values: Iterator[Sequence[Any]] = zip(*rows, strict=True)
+    arrays = [_array(column, kind) for column, kind in zip(values, _TYPES, strict=True)]
+    return pa.Table.from_arrays(arrays, names=["youtube_id", *WEB_COLUMNS])
 
 
-def _first(outcomes: Sequence[TitleOutcome], get: Callable[[TitleOutcome], _Value | None]) -> _Value | None:
-    return next((value for value in map(get, outcomes) if value is not None), None)
+def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    if pa.types.is_timestamp(kind) or pa.types.is_boolean(kind):
+        # Text and 0 or 1 as yet: Arrow converts a column faster than Python makes an object of each value.
+        return pa.array(values).cast(kind)
+    return pa.array(values, kind)
+
+
+def _row(youtube_id: str, answers: list[Answer]) -> _Row:
+    """Returns a video's values: the title of the best source (its newest one), else the first known of the rest."""
+    if len(answers) > 1:
+        answers.reverse()  # Of each source titles first, and the newest one of them.
+        answers.sort(key=_rank)
+    titled = published = duration = has_audio = None
+    for answer in answers:
+        if titled is None and answer.title is not None:
+            titled = answer
+        published = answer.published if published is None else published
+        duration = answer.video_duration_seconds if duration is None else duration
+        has_audio = answer.web_has_audio if has_audio is None else has_audio
+    web = (*judge(youtube_id, answers), published, duration, has_audio)
+    if titled is None:
+        return (youtube_id, None, None, None, None, None, *web)
+    title = (titled.title, _service_of(titled.source), titled.fetched, titled.captured, titled.title_language)
+    return (youtube_id, *title, *web)
+
+
+def _rank(answer: Answer) -> tuple[int, str]:
+    return _rank_of(answer.source)
+
+
+_rank_of = lru_cache(source_rank)
+_service_of = lru_cache(origin)

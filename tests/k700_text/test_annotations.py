@@ -3,7 +3,12 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
+import random
+import subprocess
+import sys
 import tarfile
+import threading
 import zipfile
 from pathlib import Path
 
@@ -209,3 +214,134 @@ def test_hostile_files_are_annotation_errors(tmp_path: Path, name: str, text: st
     with pytest.raises(AnnotationError) as caught:
         load_annotations([write(tmp_path / name, text)])
     assert message in "\n".join([str(caught.value), *caught.value.problems])
+
+
+def test_a_large_file_gives_what_its_rows_give_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(0)
+    cells = {
+        "id": ["abcdefghijk", " abcdefghijA ", "-bcdefghij0", "short", "abcdefghij!", ""],
+        "start": ["0", "1", " 2.5 ", "1e2", "-0", "-1", "nan", "inf", "one", "1_0", ""],
+        "end": ["11", "12.0", "200", "1e400", "0"],
+        "label": ["yoga", " judo ", '"tai, chi"', "", "étude"],
+        "split": ["val", "TRAIN", " test ", "holdout_test", "validate", "", "dev"],
+    }
+    plain = {name: values[:2] for name, values in cells.items()}
+    lines = ["label,youtube_id,time_start,time_end,split"]
+    for number in range(3000):
+        # Stretches without a fault are read by the fast way, others by the careful one.
+        choice = cells if number // 100 % 3 else plain
+        picked = {name: rng.choice(values) for name, values in choice.items()}
+        lines.append(",".join(picked[name] for name in ("label", "id", "start", "end", "split")))
+        lines.extend(rng.choice([[], [], [], [""], [" , , , , "], ["a,b"]]) if choice is cells else [])
+    path = write(tmp_path / "train.csv", "\n".join(lines))
+    results = []
+    for rows_at_once in (1, 7, 64, 100_000):
+        monkeypatch.setattr("k700_text.annotations._CHUNK_ROWS", rows_at_once)
+        results.append(load_annotations([path], skip_invalid=True))
+    monkeypatch.setattr("k700_text.annotations._plain_columns", lambda rows, layout: None)
+    careful = load_annotations([path], skip_invalid=True)
+    assert len(careful.skipped) > 500 and len(careful.clips) > 50 and careful.num_duplicates > 500
+    assert all(each == careful for each in results)
+
+
+def test_a_row_that_is_no_csv_costs_only_itself(tmp_path: Path) -> None:
+    huge = "x" * 200_000
+    text = f"{HEADER}\nyoga,abcdefghijA,1,11,val\n{huge},abcdefghijE,1,11,val\nyoga,abcdefghijI,1,11,val\n"
+    found = load_annotations([write(tmp_path / "a.csv", text)], skip_invalid=True)
+    assert [each.youtube_id for each in found.clips] == ["abcdefghijA", "abcdefghijI"]
+    (problem,) = found.skipped
+    assert problem.startswith("a.csv line 3: not CSV (field larger")
+
+
+def test_a_pipe_can_be_read(tmp_path: Path) -> None:
+    pipe = tmp_path / "train.csv"
+    os.mkfifo(pipe)
+    content = gzip.compress(f"{HEADER}\nyoga,abcdefghijk,1,11,train\n".encode())
+    writer = threading.Thread(target=pipe.write_bytes, args=(content,))
+    writer.start()
+    found = load_annotations([pipe])
+    writer.join()
+    assert found.clips == (clip("abcdefghijk", "yoga", 1, 11, Split.TRAIN),)
+
+
+def test_bytes_that_are_no_text_are_found_in_their_line(tmp_path: Path) -> None:
+    lines = [HEADER, *(f"yoga,abcdefghijk,{number},{number + 10},val" for number in range(30_000))]
+    content = "\n".join(lines).encode() + b"\nyog\xe9,abcdefghijk,1,11,val\n"
+    for name, data in (("a.csv", content), ("a.csv.gz", gzip.compress(content))):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(AnnotationError, match=r"a\.csv line 30002: not UTF-8"):
+            load_annotations([tmp_path / name])
+
+
+def test_an_archive_that_unpacks_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("k700_text.annotation_files.MAX_FILE_BYTES", 100_000)
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(bytes(2_000_000)))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("train.csv", bytes(2_000_000))
+    for name in ("a.csv.gz", "a.zip"):
+        with pytest.raises(AnnotationError, match="unpacks to more than 100000 bytes"):
+            load_annotations([tmp_path / name])
+
+
+def test_a_locked_archive_is_one_clear_line(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("train.csv", f"{HEADER}\n")
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(signature) + offset] |= 1  # the mark of encryption
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(AnnotationError, match=r"a\.zip is a damaged archive \(.*encrypted"):
+        load_annotations([tmp_path / "a.zip"])
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 1 << 16])
+def test_json_may_be_cut_anywhere(tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("k700_text.json_stream.CHUNK_CHARACTERS", chunk)
+    entries = {
+        each: {
+            "annotations": {"label": "caf\u00e9 \U0001f600", "segment": [5.0, 15]},
+            "subset": "train",
+            "x": [None, {}],
+        }
+        for each in ("abcdefghijk", "abcdefghijA")
+    }
+    path = write(tmp_path / "train.json", json.dumps(entries, indent=1))
+    assert load_annotations([path]).clips == [
+        clip(each, "caf\u00e9 \U0001f600", 5, 15, Split.TRAIN) for each in sorted(entries)
+    ]
+    for broken in (
+        json.dumps(entries)[:-20],
+        json.dumps(entries) + "x",
+        "{" + json.dumps(entries),
+        '{"a": tru}',
+        "[1 2]",
+    ):
+        with pytest.raises(AnnotationError, match="not valid JSON"):
+            load_annotations([write(path, broken)])
+
+
+def test_ids_are_offered_once_each(tmp_path: Path) -> None:
+    rows = [("abcdefghijk", "val"), ("abcdefghijA", "train"), ("abcdefghijk", "train"), ("abcdefghijk", "test")]
+    text = "\n".join(
+        [HEADER, *(f"yoga,{each},{place},{place + 9},{split}" for place, (each, split) in enumerate(rows))]
+    )
+    found = load_annotations([write(tmp_path / "a.csv", text)])
+    assert list(found.youtube_ids()) == ["abcdefghijk", "abcdefghijA"]
+
+
+@pytest.mark.slow
+def test_ten_times_the_clips_take_little_more_memory(tmp_path: Path) -> None:
+    program = (
+        "import resource, sys; from k700_text.annotations import load_annotations;"
+        "load_annotations(sys.argv[1:]); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    peaks = []
+    for number in (40_000, 400_000):
+        with (tmp_path / "train.csv").open("w") as file:
+            file.write(f"{HEADER}\n")
+            file.writelines(
+                f"label {index % 700},{index:010d}A,{index % 9},{index % 9 + 10},train\n" for index in range(number)
+            )
+        command = [sys.executable, "-c", program, str(tmp_path / "train.csv")]
+        peaks.append(int(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    assert peaks[1] < 1.2 * peaks[0]

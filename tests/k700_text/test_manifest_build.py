@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import csv
+import errno
+import random
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,13 +13,15 @@ import pytest
 
 from k700_text import schema
 from k700_text.annotations import Annotations
+from k700_text.clip_table import ClipTable
 from k700_text.crawl.ledger import Ledger
+from k700_text.crawl.verdict import judge
 from k700_text.errors import LedgerError, ManifestError, SchemaMismatchError
 from k700_text.manifest.build import build_manifest
 from k700_text.manifest.spreadsheet import write_csv
 from k700_text.manifest.stats import manifest_stats
 from k700_text.manifest.validate import validate_manifest
-from k700_text.records import Availability, Clip, Split, TitleOutcome
+from k700_text.records import Availability, Clip, OutcomeStatus, Split, TitleOutcome
 from tests.k700_text.crawling import NOON, make_ids, outcome
 
 IDS = sorted(make_ids(4))
@@ -28,7 +32,7 @@ def clip(youtube_id: str, split: Split = Split.VAL, label: str | None = "yoga", 
 
 
 def annotate(*clips: Clip) -> Annotations:
-    return Annotations(tuple(sorted(clips, key=lambda each: (each.split, each.clip_id, each.label or ""))), "ab" * 32)
+    return Annotations(ClipTable.of(clips), "ab" * 32)
 
 
 def write_ledger(path: Path, outcomes: Sequence[TitleOutcome]) -> Path:
@@ -217,3 +221,112 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(OSError) as caught:
         build_manifest(annotate(clip(IDS[0])), None, None, tmp_path)
     assert "val.parquet" in str(caught.value.filename)
+
+
+SOURCES = ("dumps", "data-api", "oembed", "thumbnail", "wayback", "wayback-cdx", "archive-item", "yt-dlp", "zeta")
+
+
+def random_outcomes(ids: Sequence[str], seed: int = 0) -> list[TitleOutcome]:
+    """Up to seven answers a video, of all sources and kinds, some of them on several days."""
+    rng = random.Random(seed)
+    found = []
+    for youtube_id in ids:
+        for number in range(rng.choice([0, 1, 1, 2, 3, 7])):
+            moment = NOON + timedelta(days=rng.choice([0, 0, 1, 40]), seconds=number, microseconds=rng.choice([0, 5]))
+            title = rng.choice([None, f"title {number} \u00e9"])
+            found.append(
+                outcome(
+                    youtube_id,
+                    rng.choice(SOURCES),
+                    title=title,
+                    status=OutcomeStatus.TITLE
+                    if title
+                    else rng.choice([OutcomeStatus.NO_TITLE, OutcomeStatus.TRANSIENT]),
+                    availability=rng.choice(list(Availability)),
+                    title_language=rng.choice([None, "de"]),
+                    captured_at=rng.choice([None, moment - timedelta(days=4000)]),
+                    published_at=rng.choice([None, moment - timedelta(days=5000)]),
+                    video_duration_seconds=rng.choice([None, number + 0.5]),
+                    web_has_audio=rng.choice([None, True, False]),
+                    fetched_at=moment,
+                )
+            )
+    rng.shuffle(found)
+    return found
+
+
+def expected_row(youtube_id: str, outcomes: Sequence[TitleOutcome]) -> dict[str, object]:
+    """What the rules make of a video, spelled out: best source first, of each its titles and the newest one."""
+    own = [each for each in outcomes if each.youtube_id == youtube_id and each.status is not OutcomeStatus.TRANSIENT]
+    order = {name: SOURCES.index(name) for name in SOURCES}
+    own.sort(key=lambda each: (order[each.source], each.title is None, NOON - each.fetched_at))
+    titled = next((each for each in own if each.title), None)
+    state, sources = judge(youtube_id, own)
+    row: dict[str, object] = {
+        name: next((value for each in own if (value := getattr(each, name)) is not None), None)
+        for name in ("published_at", "video_duration_seconds", "web_has_audio")
+    }
+    row |= {"availability": state.value, "availability_sources": list(sources), "has_text": titled is not None}
+    row |= {"title": titled and titled.title, "title_source": titled and titled.source.removesuffix("-cdx")}
+    row |= {"title_fetched_at": titled and titled.fetched_at, "title_captured_at": titled and titled.captured_at}
+    return row | {"title_language": titled and titled.title_language}
+
+
+@pytest.mark.parametrize("pieces", [(1, 1), (3, 2), (7, 5), (20_000, 5_000)])
+def test_every_row_says_what_the_rules_make_of_its_video(
+    tmp_path: Path, pieces: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("k700_text.manifest.build.ROWS_PER_GROUP", pieces[0])
+    monkeypatch.setattr("k700_text.manifest.web.VIDEOS_PER_TABLE", pieces[1])
+    ids = [*make_ids(60), "-----------", "zzzzzzzzzzz"]
+    outcomes = random_outcomes([*ids, *make_ids(20, "nobody asked for")])
+    ledger = write_ledger(tmp_path / "l.sqlite", outcomes)
+    rng = random.Random(1)
+    clips = {clip(each, rng.choice(list(Split)), start=rng.randrange(30)) for each in ids for _ in range(3)}
+    files = build_manifest(annotate(*clips), ledger, None, tmp_path)
+    rows = [row for file in files for row in rows_of(file)]
+    assert [(row["split"], row["clip_id"]) for row in rows] == sorted((each.split, each.clip_id) for each in clips)
+    for row in rows:
+        expected = expected_row(str(row["youtube_id"]), outcomes)
+        assert {name: row[name] for name in expected} == expected
+    assert all(validate_manifest(file) == [] for file in files)
+
+
+def test_answers_of_the_api_may_be_too_old(tmp_path: Path) -> None:
+    later = NOON + timedelta(days=40)
+    ledger = write_ledger(
+        tmp_path / "l.sqlite",
+        [
+            outcome(IDS[0], "data-api", title="old api", availability=Availability.PUBLIC),
+            outcome(IDS[0], "wayback-cdx", title="archive"),
+            outcome(IDS[1], "data-api", title="new api", fetched_at=later),
+            outcome(IDS[2], "data-api", title="gone with its time", availability=Availability.PUBLIC),
+        ],
+    )
+    (file,) = build_manifest(annotate(*map(clip, IDS)), ledger, None, tmp_path, api_since=NOON + timedelta(days=1))
+    rows = rows_of(file)
+    assert [row["title"] for row in rows] == ["archive", "new api", None, None]
+    assert [row["title_source"] for row in rows] == ["wayback", "data-api", None, None]
+    assert {row["availability"] for row in rows} == {"unknown"}
+
+
+def test_a_failure_leaves_no_half_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = annotate(clip(IDS[0]), clip(IDS[1], Split.TRAIN))
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr("pyarrow.parquet.ParquetWriter.write_table", fail)
+    with pytest.raises(OSError) as caught:
+        build_manifest(clips, None, None, tmp_path)
+    assert caught.value.errno == errno.ENOSPC and str(caught.value.filename).endswith("train.parquet")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_former_file_that_was_never_probed_is_not_read_for_its_probe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_manifest(annotate(clip(IDS[0])), None, None, tmp_path)
+    monkeypatch.setattr("k700_text.manifest.build.EarlierProbe", None)
+    (file,) = build_manifest(annotate(clip(IDS[0])), None, None, tmp_path, keep_probe=True)
+    assert rows_of(file)[0]["has_video"] is None

@@ -86,3 +86,63 @@ def test_a_source_that_changed_its_mind_counts_with_its_newest_word() -> None:
         outcome(source="data-api", availability=Availability.NOT_FOUND),
     ]
     assert judge(POSSIBLE_ID, said)[0] is Availability.NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("said", "state", "sources"),
+    [
+        ({"thumbnail": Availability.PUBLIC}, Availability.PUBLIC, ("thumbnail",)),
+        ({"thumbnail": Availability.NOT_FOUND}, Availability.UNKNOWN, ()),
+        ({"thumbnail": Availability.PUBLIC, "oembed": Availability.PRIVATE}, Availability.UNKNOWN, ()),
+        (
+            {"thumbnail": Availability.PUBLIC, "oembed": Availability.NOT_FOUND, "data-api": Availability.NOT_FOUND},
+            Availability.UNKNOWN,
+            (),
+        ),
+        (
+            {"thumbnail": Availability.PUBLIC, "oembed": Availability.UNKNOWN, "data-api": Availability.UNKNOWN},
+            Availability.PUBLIC,
+            ("thumbnail",),
+        ),
+        (
+            {"thumbnail": Availability.NOT_FOUND, "oembed": Availability.PRIVATE},
+            Availability.PRIVATE,
+            ("oembed", "thumbnail"),
+        ),
+        ({"thumbnail": Availability.NOT_FOUND, "oembed": Availability.PUBLIC}, Availability.PUBLIC, ("oembed",)),
+        (
+            {"thumbnail": Availability.PUBLIC, "oembed": Availability.EMBEDDING_OFF, "data-api": Availability.REMOVED},
+            Availability.EMBEDDING_OFF,
+            ("oembed", "thumbnail"),
+        ),
+    ],
+)
+def test_a_witness_alone_overrules_nobody(
+    said: dict[str, Availability], state: Availability, sources: tuple[str, ...]
+) -> None:
+    outcomes = [outcome(source=source, availability=each) for source, each in said.items()]
+    assert judge(POSSIBLE_ID, outcomes) == judge(POSSIBLE_ID, outcomes[::-1]) == (state, sources)
+
+
+def test_a_witness_does_not_bring_an_impossible_id_to_life() -> None:
+    alive = [outcome(source="thumbnail", availability=Availability.PUBLIC)]
+    assert judge(IMPOSSIBLE_ID, alive) == (Availability.UNKNOWN, ())
+    dead = [outcome(source="thumbnail", availability=Availability.NOT_FOUND)]
+    assert judge(IMPOSSIBLE_ID, dead) == (Availability.MALFORMED, (ID_RULE, "thumbnail"))
+
+
+def test_two_names_of_one_service_are_not_two_services() -> None:
+    said = [outcome(source=name, availability=Availability.REMOVED) for name in ("wayback", "wayback-cdx")]
+    assert judge(POSSIBLE_ID, said) == (Availability.UNKNOWN, ())
+    later = outcome(source="wayback-cdx", availability=Availability.REMOVED, fetched_at=NOON + timedelta(days=1))
+    assert judge(POSSIBLE_ID, [*said, later]) == (Availability.REMOVED, ("wayback",))
+
+
+def test_statements_may_come_in_any_order() -> None:
+    said = [
+        outcome(availability=Availability.PUBLIC, fetched_at=NOON + timedelta(days=9)),
+        outcome(availability=Availability.NOT_FOUND),
+        outcome(availability=Availability.NOT_FOUND, fetched_at=NOON + timedelta(days=1)),
+    ]
+    for order in (said, said[::-1], [said[1], said[0], said[2]]):
+        assert judge(POSSIBLE_ID, iter(order)) == (Availability.PUBLIC, ("oembed",))
