@@ -124,10 +124,15 @@ def _server(
 
 
 def _serve(server: SandboxServer, facts: dict[str, Any], *, as_json: bool) -> None:
+    from k700_text.crawl.sources import SOURCE_NAMES, dumps, yt_dlp
+
     with server:
         facts["url"] = server.url
         facts["archive_url"] = server.archive_url
         facts["endpoint_options"] = " ".join(f"--endpoint {name}={url}" for name, url in _endpoints(server).items())
+        # The published paces are for real hosts; a person who tries things out need not wait for them.
+        rated = [name for name in SOURCE_NAMES if name not in (dumps.NAME, yt_dlp.NAME)]
+        facts["rate_options"] = " ".join(f"--rate {name}=1000" for name in rated)
         _tell(facts, as_json=as_json)
         say(f"serving on {server.url}; any YOUTUBE_API_KEY will do; Ctrl-C stops")
         try:
@@ -149,9 +154,9 @@ def _tell(facts: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         emit_json("sandbox", facts)
     else:
-        options = facts.pop("endpoint_options", None)
+        options = [facts.pop(name) for name in ("endpoint_options", "rate_options") if name in facts]
         emit_table("sandbox", [(name.replace("_", " "), value) for name, value in facts.items()])
-        if options is not None:
-            print(options)
+        for line in options:
+            print(line)
     # Whoever reads the port from a pipe gets it now, not at the end.
     sys.stdout.flush()
