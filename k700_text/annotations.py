@@ -229,9 +229,16 @@ def _plain_columns(
         and None in labels
         and any(label is None and split is not Split.TEST for label, split in zip(labels, splits, strict=True))
     )
-    if lacks_label or not is_span.all() or not all(map(YOUTUBE_ID_PATTERN.fullmatch, ids)):
+    if lacks_label or not is_span.all() or not _are_ids(ids):
         return None
     return ids, splits, starts, ends, labels
+
+
+def _are_ids(texts: Sequence[str]) -> bool:
+    """Tells whether all are ids: a look at all of them at once, at each only where that leaves a doubt."""
+    joined = "".join(texts)
+    is_plain = joined.isascii() and joined.replace("-", "").replace("_", "").isalnum()
+    return (is_plain and set(map(len, texts)) == {11}) or all(map(YOUTUBE_ID_PATTERN.fullmatch, texts))
 
 
 def _csv_clip(row: Sequence[str], layout: _Layout) -> Clip:

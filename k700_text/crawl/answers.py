@@ -6,12 +6,11 @@ An answer stays as the ledger spells it (times as ISO 8601 text in UTC, which so
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
-from itertools import groupby
-from operator import itemgetter
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from k700_text.crawl.ledger_store import connect_read_only, stamp, translated
 from k700_text.records import OutcomeStatus
@@ -48,6 +47,10 @@ _COLUMNS = (
 )
 
 
+# What Answer._make does, without a call of Python's own for each of a million rows.
+_answer_of: Callable[[tuple[Any, ...]], Answer] = partial(tuple.__new__, Answer)
+
+
 def read_answers(path: Path, *, leave_out: tuple[str, datetime] | None = None) -> Iterator[tuple[str, list[Answer]]]:
     """Yields every video that a ledger knows and its final answers, in order of id; a crawl may be running meanwhile.
 
@@ -68,7 +71,20 @@ def read_answers(path: Path, *, leave_out: tuple[str, datetime] | None = None) -
     connection = connect_read_only(path)
     try:
         with translated(path):
-            for youtube_id, rows in groupby(connection.execute(sql, values), key=itemgetter(0)):
-                yield youtube_id, list(map(Answer._make, rows))
+            yield from _by_video(connection.execute(sql, values))
     finally:
         connection.close()
+
+
+def _by_video(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[str, list[Answer]]]:
+    """Groups rows by their id; half the time of ``itertools.groupby`` where most groups are of one."""
+    youtube_id = ""
+    answers: list[Answer] = []
+    for row in rows:
+        if row[0] != youtube_id:
+            if answers:
+                yield youtube_id, answers
+            youtube_id, answers = row[0], []
+        answers.append(_answer_of(row))
+    if answers:
+        yield youtube_id, answers

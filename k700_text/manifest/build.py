@@ -7,8 +7,7 @@ once, for the files of all splits side by side. The same inputs give the same by
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from datetime import datetime
 from pathlib import Path
@@ -31,6 +30,12 @@ from k700_text.records import AudioStatus, VideoStatus
 ROWS_PER_GROUP = 20_000
 _DISK_COLUMNS = tuple(column.name for column in schema.CLIP_ON_DISK_COLUMNS)
 _DISK_FLAGS = ("has_video", "has_audio")
+# A dictionary of values that hardly repeat costs time, and a fifth of the file.
+_REPEATING_COLUMNS = [
+    name
+    for name in schema.MANIFEST_SCHEMA.names
+    if name not in ("clip_id", "youtube_id", "title", "title_fetched_at", "published_at")
+]
 
 
 def build_manifest(
@@ -68,25 +73,14 @@ def build_manifest(
             disk = given or (_earlier_probe(path) if keep_probe else None)
             file = _ManifestFile(path, _stamped(annotations, disk), clips, disk)
             files.append(stack.enter_context(file))
-        # Joining, packing and writing are Arrow's work: they go on while the next answers are read.
-        with ThreadPoolExecutor(1) as pool:
-            written: Future[None] | None = None
-            for facts in web_tables(Path(ledger) if ledger is not None else None, api_since=api_since):
-                if written is not None:
-                    written.result()
-                written = pool.submit(_add, files, facts)
-        assert written is not None, "there is a table for the videos that nobody asked about"
-        written.result()
+        for facts in web_tables(Path(ledger) if ledger is not None else None, api_since=api_since):
+            # The last table stands for all videos behind those of the ledger.
+            last_id = facts["youtube_id"][-2].as_py() if len(facts) > 1 else None
+            for file in files:
+                file.add(facts, last_id)
         for file in files:
             file.finish()
         return [file.publish() for file in files]
-
-
-def _add(files: Sequence[_ManifestFile], facts: pa.Table) -> None:
-    # The last table stands for all videos behind those of the ledger.
-    last_id = facts["youtube_id"][-2].as_py() if len(facts) > 1 else None
-    for file in files:
-        file.add(facts, last_id)
 
 
 def _stamped(annotations: Annotations, disk: DiskJoin | None) -> pa.Schema:
@@ -120,7 +114,9 @@ class _ManifestFile:
         self._num_added = self._num_written = 0
         self._waiting: list[pa.Table] = []
         try:
-            self._writer = pq.ParquetWriter(self._temporary, table_schema, compression="zstd")
+            self._writer = pq.ParquetWriter(
+                self._temporary, table_schema, compression="zstd", use_dictionary=_REPEATING_COLUMNS
+            )
         except OSError as error:
             raise named(error, path) from error
 

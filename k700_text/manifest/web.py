@@ -15,7 +15,7 @@ from k700_text import schema
 from k700_text.crawl.answers import Answer, read_answers
 from k700_text.crawl.sources import origin, source_rank
 from k700_text.crawl.sources.data_api import NAME as DATA_API
-from k700_text.crawl.verdict import judge
+from k700_text.crawl.verdict import judge_final
 from k700_text.records import Availability
 
 VIDEOS_PER_TABLE = 5_000
@@ -64,21 +64,26 @@ def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
 
 def _row(youtube_id: str, answers: list[Answer]) -> _Row:
     """Returns a video's values: the title of the best source (its newest one), else the first known of the rest."""
+    titled: Answer | None = answers[0]
     if len(answers) > 1:
         answers.reverse()  # Of each source titles first, and the newest one of them.
         answers.sort(key=_rank)
-    titled = published = duration = has_audio = None
-    for answer in answers:
-        if titled is None and answer.title is not None:
-            titled = answer
-        published = answer.published if published is None else published
-        duration = answer.video_duration_seconds if duration is None else duration
-        has_audio = answer.web_has_audio if has_audio is None else has_audio
-    web = (*judge(youtube_id, answers), published, duration, has_audio)
-    if titled is None:
+        titled = next((answer for answer in answers if answer.title is not None), None)
+    web = (*judge_final(youtube_id, answers), *_rest(answers))
+    if titled is None or titled.title is None:
         return (youtube_id, None, None, None, None, None, *web)
     title = (titled.title, _service_of(titled.source), titled.fetched, titled.captured, titled.title_language)
     return (youtube_id, *title, *web)
+
+
+def _rest(answers: Sequence[Answer]) -> tuple[str | None, float | None, int | None]:
+    """Returns upload time, length and whether there is audio, as the first answers tell that know."""
+    published, duration, has_audio = answers[0][-3:]
+    for answer in answers[1:]:
+        published = answer.published if published is None else published
+        duration = answer.video_duration_seconds if duration is None else duration
+        has_audio = answer.web_has_audio if has_audio is None else has_audio
+    return published, duration, has_audio
 
 
 def _rank(answer: Answer) -> tuple[int, str]:
