@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from k700_text.errors import ConfigError
 
@@ -98,3 +101,60 @@ class TextConfig:
         if self.max_length < 3:
             raise ConfigError(f"max_length must be at least 3 (bos, one token, eos), got {self.max_length}")
         require_positive(vocab_size=self.vocab_size)
+
+
+_HOUR = 3600.0
+# web-contracts section 1.4: 15 minutes, then 1 hour, then 6 hours.
+BLOCK_PAUSES = (900.0, _HOUR, 6 * _HOUR)
+# Section 4.2: the archive names no time; who goes on after a minute is shut out for an hour, then twice as long.
+_ARCHIVE_PAUSES = (60.0, _HOUR, 2 * _HOUR, 4 * _HOUR, 8 * _HOUR, 16 * _HOUR, 24 * _HOUR)
+# Section 2.4.
+_BURST_PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+# Section 3.5: an hour, doubling to 72.
+CHECK_PAUSES = tuple(_HOUR * hours for hours in (1, 2, 4, 8, 16, 32, 64, 72))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How fast a host may be asked.
+
+    Attributes:
+        start_rate: requests per second at the start.
+        max_rate: requests per second that the rate may grow to; equal to start_rate for a fixed pace.
+        concurrency: requests under way at the same time.
+        pauses: seconds to wait after a rate limit that names no time, by how often it happened.
+    """
+
+    start_rate: float
+    max_rate: float
+    concurrency: int
+    pauses: Sequence[float] = BLOCK_PAUSES
+
+    def __post_init__(self) -> None:
+        if not 0 < self.start_rate <= self.max_rate or not math.isfinite(self.max_rate):
+            raise ConfigError(f"rate must be above 0 and finite, got {self.start_rate} to {self.max_rate} per second")
+        if self.concurrency < 1:
+            raise ConfigError(f"concurrency must be at least 1, got {self.concurrency}")
+
+
+# How fast each service is asked unless a person says otherwise (``--rate``): within its published limits, and where it
+# publishes none, well below what has led to blocks. Each source file reads its own line.
+PACES: Mapping[str, Pace] = MappingProxyType(
+    {
+        # Section 7: 4 calls a second.
+        "data-api": Pace(start_rate=4.0, max_rate=4.0, concurrency=4, pauses=_BURST_PAUSES),
+        # Section 1.4: no limit is published, 25/s led to a block of hours; start low, grow to 5/s.
+        "oembed": Pace(start_rate=1.0, max_rate=5.0, concurrency=4),
+        # No limit is published for pictures.
+        "thumbnail": Pace(start_rate=2.0, max_rate=8.0, concurrency=4),
+        # Section 4.2: 600 captures and 30 questions to the index a minute; 8/s and 24 a minute are safe.
+        "wayback": Pace(start_rate=8.0, max_rate=8.0, concurrency=8, pauses=_ARCHIVE_PAUSES),
+        "wayback-cdx": Pace(start_rate=0.4, max_rate=0.4, concurrency=2, pauses=_ARCHIVE_PAUSES),
+        # Section 6: a few a second.
+        "archive-item": Pace(start_rate=2.0, max_rate=2.0, concurrency=4),
+        # Section 3.6: about 300 videos an hour in a guest session.
+        "yt-dlp": Pace(start_rate=300 / _HOUR, max_rate=300 / _HOUR, concurrency=1, pauses=CHECK_PAUSES),
+    }
+)
+# Section 2.3: units a day of a new project of the Data API.
+DATA_API_DAILY_QUOTA = 10_000

@@ -8,13 +8,17 @@ stays in the ledger (``raw_title`` and the evidence), so a better rule can be ap
 from __future__ import annotations
 
 import html
+import re
 import unicodedata
+from html.entities import html5
 
 from k700_text.junk_titles import junk_reason
 
 SERVICE_TITLE_LENGTH = 100
 MAX_TITLE_LENGTH = 500
 
+# With its semicolon only: "Fish&parasailing" holds no pilcrow. Bounded: longer numbers are no characters.
+_REFERENCE = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 _ZERO_WIDTH_JOINER = "\u200d"
 _ZERO_WIDTH_NON_JOINER = "\u200c"
 _TAG_CHARACTERS = range(0xE0020, 0xE0080)
@@ -23,20 +27,26 @@ _TAG_CHARACTERS = range(0xE0020, 0xE0080)
 def clean_title(raw: str) -> str | None:
     """Returns the title as people read it, or None if nothing readable is left.
 
-    HTML entities are decoded once, text is composed (NFC), control characters and whitespace become one space,
-    invisible marks are dropped. Joiners stay where they carry meaning: inside emoji and between letters of scripts
-    that need them.
+    HTML entities (with their semicolon) are decoded once, text is composed (NFC), control characters and whitespace
+    become one space, invisible marks are dropped. Joiners stay where they carry meaning: inside emoji and between
+    letters of scripts that need them.
 
     Args:
         raw: the title as the service spelled it.
     """
-    text = unicodedata.normalize("NFC", html.unescape(raw))
+    text = unicodedata.normalize("NFC", _REFERENCE.sub(_decode, raw))
     if not text.isascii():
         text = "".join(_keep(text, index) for index in range(len(text)))
     else:
         text = "".join(character if character.isprintable() else _keep(character, 0) for character in text)
     text = unicodedata.normalize("NFC", " ".join(text.split()))
     return text if text and len(text) <= MAX_TITLE_LENGTH else None
+
+
+def _decode(reference: re.Match[str]) -> str:
+    """Returns the character that an HTML entity stands for; what is none stays."""
+    spelled = reference[0]
+    return html.unescape(spelled) if spelled[1] == "#" or spelled[1:] in html5 else spelled
 
 
 def _keep(text: str, index: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ import typer
 
 from k700_text.cli.common import EXIT_WORK_LEFT, emit_json, emit_table, say
 from k700_text.cli.options import (
+    MAX_DAYS,
     parse_columns,
     parse_names,
     parse_pairs,
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from k700_text.annotations import Annotations
     from k700_text.crawl.job import CrawlJob
     from k700_text.crawl.planner import CrawlPlan
-    from k700_text.crawl.summary import CrawlSummary
+    from k700_text.crawl.summary import CrawlSummary, SourceSummary
     from k700_text.crawl.transport import Endpoints
 
 ENGINES = ("local", "ray")
@@ -65,7 +67,8 @@ def crawl(
     ] = None,
     retry_failed: Annotated[bool, typer.Option(help="Ask again about what ended without a title.")] = False,
     recheck_after: Annotated[
-        float | None, typer.Option(metavar="DAYS", min=0, help="Ask the live sources again about older answers.")
+        float | None,
+        typer.Option(metavar="DAYS", min=0, max=MAX_DAYS, help="Ask the live sources again about older answers."),
     ] = None,
     refresh_api: Annotated[
         bool, typer.Option(help="Renew Data API answers before they are 30 days old, delete those that are.")
@@ -178,9 +181,15 @@ def _report(job: CrawlJob, summary: CrawlSummary, clips: Annotations, *, as_json
 def _say_what_is_left(summary: CrawlSummary) -> None:
     for source in summary.sources:
         if source.num_left:
-            say(f"{source.source}: {source.num_left} videos left ({source.stopped or 'the service failed on them'})")
+            say(f"{source.source}: {source.num_left} videos left ({source.stopped or _why_left(source)})")
     when = f"resume after {summary.resume_at:%Y-%m-%dT%H:%M:%SZ}" if summary.resume_at else "resume when you like"
     say(f"{when}: run the same command again")
+
+
+def _why_left(source: SourceSummary) -> str:
+    # An archive waits for the live sources: what these could not be asked about is no failure of its own.
+    is_failed = source.num_left <= source.num_transient
+    return "the service failed on them" if is_failed else "the sources before it have not answered about all of them"
 
 
 def _load(
@@ -199,13 +208,5 @@ def _load(
 
 
 def _first_ids(clips: Annotations, limit: int | None) -> Iterator[str]:
-    """Yields the distinct ids of the first ``limit`` videos; ids may repeat where there is no limit."""
-    if limit is None:
-        yield from (clip.youtube_id for clip in clips.clips)
-        return
-    chosen: dict[str, None] = {}
-    for clip in clips.clips:
-        chosen.setdefault(clip.youtube_id)
-        if len(chosen) == limit:
-            break
-    yield from chosen
+    """Returns the distinct ids of the first ``limit`` videos, of all where there is no limit."""
+    return islice(clips.youtube_ids(), limit)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from k700_text.cli.common import emit_json, emit_table, say
-from k700_text.cli.options import parse_split, read_removal_list
+from k700_text.cli.options import MAX_DAYS, parse_split, read_removal_list
 
 
 def manifest(
@@ -23,7 +23,8 @@ def manifest(
         bool, typer.Option("--reparse", help="First read the kept answers again by today's rules; asks nobody.")
     ] = False,
     max_api_age: Annotated[
-        float | None, typer.Option(metavar="DAYS", min=0, help="Leave out Data API answers older than this; 0: all.")
+        float | None,
+        typer.Option(metavar="DAYS", min=0, max=MAX_DAYS, help="Leave out Data API answers older than this; 0: all."),
     ] = None,
     removal_list: Annotated[
         Path | None, typer.Option(help="Ids to forget and never to ask about, one a line.", show_default=False)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from k700_text.crawl.job import Shard
 
 MIN_RATE = 1 / 86_400
+# A century: dates have no room for any number of days.
+MAX_DAYS = 36_500.0
 
 
 def parse_split(text: str | None) -> Split | None:
@@ -80,12 +82,16 @@ def read_removal_list(path: Path | None) -> list[str]:
     """Returns the ids of a removal list: one a line, ``#`` begins a comment.
 
     Raises:
-        UsageError: a line is no id; nothing is removed then.
+        UsageError: a line is no id, or the file is no UTF-8 text; nothing is removed then.
     """
     if path is None:
         return []
     ids = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text: save it as UTF-8, one video id a line") from error
+    for number, line in enumerate(lines, 1):
         word = line.partition("#")[0].strip()
         if word and not YOUTUBE_ID_PATTERN.fullmatch(word):
             raise UsageError(f"{path}, line {number}: {word!r} is not a video id of 11 characters")

@@ -116,6 +116,12 @@ def linked_captures(response: Response) -> Mapping[str, Address]:
     return found
 
 
+def _captured_address(response: Response) -> str | None:
+    """Returns which address the archive says that it captured: ids that differ only by case share a key there."""
+    links = _LINK.findall(response.headers.get("link", ""))
+    return next((location for location, relations in links if "original" in relations.split()), None)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Play:
     """One capture that was seen.
@@ -159,7 +165,7 @@ class Play:
     def of_response(cls, address: Address, response: Response, youtube_id: str) -> Play:
         """Returns the capture in an answer that bears Memento-Datetime."""
         about: dict[str, Any] = {
-            "url": address.original,
+            "url": _captured_address(response) or address.original,
             "stamp": address.stamp,
             "memento": response.headers.get("memento-datetime", ""),
             "status": response.status,

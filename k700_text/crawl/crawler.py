@@ -9,8 +9,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from k700_text.config import Pace
 from k700_text.crawl.ledger import Ledger
-from k700_text.crawl.limiter import Clock, HostLimiter, HostState, Lane, Pace
+from k700_text.crawl.limiter import Clock, HostLimiter, HostState, Lane
 from k700_text.crawl.pending import Freshness
 from k700_text.crawl.planner import CrawlPlan
 from k700_text.crawl.quota import DailyQuota
@@ -30,6 +31,8 @@ MAX_WORKERS = 64
 UNLIMITED_WORKERS = 8
 # A pause that ended so long ago says nothing about the host's mood today.
 FORGET_AFTER = timedelta(days=1)
+# Nobody asks for longer: such a pause was kept by a clock that was wrong.
+LONGEST_PAUSE = timedelta(days=2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +173,7 @@ class _Lanes:
 
     def _host(self, place: str) -> HostLimiter:
         state = self._ledger.host(place)
-        if state and state.until + FORGET_AFTER < self._clock.now():
+        if state and not -FORGET_AFTER <= state.until - self._clock.now() <= LONGEST_PAUSE:
             state = None
 
         def save(new: HostState) -> None:

@@ -24,6 +24,7 @@ from k700_text.errors import UsageError
 
 LEDGER_NAME = "ledger.sqlite"
 RETRY_SETTING = "retry_since"
+RETRY_KEEP = timedelta(days=30)
 # The policies of the Data API let an answer be kept for 30 days; those that will expire soon are renewed too.
 API_KEEP = timedelta(days=30)
 API_RENEW = timedelta(days=25)
@@ -157,7 +158,7 @@ def begin_job(job: CrawlJob, ledger: Ledger, youtube_ids: Iterable[str], say: Ca
 
 def finish_job(job: CrawlJob, ledger: Ledger, sources: Sequence[SourceSummary], say: Callable[[str], None]) -> None:
     """Does what is left once all sources have ended: a retry is through, answers have expired."""
-    if job.retry_failed and not any(source.stopped for source in sources):
+    if job.retry_failed and not any(source.stopped or source.num_left for source in sources):
         ledger.remember(RETRY_SETTING, None)
     if job.refresh_api:
         _forget_expired(ledger, say)
@@ -176,16 +177,17 @@ def sources_of(job: CrawlJob) -> list[Source]:
 
 
 def _retry_since(job: CrawlJob, ledger: Ledger) -> datetime:
-    """Returns when the retry began that is still under way, now where none is."""
+    """Returns when the retry began that is still under way, now where none is; after a month it is over anyway."""
     began = ledger.setting(RETRY_SETTING) if job.retry_failed else None
-    return datetime.fromisoformat(began) if began else datetime.now(UTC)
+    now = datetime.now(UTC)
+    return max(datetime.fromisoformat(began), now - RETRY_KEEP) if began else now
 
 
 def _settings(job: CrawlJob, retry_since: datetime) -> CrawlSettings:
     """Returns the settings with what depends on time, on earlier runs and on the number of parts."""
     now = datetime.now(UTC)
     share = 1 / job.shard.count if job.shard else 1.0
-    since = now - job.recheck_after if job.recheck_after else None
+    since = now - job.recheck_after if job.recheck_after is not None else None
     freshness = Freshness(titles_since=since, answers_since=since)
     if job.refresh_api:
         freshness = Freshness(titles_since=now - API_RENEW, answers_since=now - API_RENEW)

@@ -30,18 +30,15 @@ from k700_text.crawl.ledger_store import (
     derived_of,
     outcome_of,
     prepare,
-    row_of,
     stamp,
     translated,
 )
+from k700_text.crawl.ledger_writer import LedgerWriter
 from k700_text.crawl.limiter import HostState
 from k700_text.crawl.pending import PendingQuery
 from k700_text.errors import LedgerError
 from k700_text.records import TitleOutcome
 
-BATCH_OUTCOMES = 2000
-BATCH_SECONDS = 0.05
-QUEUE_OUTCOMES = 10_000
 REPARSE_PAGE = 1000
 
 Parse = Callable[[str, str, bytes, int | None, datetime], TitleOutcome | None]
@@ -70,7 +67,7 @@ class Ledger:
                 with self._connection:
                     cursor = self._connection.execute("INSERT INTO runs (started_at) VALUES (?)", (started,))
                     self.run = int(cursor.lastrowid or 0)
-            self._writer = _Writer(path, connect(path), self.run)
+            self._writer = LedgerWriter(path, connect(path), self.run)
         except LedgerError:
             self._lock_file.close()
             raise
@@ -267,90 +264,6 @@ class Ledger:
         """Gives the connection for statements that are committed together at the end."""
         with self._lock, translated(self.path), self._connection:
             yield self._connection
-
-
-class _Writer:
-    """The thread that commits batches. After a failure it only empties its queue."""
-
-    def __init__(self, path: Path, connection: Connection, run: int) -> None:
-        self._path = path
-        self._connection = connection
-        self._run = run
-        self._failure: LedgerError | None = None
-        self._queue: list[tuple[Any, ...]] = []
-        self._num_added = 0
-        self._num_committed = 0
-        self._is_urgent = False
-        self._is_closing = False
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._write, name="ledger", daemon=True)
-        self._thread.start()
-
-    def check(self) -> None:
-        """Raises LedgerError once writing has failed."""
-        if self._failure:
-            raise self._failure
-
-    def add(self, item: tuple[Any, ...]) -> None:
-        """Queues (statement, values), or (statement, outcome, attempt): rows are made in the writing thread."""
-        with self._changed:
-            self.check()
-            while len(self._queue) >= QUEUE_OUTCOMES:
-                self._changed.wait()
-            self._queue.append(item)
-            self._num_added += 1
-            if len(self._queue) in (1, BATCH_OUTCOMES):
-                self._changed.notify_all()
-
-    def flush(self) -> None:
-        """Returns when everything queued so far is committed."""
-        with self._changed:
-            self.check()
-            target = self._num_added
-            self._is_urgent = True
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: self._num_committed >= target)
-            self.check()
-
-    def close(self) -> None:
-        """Commits what is queued and ends the thread."""
-        with self._changed:
-            self._is_closing = True
-            self._changed.notify_all()
-        self._thread.join()
-
-    def _write(self) -> None:
-        while batch := self._next_batch():
-            if not self._failure:
-                self._commit(batch)
-            with self._changed:
-                self._num_committed += len(batch)
-                self._changed.notify_all()
-        self._connection.close()
-
-    def _next_batch(self) -> list[tuple[Any, ...]]:
-        """Returns what is queued, after giving more a moment to come; nothing only at the end."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._is_closing)
-            self._changed.wait_for(
-                lambda: self._is_urgent or self._is_closing or len(self._queue) >= BATCH_OUTCOMES, BATCH_SECONDS
-            )
-            batch, self._queue = self._queue, []
-            self._is_urgent = False
-            self._changed.notify_all()
-            return batch
-
-    def _commit(self, batch: Sequence[tuple[Any, ...]]) -> None:
-        try:
-            with translated(self._path), self._connection as connection:
-                for statement, items in groupby(batch, key=lambda item: str(item[0])):
-                    if statement == INSERT_OUTCOME:
-                        rows = ((*row_of(outcome), self._run, attempt) for _, outcome, attempt in items)
-                        connection.executemany(statement, rows)
-                    else:
-                        connection.executemany(statement, (values for _, values in items))
-        except LedgerError as error:
-            self._failure = error
 
 
 @dataclass(slots=True)

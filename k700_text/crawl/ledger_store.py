@@ -23,7 +23,7 @@ _SMALL_EVIDENCE_BYTES = 1 << 14
 
 Connection = sqlite3.Connection
 
-_INDEX = "CREATE INDEX outcomes_by_video ON outcomes (youtube_id, source, status, fetched_at, run);"
+_INDEX = "CREATE INDEX outcomes_by_video ON outcomes (youtube_id, source, status, fetched_at, run, availability);"
 _TABLES = """
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE removed (youtube_id TEXT PRIMARY KEY, listed_at TEXT NOT NULL) WITHOUT ROWID;
@@ -61,9 +61,10 @@ CREATE TABLE runs (run INTEGER PRIMARY KEY, started_at TEXT NOT NULL);
 # Version 1 knew one ledger per crawl and one pace per host.
 _UPGRADE_FROM_1 = f"""
 DROP INDEX outcomes_by_video; {_INDEX}
-DROP TABLE cooldowns;
 ALTER TABLE quota RENAME TO quota_1;
 {_TABLES}
+INSERT INTO hosts SELECT host, until, level, '{{}}' FROM cooldowns;
+DROP TABLE cooldowns;
 INSERT INTO quota SELECT source, day, 'upgraded', units FROM quota_1;
 DROP TABLE quota_1;
 """

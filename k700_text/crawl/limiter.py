@@ -22,15 +22,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
-from k700_text.errors import ConfigError
+from k700_text.config import Pace
 
 MIN_RETRY_AFTER_SECONDS = 1.0
 MAX_RETRY_AFTER_SECONDS = 24 * 3600.0
 MIN_RATE = 1 / 60
 RECOVERY_SUCCESSES = 10
 RECOVERY_FRACTION = 0.05
-# web-contracts section 1.4: 15 minutes, then 1 hour, then 6 hours.
-BLOCK_PAUSES = (900.0, 3600.0, 21600.0)
+# Jitter keeps several machines from coming back in the same second.
+MAX_JITTER = 1.1
 # Section 8, rule 7.
 BREAKER_FAILURES = 10
 BREAKER_PAUSES = (60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 3600.0)
@@ -63,29 +63,6 @@ class CoolDown(Exception):  # noqa: N818 - not a failure: control flow between l
 
 class Stopped(Exception):  # noqa: N818 - not a failure: control flow between limiter and crawler
     """The crawl is being stopped; nothing was asked."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
-    """How fast a host may be asked.
-
-    Attributes:
-        start_rate: requests per second at the start.
-        max_rate: requests per second that the rate may grow to; equal to start_rate for a fixed pace.
-        concurrency: requests under way at the same time.
-        pauses: seconds to wait after a rate limit that names no time, by how often it happened.
-    """
-
-    start_rate: float
-    max_rate: float
-    concurrency: int
-    pauses: Sequence[float] = BLOCK_PAUSES
-
-    def __post_init__(self) -> None:
-        if not 0 < self.start_rate <= self.max_rate or not math.isfinite(self.max_rate):
-            raise ConfigError(f"rate must be above 0 and finite, got {self.start_rate} to {self.max_rate} per second")
-        if self.concurrency < 1:
-            raise ConfigError(f"concurrency must be at least 1, got {self.concurrency}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +145,8 @@ class HostLimiter:
         """
         with self.lock:
             seconds = self.remaining_seconds()
-            if seconds > self.max_wait_seconds:
+            # Our own jitter must not turn the archive's minute into one that nobody waits for.
+            if seconds > self.max_wait_seconds * MAX_JITTER:
                 assert self._until is not None
                 raise CoolDown(self._until)
             return seconds
@@ -193,8 +171,8 @@ class HostLimiter:
             if seconds is None and not is_news:
                 return False
             if seconds is None:
-                # Jitter keeps several machines from coming back in the same second; never shorter than asked.
-                seconds = steps[min(self._level, len(steps) - 1)] * random.uniform(1.0, 1.1)
+                # Never shorter than asked.
+                seconds = steps[min(self._level, len(steps) - 1)] * random.uniform(1.0, MAX_JITTER)
             if is_news:
                 self._paused_at = self.clock.monotonic()
                 self._level += 1

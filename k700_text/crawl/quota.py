@@ -29,6 +29,10 @@ class DailyQuota:
         self._day = ""
         self._used = 0
 
+    def is_spent(self) -> bool:
+        """Tells whether our own units of the day are spent, as far as they were asked for."""
+        return self._used >= self._units
+
     def spend(self) -> None:
         """Books one unit.
 

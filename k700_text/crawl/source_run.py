@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import datetime
 
+from k700_text.config import BLOCK_PAUSES
 from k700_text.crawl.ledger import Ledger
-from k700_text.crawl.limiter import BLOCK_PAUSES, BREAKER_FAILURES, Clock, CoolDown, Lane, Stopped
+from k700_text.crawl.limiter import BREAKER_FAILURES, Clock, CoolDown, Lane, Stopped
 from k700_text.crawl.pending import Freshness, PendingQuery
 from k700_text.crawl.quota import DailyQuota
 from k700_text.crawl.sources import SOURCE_NAMES, source_rank
@@ -44,6 +45,7 @@ PAGE_IDS = 1000
 UPSTREAM_POLL_SECONDS = 0.2
 # Looking takes longer the more there is to look through: spend most of the time not looking.
 REST_PER_LOOK = 20.0
+MAX_REST_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +166,8 @@ class SourceRun:
     def _wait_for_upstream(self) -> None:
         began = self._clock.monotonic()
         self._total = self._counts["done"] + self._ledger.num_pending(self.query())
-        self._clock.wait(max(UPSTREAM_POLL_SECONDS, REST_PER_LOOK * (self._clock.monotonic() - began)), self._halt)
+        rest = min(REST_PER_LOOK * (self._clock.monotonic() - began), MAX_REST_SECONDS)
+        self._clock.wait(max(UPSTREAM_POLL_SECONDS, rest), self._halt)
 
     def progress(self) -> SourceProgress:
         """Returns how far the source is."""
@@ -232,6 +235,7 @@ class SourceRun:
         attempt = 1
         while not self._halt.is_set():
             self._last.lane, self._last.began = self._lanes[self.source.name], self._clock.monotonic()
+            self._last.served = []
             try:
                 outcomes = self._fetch(ids)
             except (Stopped, CoolDown, QuotaExhaustedError, CredentialError) as reason:
@@ -251,6 +255,9 @@ class SourceRun:
                 attempt += 1
             else:
                 self._last.lane.answered()
+                # Only now: a block page under status 200 is no success.
+                for lane in self._last.served:
+                    lane.succeeded()
                 for outcome in outcomes:
                     self._record(outcome, attempt)
                 return None
@@ -263,6 +270,7 @@ class SourceRun:
             self._count_request()
             outcomes = self.source.fetch(ids, self._get)
         self.num_served += 1
+        self._last.served.append(self._last.lane)
         return outcomes
 
     def _get(
@@ -275,7 +283,7 @@ class SourceRun:
         self.num_served += 1
         self._network_failures = 0
         if response.status < 500 and response.status not in (403, *RATE_LIMIT_STATUSES):
-            chosen.succeeded()
+            self._last.served.append(chosen)
         elif response.status in FAULT_STATUSES and (seconds := retry_after(response)) is not None:
             chosen.hold(seconds)
         return response
@@ -352,7 +360,9 @@ class SourceRun:
 
     def _give_up(self, reason: Stopped | CoolDown | QuotaExhaustedError | CredentialError) -> None:
         if isinstance(reason, QuotaExhaustedError):
-            self._lanes[self.source.name].hold_until(reason.resume_at)
+            # What we may spend is booked in the ledger, and may be raised any time: only the service's word is a pause.
+            if self._quota is None or not self._quota.is_spent():
+                self._lanes[self.source.name].hold_until(reason.resume_at)
             self._stop_source(str(reason), reason, reason.resume_at)
         elif isinstance(reason, CoolDown):
             self._stop_source(f"{self.source.host} is {reason}", None, reason.until)

@@ -109,6 +109,9 @@ def _origin(source: str, url: str) -> tuple[str, str]:
         is_origin = False
     if not is_origin or parts.path not in ("", "/") or parts.query or parts.fragment:
         raise UsageError(f"endpoint {source}={url} is not an address: expected http(s)://host[:port] without a path")
+    if "@" in parts.netloc:
+        # They would do nothing here but get into the ledger; nor are they repeated.
+        raise UsageError(f"endpoint {source}=... holds a name or password: expected http(s)://host[:port]")
     return parts.scheme, parts.netloc
 
 
@@ -263,8 +266,11 @@ def local_redirect(url: str, response: Response) -> str | None:
     location = response.headers.get("location")
     if response.status not in _REDIRECTS or not location:
         return None
-    target = urljoin(url, location)
-    before, after = urlsplit(url), urlsplit(target)
+    try:
+        target = urljoin(url, location)
+        before, after = urlsplit(url), urlsplit(target)
+    except ValueError:
+        return None  # No address at all.
     is_upgrade = before.scheme == "http" and after.scheme == "https" and before.hostname == after.hostname
     is_local = before.scheme == after.scheme and before.netloc == after.netloc
     return target if (is_local or is_upgrade) and not after.path.startswith("/sorry") else None
@@ -325,7 +331,10 @@ def is_block_page(response: Response) -> bool:
     only if it speaks of traffic.
     """
     if response.status in _REDIRECTS:
-        target = urlsplit(response.headers.get("location", ""))
+        try:
+            target = urlsplit(response.headers.get("location", ""))
+        except ValueError:
+            return False
         return "/sorry" in target.path or (target.hostname or "").startswith(("sorry.", "consent."))
     start = response.body[:4096].lstrip().lower()
     is_html = "text/html" in response.headers.get("content-type", "").lower() or start.startswith(

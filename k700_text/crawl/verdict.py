@@ -1,6 +1,7 @@
 """What all answers about one video together say about its state: a pure function.
 
-- One answer that shows the video alive is enough, and outweighs every other.
+- One answer that shows the video alive is enough, and outweighs every other; until two services say "gone" a day
+  later or more.
 - A witness (the thumbnail) alone overrules nobody: where only it says "alive" and another says "gone", the state is
   unknown. Its "gone" counts as any other.
 - "Gone" takes two: two different services, or one service on two days. Otherwise the state is unknown.
@@ -12,7 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Protocol
 
@@ -40,8 +41,6 @@ _GONE_BY_PRECISION = (
     Availability.PRIVATE,
     Availability.NOT_FOUND,
 )
-
-_UNKNOWN, _TRANSIENT = Availability.UNKNOWN, OutcomeStatus.TRANSIENT
 
 Verdict = tuple[Availability, tuple[str, ...]]
 
@@ -73,15 +72,34 @@ def judge(youtube_id: str, statements: Iterable[Statement]) -> Verdict:
         youtube_id: the video.
         statements: everything recorded about it (``TitleOutcome``), in any order.
     """
-    final = [each for each in statements if each.availability != _UNKNOWN and each.status != _TRANSIENT]
+    return judge_final(youtube_id, [each for each in statements if each.status != OutcomeStatus.TRANSIENT])
+
+
+def judge_final(youtube_id: str, final: Sequence[Statement]) -> Verdict:
+    """Returns what ``judge`` does, for statements without faults among them."""
     is_possible = POSSIBLE_YOUTUBE_ID_PATTERN.fullmatch(youtube_id) is not None
+    final = _in_force(final) if len(final) > 2 else final
     verdict = _weigh(tuple([(each.source, each.availability) for each in final]), is_possible)
     if verdict is None:
-        final.sort(key=lambda each: each.fetched_at)
-        said = {origin(each.source): each.availability for each in final}
-        verdict = _weigh(tuple(said.items()), is_possible, _on_two_days(final, said))
+        in_time = sorted(final, key=lambda each: each.fetched_at)
+        newest = {
+            origin(each.source): each.availability for each in in_time if each.availability != Availability.UNKNOWN
+        }
+        verdict = _weigh(tuple(newest.items()), is_possible, _on_two_days(in_time, newest))
         assert verdict is not None, "every service speaks once"
     return verdict
+
+
+def _in_force(final: Sequence[Statement]) -> Sequence[Statement]:
+    """Leaves out an old "alive" where two services have said "gone" since then, a day later or more."""
+    alive = [each for each in final if Availability(each.availability).is_alive]
+    if not alive:
+        return final
+    since = max(each.fetched_at for each in alive) + timedelta(days=1)
+    gone = {
+        origin(each.source) for each in final if Availability(each.availability).is_gone and each.fetched_at >= since
+    }
+    return [each for each in final if each not in alive] if len(gone) >= 2 else final
 
 
 # Hundreds of thousands of videos share a handful of combinations.
@@ -94,8 +112,9 @@ def _weigh(said: tuple[tuple[str, str], ...], is_possible: bool, on_two_days: bo
         is_possible: the video's id keeps the id rule.
         on_two_days: the services that say "gone" said so on two days at least.
     """
-    states = {origin(source): Availability(state) for source, state in said}
-    if len(states) < len(said):
+    known = [(origin(source), Availability(state)) for source, state in said if state != Availability.UNKNOWN]
+    states = dict(known)
+    if len(states) < len(known):
         return None
     alive = {service: state for service, state in states.items() if state.is_alive}
     gone = {service: state for service, state in states.items() if state.is_gone}
@@ -108,12 +127,13 @@ def _weigh(said: tuple[tuple[str, str], ...], is_possible: bool, on_two_days: bo
     return Availability.UNKNOWN, ()
 
 
-def _on_two_days(final: Sequence[Statement], newest: dict[str, str]) -> bool:
-    """Tells whether those whose newest word is "gone" said so on two days (UTC)."""
+def _on_two_days(in_time: Sequence[Statement], newest: dict[str, str]) -> bool:
+    """Tells whether those whose newest word is "gone" said so on two days (UTC), and never "alive" in between."""
     gone = {service for service, state in newest.items() if Availability(state).is_gone}
-    days = {
-        each.fetched_at.date()
-        for each in final
-        if origin(each.source) in gone and Availability(each.availability).is_gone
-    }
+    days = set()
+    for each in in_time:
+        if origin(each.source) in gone and Availability(each.availability).is_gone:
+            days.add(each.fetched_at.date())
+        elif origin(each.source) in gone and Availability(each.availability).is_alive:
+            days.clear()
     return len(days) >= 2

@@ -132,12 +132,12 @@ class PageFacts:
         for place in ("player", "args_player", "args"):
             if stated.get(place):
                 return stated[place]
-        return self.linked_id or stated.get("data") or self.itemprop_id
+        return next(iter(self.linked_ids), None) or stated.get("data") or self.itemprop_id
 
     @property
-    def linked_id(self) -> str | None:
-        """The video that the page's own address names."""
-        return id_in_url(self.canonical) or id_in_url(self.og_url)
+    def linked_ids(self) -> tuple[str, ...]:
+        """The videos that the page's own addresses name, the canonical link first."""
+        return tuple(each for url in (self.canonical, self.og_url) if (each := id_in_url(url)) is not None)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the facts for ``json.dumps``, without what is absent."""
@@ -381,7 +381,7 @@ def judge_page(facts: PageFacts, youtube_id: str, *, page_url: str | None = None
         if reason is None and is_certain:
             return _found(facts, youtube_id, title, candidate)
         reasons.add(reason or NO_ID)
-    if any(each.video_id not in (None, youtube_id) for each in facts.stated):
+    if any(each not in (None, youtube_id) for each in (*facts.linked_ids, *(each.video_id for each in facts.stated))):
         reasons.add(WRONG_ID)
     return Judgement(reason=next(reason for reason in _REASONS if reason in reasons))
 
@@ -399,23 +399,25 @@ def _reasons_of_page(facts: PageFacts) -> Iterator[str]:
 
 def _reason_against(candidate: _Candidate, title: str | None, youtube_id: str, facts: PageFacts) -> str | None:
     """Returns why a text is not the title, None if it is."""
+    if title is not None and facts.is_damaged and "\ufffd" in title:
+        return UNREADABLE
     if candidate.is_trusted:
         return None if title else EMPTY_TITLE
     whole = clean_title(candidate.whole)
     if whole is None:
         return JUNK_TITLE if candidate.whole.strip() else DEAD_PAGE
-    is_unreadable = title is None or (facts.is_damaged and "\ufffd" in title)
-    return junk_reason(whole, youtube_id) or (UNREADABLE if is_unreadable else None)
+    return junk_reason(whole, youtube_id) or (UNREADABLE if title is None else None)
 
 
 def _candidates(facts: PageFacts, youtube_id: str) -> Iterator[_Candidate]:
     """Yields the texts that may be the title, the best first; those that other videos own are left out."""
+    is_refused = any(each.playability not in (None, _PLAYABLE) for each in facts.stated)
     for stated in facts.stated:
         if stated.video_id in (None, youtube_id):
-            is_trusted = stated.video_id == youtube_id and stated.playability == _PLAYABLE
+            is_trusted = stated.video_id == youtube_id and stated.playability == _PLAYABLE and not is_refused
             yield from (_Candidate(title, title, title, is_trusted) for title in stated.titles)
     is_foreign_form = (facts.has_consent_form or facts.has_captcha) and not facts.stated
-    if facts.linked_id in (None, youtube_id) and not is_foreign_form:
+    if all(each == youtube_id for each in facts.linked_ids) and not is_foreign_form:
         yield from _html_candidates(facts)
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from k700_text.cli import main
 from k700_text.cli.common import run_guarded
+from k700_text.cli.options import read_removal_list
 from k700_text.records import Clip, Split
 from k700_text.sandbox.messages import Answer
 from k700_text.sandbox.server import SandboxServer
@@ -88,6 +89,17 @@ def test_work_left_is_exit_code_3_with_the_time_to_resume(
     assert pq.read_metadata(tmp_path / "out" / "val.parquet").num_rows == 30
 
 
+def test_an_archive_that_waits_for_the_live_sources_is_not_said_to_fail(
+    server: SandboxServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    annotations = write_annotations(tmp_path / "validate.csv", make_ids(30))
+    server.script("oembed", [Answer(status=429, headers={"Retry-After": "7200"})] * 8)
+    arguments = crawl_arguments(server, annotations, tmp_path / "out")
+    assert invoke(*arguments, f"--endpoint=wayback={server.url}", "--sources=oembed,wayback") == 3
+    messages = capsys.readouterr().err
+    assert "wayback: 30 videos left (the sources before it" in messages and "failed" not in messages
+
+
 def test_the_official_annotations_are_downloaded_where_none_are_given(tmp_path: Path) -> None:
     clips = [
         Clip(youtube_id=each, split=Split.VAL, start_seconds=0, end_seconds=10, label="yoga") for each in make_ids(5)
@@ -143,6 +155,8 @@ def test_tables_for_people(server: SandboxServer, tmp_path: Path, capsys: pytest
         (["--sources", "data-api"], 1, "set YOUTUBE_API_KEY"),
         (["--annotations", "absent.csv"], 1, "no such annotation file"),
         (["--limit", "0"], 2, "--limit"),
+        (["--recheck-after", "900000"], 2, "--recheck-after"),
+        (["--recheck-after", "inf"], 2, "--recheck-after"),
     ],
 )
 def test_every_mistake_is_one_line(
@@ -230,3 +244,21 @@ def test_ctrl_c_while_the_command_is_imported_is_quiet() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False, cwd=REPOSITORY
     )
     assert (done.returncode, done.stderr) == (130, "interrupted: nothing was begun\n")
+
+
+@pytest.mark.parametrize("arguments", [["crawl", "--sources", "oembed"], ["manifest"]])
+def test_a_removal_list_in_another_encoding_is_one_line(
+    tmp_path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    annotations, listed = write_annotations(tmp_path / "validate.csv", make_ids(3)), tmp_path / "ids.txt"
+    listed.write_text("\n".join(make_ids(2)), encoding="utf-16")
+    given = ["--annotations", annotations, "--out", tmp_path / "out", "--removal-list", listed]
+    assert invoke(*arguments, *given) == 2
+    messages = capsys.readouterr().err
+    assert "is not UTF-8 text" in messages and messages.count("\n") == 1
+
+
+def test_a_removal_list_from_another_system_is_read(tmp_path: Path) -> None:
+    listed = tmp_path / "ids.txt"
+    listed.write_bytes(b"\xef\xbb\xbf# ours\r\n" + "\r\n".join(make_ids(2)).encode() + b"  # why\r\n\r\n")
+    assert read_removal_list(listed) == make_ids(2)

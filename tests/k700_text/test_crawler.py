@@ -3,7 +3,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 from k700_text.crawl import source_run
 from k700_text.crawl.crawler import CrawlSettings, crawl, plan_crawl
 from k700_text.crawl.ledger import Ledger, read_videos
-from k700_text.crawl.limiter import Clock
+from k700_text.crawl.limiter import RECOVERY_SUCCESSES, Clock, HostState
 from k700_text.crawl.registry import check_source_names, make_sources
 from k700_text.crawl.source_run import SourceProgress
 from k700_text.crawl.sources import data_api
@@ -209,6 +209,43 @@ def test_quota_that_would_be_exceeded_is_not_asked_for(server: SandboxServer, pa
     assert summary.resume_at == data_api.next_pacific_midnight(datetime.now(UTC))
     run(path, server, make_ids(400), ["data-api"], key=KEY, daily_quota=3)
     assert server.count("data-api") == 3
+
+
+def test_a_quota_of_our_own_may_be_raised_on_the_same_day(server: SandboxServer, path: Path) -> None:
+    assert run(path, server, make_ids(400), ["data-api"], key=KEY, daily_quota=3).work_left
+    assert not run(path, server, make_ids(400), ["data-api"], key=KEY, daily_quota=100).work_left
+    assert server.count("data-api") == 8
+
+
+@pytest.mark.parametrize(("ahead", "is_kept"), [(timedelta(hours=24), True), (timedelta(days=3650), False)])
+def test_a_pause_kept_by_a_wrong_clock_does_not_last_for_ever(
+    server: SandboxServer, path: Path, ahead: timedelta, is_kept: bool
+) -> None:
+    with Ledger(path) as ledger:
+        place = make_sources(["oembed"], endpoints=Endpoints({"oembed": server.url}))[0].place
+        ledger.save_host(place, HostState(until=datetime.now(UTC) + ahead, level=1, rates={}))
+    assert run(path, server, make_ids(3), ["oembed"]).work_left == is_kept
+
+
+def test_a_redirect_to_nowhere_is_a_fault_of_the_service(server: SandboxServer, path: Path) -> None:
+    server.script("oembed", [Answer(status=302, headers={"Location": "http://[::1/"})] * 3)
+    summary = run(path, server, make_ids(5), ["oembed"])
+    assert not summary.work_left and server.count() == 8
+
+
+def test_a_block_page_under_status_200_is_no_success(server: SandboxServer, path: Path) -> None:
+    page = Answer(
+        status=200, body="<html>unusual traffic</html>", headers={"Content-Type": "text/html"}, delay_seconds=0.3
+    )
+    server.script("oembed", [Answer()] * (RECOVERY_SUCCESSES - 1) + [page] * 40)
+    place = make_sources(["oembed"], endpoints=Endpoints({"oembed": server.url}))[0].place
+    with Ledger(path) as ledger:
+        ledger.save_host(place, HostState(until=datetime.now(UTC), level=1, rates={}))
+    # Too few successes for the block to be a first one again.
+    assert run(path, server, ids_where(lambda video: video.is_embeddable, 60), ["oembed"]).work_left
+    with Ledger(path) as ledger:
+        state = ledger.host(place)
+    assert state is not None and state.level == 2
 
 
 def test_archives_recover_titles_of_what_is_gone(server: SandboxServer, path: Path) -> None:

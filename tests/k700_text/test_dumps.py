@@ -131,6 +131,11 @@ def test_addresses_name_their_video(tmp_path: Path, address: str) -> None:
     assert [row.youtube_id for row in read_dump(tmp_path / "a.csv")] == list(IDS)
 
 
+def test_of_two_ids_in_an_address_the_first_counts(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"url,title\nhttps://www.youtube.com/watch?v={IDS[3]}&ref=x&v={IDS[0]},t\n")
+    assert [row.youtube_id for row in read_dump(tmp_path / "a.csv")] == [IDS[3]]
+
+
 @pytest.mark.parametrize(
     "cell",
     [
@@ -175,6 +180,15 @@ def test_damaged_rows_are_counted_and_give_no_title(tmp_path: Path) -> None:
     assert [(row.youtube_id, row.title) for row in rows] == [(None, None), (None, None), (IDS[2], "fine")]
     (tmp_path / "b.jsonl").write_text(f'{{"id": "{IDS[0]}", "ti\n\n[1]\n{{"id": "{IDS[1]}", "title": "b"}}\n')
     assert [row.title for row in read_dump(tmp_path / "b.jsonl")] == [None, None, "b"]
+
+
+def test_a_quote_that_swallows_rows_gives_no_title(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(
+        f'id,title\n{IDS[0]},"Unclosed\n{IDS[1]},x"\n{IDS[2]},Nul\0byte\n{IDS[3]}," fine\n"\n'
+    )
+    ledger = FakeLedger(list(IDS))
+    assert import_dumps(ledger, [tmp_path / "a.csv"]).reasons == {"damaged_title": 2}
+    assert ledger.titles == {IDS[3]: "fine"}
 
 
 def test_the_columns_can_be_named(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from k700_text.cli import main
 from k700_text.cli.common import run_guarded
+from k700_text.crawl import source_run
 from k700_text.crawl.crawler import CrawlSettings
 from k700_text.crawl.job import CrawlJob, plan_job, run_job
 from k700_text.crawl.ledger import Ledger, read_videos
@@ -39,6 +40,7 @@ def server() -> Iterator[SandboxServer]:
 @pytest.fixture
 def job(server: SandboxServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CrawlJob:
     monkeypatch.setenv("YOUTUBE_API_KEY", "any")
+    monkeypatch.setattr(source_run, "BACKOFF_BASE_SECONDS", 0.01)
     endpoints = {"oembed": server.url, "data-api": server.url}
     rates = {"oembed": 1e6, "data-api": 1e6}
     return CrawlJob(out=tmp_path, sources=["oembed"], endpoints=endpoints, settings=CrawlSettings(rates=rates))
@@ -90,6 +92,16 @@ def test_a_retry_that_was_cut_short_goes_on(job: CrawlJob, server: SandboxServer
     assert all(len(found) == 3 for found in answers(job.ledger_path).values())
 
 
+def test_a_retry_on_which_the_service_failed_goes_on(job: CrawlJob, server: SandboxServer) -> None:
+    run_job(job, DEAD)
+    server.script("oembed", [Answer(status=503)] * 5)
+    retry = replace(job, settings=replace(job.settings, rates={"oembed": 2.0}), retry_failed=True)
+    assert run_job(retry, DEAD[:1]).work_left
+    before = server.count()
+    assert not run_job(retry, DEAD).work_left
+    assert server.count() - before == len(DEAD)
+
+
 def test_recheck_after_asks_again_about_what_is_old(job: CrawlJob, server: SandboxServer) -> None:
     run_job(job, ALIVE)
     again = replace(job, recheck_after=timedelta(days=30))
@@ -100,6 +112,12 @@ def test_recheck_after_asks_again_about_what_is_old(job: CrawlJob, server: Sandb
     run_job(again, ALIVE)
     assert server.ids_asked("oembed") == dict.fromkeys(ALIVE, 2)
     assert all(len(found) == 2 for found in answers(job.ledger_path).values())
+
+
+def test_recheck_after_0_days_asks_again_about_everything(job: CrawlJob, server: SandboxServer) -> None:
+    run_job(job, ALIVE)
+    run_job(replace(job, recheck_after=timedelta(0)), ALIVE)
+    assert server.ids_asked("oembed") == dict.fromkeys(ALIVE, 2)
 
 
 def test_the_same_source_on_two_days_is_a_verdict(job: CrawlJob) -> None:

@@ -332,3 +332,36 @@ def test_times_are_utc(path: Path) -> None:
         ledger.record(outcome(IDS[0], reason="x", fetched_at=datetime.fromisoformat("2026-06-01T14:00:00+02:00")))
     stored = next(read_videos(path)).outcomes[0].fetched_at
     assert stored == NOON and stored.tzinfo == UTC
+
+
+def test_what_the_file_cannot_hold_ends_the_crawl_instead_of_hanging_it(path: Path) -> None:
+    ledger = Ledger(path)
+    ledger.record(outcome(video_duration_seconds=10**30))
+    with pytest.raises(LedgerError, match="cannot hold"):
+        ledger.flush()
+    with pytest.raises(LedgerError, match="cannot hold"):
+        ledger.close()
+
+
+def test_nobody_waits_for_a_closed_ledger(path: Path) -> None:
+    ledger = Ledger(path)
+    ledger.close()
+    with pytest.raises(LedgerError, match="is closed"):
+        ledger.record(outcome())
+    with pytest.raises(LedgerError, match="is closed"):
+        ledger.flush()
+
+
+@pytest.mark.parametrize("is_made_again", [False, True])
+def test_a_ledger_deleted_under_the_crawl_ends_it_at_once(path: Path, is_made_again: bool) -> None:
+    ledger = Ledger(path)
+    ledger.record(outcome())
+    ledger.flush()
+    path.rename(path.with_name("elsewhere"))
+    if is_made_again:
+        path.touch()
+    ledger.record(outcome())
+    with pytest.raises(LedgerError, match="deleted or replaced"):
+        ledger.flush()
+    with pytest.raises(LedgerError, match="deleted or replaced"):
+        ledger.close()

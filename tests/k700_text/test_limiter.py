@@ -8,15 +8,14 @@ from typing import Any
 
 import pytest
 
+from k700_text.config import BLOCK_PAUSES, Pace
 from k700_text.crawl.limiter import (
-    BLOCK_PAUSES,
     BREAKER_FAILURES,
     BREAKER_PAUSES,
     CoolDown,
     HostLimiter,
     HostState,
     Lane,
-    Pace,
     Stopped,
     parse_retry_after,
 )
@@ -280,3 +279,12 @@ def test_failures_of_requests_begun_before_a_pause_do_not_open_it_again() -> Non
     for began in begins:
         limiter.failed(began)
     assert len(saved) == 1
+
+
+def test_our_own_jitter_does_not_outlast_the_patience() -> None:
+    for _ in range(50):
+        clock = JumpingClock()
+        limiter = lane(Pace(start_rate=10, max_rate=10, concurrency=4, pauses=(60.0,)), clock=clock)
+        (began,) = ask(limiter, 1)
+        limiter.throttled(began, None)
+        assert ask(limiter, 1)[0] >= began + 60.0

@@ -262,7 +262,9 @@ def test_a_ledger_of_version_1_is_read_merged_and_upgraded(tmp_path: Path) -> No
     assert merged(tmp_path / "whole.sqlite", old) == MergeSummary(1, 3, 3, 0)
     assert known(tmp_path / "whole.sqlite") == expected and old.read_bytes() == before
     with Ledger(old) as ledger:
-        assert ledger.quota_used("data-api", DAY) == 77 and ledger.host("a.example") is None
+        assert ledger.quota_used("data-api", DAY) == 77
+        pause = ledger.host("a.example")
+        assert pause is not None and (pause.level, pause.rates) == (1, {})
         assert ledger.want(IDS[:4]) == 4
         assert ledger.pending(PendingQuery(source="oembed")) == sorted(IDS[2:4])
         assert summarise(ledger, (), 4, 0.0).num_titles == 1

@@ -12,10 +12,10 @@ from k700_text.annotations import load_annotations
 from k700_text.cli import main
 from k700_text.cli.common import run_guarded
 from k700_text.cli.options import parse_shard
+from k700_text.config import Pace
 from k700_text.crawl.crawler import CrawlSettings
 from k700_text.crawl.job import CrawlJob, Shard, plan_job, run_job
 from k700_text.crawl.ledger import Ledger
-from k700_text.crawl.limiter import Pace
 from k700_text.crawl.merge import seed_part
 from k700_text.crawl.sources.data_api import DataApi
 from k700_text.errors import UsageError

@@ -50,6 +50,7 @@ def refusal(code: int, reason: str | None = None, **more: Any) -> dict[str, Any]
     [
         *(("PT2M33S", 153.0), ("PT59S", 59.0), ("PT1H", 3600.0), ("P1DT2H", 93600.0), ("P1DT2H3S", 93603.0)),
         *(("P1W", 604800.0), ("PT0S", None), ("P0D", None), ("", None), ("2:33", None), (None, None), (7, None)),
+        (f"PT{'9' * 400}S", None),
     ],
 )
 def test_durations(text: object, seconds: float | None) -> None:
@@ -167,17 +168,29 @@ def test_a_refused_batch_is_asked_in_halves_down_to_the_offending_id() -> None:
     assert results[0].availability is Availability.UNKNOWN
 
 
-@pytest.mark.parametrize("key", ["with space", "caf\u00e9", "new\nline"])
+@pytest.mark.parametrize("key", ["with space", "caf\u00e9", "new\nline", ""])
 def test_an_impossible_key_is_refused_without_being_shown(key: str) -> None:
     with pytest.raises(CredentialError, match="YOUTUBE_API_KEY") as caught:
         DataApi(key).fetch([POSSIBLE_ID], Answers([]))
-    assert key not in str(caught.value)
+    assert not key or key not in str(caught.value)
 
 
 def test_an_answer_about_others_says_nothing_about_those_it_leaves_out() -> None:
     body = {"items": [{"id": "abcdefghijk", "snippet": {"title": "t"}}], "pageInfo": {}}
     with pytest.raises(ParseError, match="not asked about"):
         parse(answer(200, body), [POSSIBLE_ID], NOON)
+
+
+@pytest.mark.parametrize("named", [{"videoId": POSSIBLE_ID}, [POSSIBLE_ID], 12345678900, None])
+def test_an_item_whose_id_is_no_text_makes_no_list(named: object) -> None:
+    with pytest.raises(ParseError, match="without a list"):
+        parse(answer(200, {"items": [{"id": named, "snippet": {"title": "t"}}], "pageInfo": {}}), ["12345678900"], NOON)
+
+
+def test_a_refusal_that_quotes_the_request_is_kept_without_the_key() -> None:
+    body = refusal(400, "badRequest", details=[{"url": f"https://www.googleapis.com/youtube/v3/videos?key={KEY}"}])
+    (result,) = DataApi(KEY).fetch([POSSIBLE_ID], Answers([answer(400, body)]))
+    assert result.evidence is not None and KEY.encode() not in result.evidence and b"badRequest" in result.evidence
 
 
 def test_a_kept_answer_gives_the_same_outcome_again() -> None:

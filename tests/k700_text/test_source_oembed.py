@@ -13,6 +13,11 @@ from tests.k700_text.crawling import IMPOSSIBLE_ID, NOON, POSSIBLE_ID, Answers, 
 HTML = {"content-type": "text/html; charset=utf-8"}
 
 
+QUOTING = (
+    f'<iframe src="https://www.youtube.com/embed/dQw4w9WgXcA" title="See youtube.com/embed/{POSSIBLE_ID}"></iframe>'
+)
+
+
 def found(youtube_id: str = POSSIBLE_ID, title: str = "A title", **changes: Any) -> dict[str, Any]:
     return {
         "title": title,
@@ -87,6 +92,10 @@ def test_statuses(status: int, youtube_id: str, availability: Availability, reas
         (answer(200, found("dQw4w9WgXcA")), ParseError),
         (answer(200, found(POSSIBLE_ID.lower())), ParseError),
         (answer(200, found(f"{POSSIBLE_ID}x")), ParseError),
+        (answer(200, found(thumbnail_url="https://i.ytimg.com/vi/dQw4w9WgXcA/hqdefault.jpg")), ParseError),
+        (answer(200, found(html=found("dQw4w9WgXcA")["html"])), ParseError),
+        (answer(200, found(thumbnail_url=None, html=QUOTING)), ParseError),
+        (answer(429, b"", {"date": f"Mon, 01 Jan {'9' * 30} 00:00:00 GMT", "retry-after": "7"}), RateLimitedError),
         (answer(418, b"teapot"), ParseError),
         (answer(500, b"<html>Error 500</html>", HTML), TransportError),
         (answer(503, b""), TransportError),

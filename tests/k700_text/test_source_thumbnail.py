@@ -56,6 +56,12 @@ def test_what_says_nothing_about_a_video_is_an_error(response: Response, error: 
     assert type(caught.value) is error
 
 
+def test_a_redirect_to_the_picture_of_something_else_is_no_witness() -> None:
+    answers = iter([answer(302, b"", {"location": "/img/no_thumbnail.jpg"}), answer(200, b"", JPEG)])
+    with pytest.raises(ParseError, match="something else"):
+        Thumbnail().fetch([POSSIBLE_ID], lambda *args, **kwargs: next(answers))
+
+
 @pytest.mark.parametrize("evidence", [b"", b"[]", b"{}", b"1"])
 def test_broken_evidence_is_a_parse_error(evidence: bytes) -> None:
     with pytest.raises(ParseError, match="cannot be read"):

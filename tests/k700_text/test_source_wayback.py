@@ -251,6 +251,15 @@ def test_a_firewall_ends_the_attempt_at_once() -> None:
     assert len(archive.asked) == 2
 
 
+def test_the_archives_word_for_what_it_captured_decides_where_the_page_names_no_video() -> None:
+    page = pages.document("<title>YouTube - Whose?</title>", "<embed name='movie_player'>")
+    archive = Archive({"20170101000000": page})
+    assert fetch(archive).title == "Whose?"
+    link = f'<http://www.youtube.com/watch?v={TWIN_ID}>; rel="original"'
+    archive.captures["20170101000000"] = archive.play("20170101000000", page, link=link)
+    assert fetch(archive).reason == "no_id"
+
+
 def test_captures_closed_to_the_public_are_final() -> None:
     header = {"x-archive-wayback-runtime-error": "AdministrativeAccessControlException: Blocked Site Error"}
     for response in (answer(403, b"", header), answer(403, b"org.archive...RobotAccessControlException: x")):
@@ -567,3 +576,21 @@ def test_scripted_faults_of_the_sandbox_are_errors(plain_get: Plain) -> None:
                 source.fetch([youtube_id], plain_get)
         (outcome,) = source.fetch([youtube_id], plain_get)
         assert outcome.title == clean_title(world.video(youtube_id).title)
+
+
+def test_a_page_that_was_mixed_up_on_the_way_is_asked_for_once_more() -> None:
+    stamp = "20170304050607"
+    archive = Archive({stamp: pages.page_2013("Another one", TWIN_ID)})
+
+    def mixed_up(url: str, params: Mapping[str, str] | None = None, **options: Any) -> Response:
+        response = archive(url, params, **options)
+        if archive.asked.count(stamp):
+            archive.captures[stamp] = alive()
+        return response
+
+    (outcome,) = Wayback().fetch([POSSIBLE_ID], mixed_up)
+    assert outcome.title == "A title" and archive.asked == ["20170101000000", stamp, stamp]
+    # What is really about another video is so the second time, too, and is not asked a third time.
+    stubborn = Archive({stamp: pages.page_2013("Another one", TWIN_ID)})
+    assert fetch(stubborn).reason == "wrong_id"
+    assert stubborn.asked.count(stamp) == 2

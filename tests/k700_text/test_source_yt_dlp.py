@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
+from k700_text.config import CHECK_PAUSES
 from k700_text.crawl.player_wire import HOST, PlayerWire
 from k700_text.crawl.sources.base import Source
-from k700_text.crawl.sources.yt_dlp import CHECK_PAUSES, YtDlp, parse_evidence
+from k700_text.crawl.sources.yt_dlp import YtDlp, parse_evidence
 from k700_text.crawl.transport import CONTACT_VARIABLE, Response, user_agent
 from k700_text.errors import (
     BlockedError,
@@ -448,6 +449,15 @@ def test_bug_of_the_engine_is_told_with_its_words() -> None:
     record = {"info": None, "messages": ["ERROR: [youtube] KeyError('x')"], "video_ids": [], "statuses": []}
     with pytest.raises(ParseError, match=r"KeyError\('x'\)"):
         parse_evidence(POSSIBLE_ID, json.dumps(record).encode(), None, NOON)
+
+
+def test_length_without_end_is_none() -> None:
+    assert read(info={"duration": float("inf")}).video_duration_seconds is None
+
+
+def test_refusal_of_a_video_that_plays_elsewhere_convicts_nobody() -> None:
+    outcome = read(messages=["WARNING: [youtube] Video unavailable"], statuses=["OK", "ERROR"])
+    assert (outcome.title, outcome.availability) == ("A title", Availability.UNKNOWN)
 
 
 def test_verdict_without_a_description_counts() -> None:

@@ -21,6 +21,11 @@ ENGLAND = "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007
     [
         ("  How to   fold\ta\nshirt ", "How to fold a shirt"),
         ("Tom &amp; Jerry &lt;3 &#39;live&#39;", "Tom & Jerry <3 'live'"),
+        (
+            "AT&amp;amp;T Fish&parasailing Q&ampA &copy2 &notit; &#x41",
+            "AT&amp;T Fish&parasailing Q&ampA &copy2 &notit; &#x41",
+        ),
+        (f"&#{'9' * 400};", f"&#{'9' * 400};"),
         ("cafe\u0301", "caf\u00e9"),
         ("a\u00a0b\u3000c\u2028d", "a b c d"),
         ("bell\x07 and\x00null", "bell and null"),
@@ -41,7 +46,9 @@ def test_cleans(raw: str, cleaned: str) -> None:
     assert clean_title(raw) == cleaned
 
 
-@pytest.mark.parametrize("raw", ["", "   ", "\u200b\ufeff", "\x00\x01", "&nbsp;", "x" * (MAX_TITLE_LENGTH + 1)])
+@pytest.mark.parametrize(
+    "raw", ["", "   ", "\u200b\ufeff", "\x00\x01", "&nbsp;", "x" * (MAX_TITLE_LENGTH + 1), f"&#{'9' * 5000};"]
+)
 def test_nothing_readable_is_no_title(raw: str) -> None:
     assert clean_title(raw) is None
 

@@ -20,6 +20,7 @@ from k700_text.crawl.transport import (
     Response,
     Transport,
     is_block_page,
+    local_redirect,
     user_agent,
 )
 from k700_text.errors import NetworkDownError, RefusedError, TransportError, UsageError
@@ -237,7 +238,18 @@ def test_endpoints_replace_the_origin_and_keep_the_path() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["127.0.0.1:8000", "ftp://x", "http://", "http://h/path", "http://h:port", "http://h?x=1", "http://[x", ""]
+    "url",
+    [
+        "127.0.0.1:8000",
+        "ftp://x",
+        "http://",
+        "http://h/path",
+        "http://h:port",
+        "http://h?x=1",
+        "http://[x",
+        "http://u:p@h",
+        "",
+    ],
 )
 def test_an_endpoint_that_is_no_origin_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match="endpoint oembed="):
@@ -255,6 +267,7 @@ HTML = {"content-type": "text/html; charset=utf-8"}
         (answer(302, b"", {"location": "https://www.google.com/sorry/index?q=1"}), True),
         (answer(302, b"", {"location": "https://consent.youtube.com/m?x"}), True),
         (answer(302, b"", {"location": "https://www.youtube.com/other"}), False),
+        (answer(302, b"", {"location": "http://[::1/sorry"}), False),
         (answer(404, b"Not Found", HTML), False),
         (answer(503, b"<html>Error 503", HTML), False),
         (answer(503, b"<html>our systems have detected unusual traffic", HTML), True),
@@ -267,3 +280,8 @@ def test_block_pages(response: Response, is_block: bool) -> None:
 
 def test_a_response_does_not_print_its_body() -> None:
     assert "secret" not in repr(answer(200, b"secret"))
+
+
+@pytest.mark.parametrize("location", ["http://[::1/", "http://[x]/", "//a\u2100b/"])
+def test_a_redirect_to_what_is_no_address_is_an_answer(location: str) -> None:
+    assert local_redirect("http://h/x", answer(302, b"", {"location": location})) is None

@@ -59,6 +59,14 @@ def test_one_source_on_two_days_is_enough() -> None:
     assert judge(POSSIBLE_ID, said) == (Availability.NOT_FOUND, ("oembed",))
 
 
+def test_two_days_with_life_in_between_do_not_agree() -> None:
+    states = (Availability.NOT_FOUND, Availability.PUBLIC, Availability.NOT_FOUND)
+    said = [outcome(availability=each, fetched_at=NOON + timedelta(days=day)) for day, each in enumerate(states)]
+    assert judge(POSSIBLE_ID, said) == (Availability.UNKNOWN, ())
+    said.append(outcome(availability=Availability.NOT_FOUND, fetched_at=NOON + timedelta(days=3)))
+    assert judge(POSSIBLE_ID, said) == (Availability.NOT_FOUND, ("oembed",))
+
+
 def test_the_id_rule_is_one_source_among_others() -> None:
     assert judge(IMPOSSIBLE_ID, []) == (Availability.UNKNOWN, ())
     assert judge(IMPOSSIBLE_ID, [outcome(availability=Availability.MALFORMED)]) == (
@@ -146,3 +154,15 @@ def test_statements_may_come_in_any_order() -> None:
     ]
     for order in (said, said[::-1], [said[1], said[0], said[2]]):
         assert judge(POSSIBLE_ID, iter(order)) == (Availability.PUBLIC, ("oembed",))
+
+
+def test_two_newer_words_of_gone_outweigh_an_old_alive() -> None:
+    seen = outcome(source="data-api", availability=Availability.PUBLIC, fetched_at=NOON)
+    for days, expected in ((0.5, Availability.PUBLIC), (30, Availability.NOT_FOUND)):
+        later = NOON + timedelta(days=days)
+        gone = [
+            outcome(source=name, availability=Availability.NOT_FOUND, fetched_at=later)
+            for name in ("oembed", "thumbnail")
+        ]
+        assert judge(POSSIBLE_ID, [seen, *gone])[0] is expected
+        assert judge(POSSIBLE_ID, [seen, gone[0]])[0] is Availability.PUBLIC

@@ -100,6 +100,20 @@ def test_an_odd_title_of_a_video_that_does_not_play_is_refused() -> None:
     assert judge(document("", script(code))).reason == "dead_page"
 
 
+def test_an_old_player_is_not_trusted_where_its_new_response_refuses() -> None:
+    response = json.dumps({"playabilityStatus": {"status": "ERROR"}})
+    arguments = {"video_id": POSSIBLE_ID, "title": "Private video", "player_response": response}
+    code = script(f"ytplayer.config = {json.dumps({'args': arguments})};")
+    assert judge(document("", code)).reason == "dead_page"
+
+
+def test_links_that_disagree_give_no_title_from_html() -> None:
+    for first, second in ((POSSIBLE_ID, OTHER_ID), (OTHER_ID, POSSIBLE_ID)):
+        head = f'<link rel="canonical" href="{watch_url(first)}"><meta property="og:url" content="{watch_url(second)}">'
+        judged = judge(document(f"<title>Whose? - YouTube</title>{head}{pages.meta_titles('Whose?')}"))
+        assert (judged.title, judged.reason) == (None, "wrong_id")
+
+
 def test_a_title_is_kept_where_the_video_only_does_not_play_here() -> None:
     response = pages.player_response("A song", POSSIBLE_ID, "UNPLAYABLE")
     assert judge(document("", script(f"var ytInitialPlayerResponse = {json.dumps(response)};"))).title == "A song"
@@ -213,6 +227,9 @@ def test_a_few_broken_bytes_do_not_spoil_the_page_but_no_broken_title_is_taken()
     assert judge(broken_text).title == "Übung 日本 Übung"
     broken_title = page.replace("日".encode(), "日".encode()[:2])
     assert judge(broken_title).reason == "unreadable"
+    code = script(f"var ytInitialPlayerResponse = {json.dumps(pages.player_response('TITLE', POSSIBLE_ID))};")
+    broken_data = document("", code).encode().replace(b"TITLE", "Übung 日本".encode() + b"\xff")
+    assert judge(broken_data).reason == "unreadable"
 
 
 def test_a_page_still_compressed_is_unpacked() -> None:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
-from k700_text.crawl.limiter import Pace
+from k700_text.config import PACES
 from k700_text.crawl.sources.base import Get, Source, follow, raise_for_status
 from k700_text.crawl.transport import Response
 from k700_text.crawl.watch_pages import EMPTY_TITLE, WRONG_ID, id_in_url
@@ -31,7 +31,7 @@ NOT_MIRRORED, DARK = "not_mirrored", "dark"
 
 # The most telling reason of several items.
 _REASONS = (DARK, WRONG_ID, JUNK_TITLE, EMPTY_TITLE, NOT_MIRRORED)
-_KEPT = ("identifier", "title", "originalurl", "external-identifier", "source", "creator", "date", "description")
+_KEPT = ("identifier", "title", "originalurl", "external-identifier", "source", "creator", "date")
 _MAX_KEPT_TEXT = 2000
 
 Item = Mapping[str, Any]
@@ -46,7 +46,7 @@ class ArchiveItem(Source):
 
     name = NAME
     host = HOST
-    pace = Pace(start_rate=2.0, max_rate=2.0, concurrency=4)
+    pace = PACES[NAME]
     requests_per_batch = len(NAME_FORMS)
     is_live = False
 
@@ -160,7 +160,8 @@ def _raw_title(item: Item) -> str | None:
 def _is_about(item: Item, youtube_id: str) -> bool:
     """Tells whether an item says that it is about a video: by address, by identifier, or by a name with a prefix.
 
-    A name that is the bare id may be anything, and an address may name another video: then the name does not count.
+    A name that is the bare id may be anything, and an address may name another video: then the name does not count. A
+    description counts never: it may link to other videos.
     """
     metadata = item["metadata"]
     named = {id_in_url(text) for key in ("originalurl", "source") for text in metadata.get(key, ())}
@@ -170,8 +171,7 @@ def _is_about(item: Item, youtube_id: str) -> bool:
         return youtube_id in named
     if item["item"] == youtube_id:
         return False
-    texts = [*metadata.get("identifier", ()), *metadata.get("description", ())]
-    return item["item"] in texts or any(_mentions(text, youtube_id) for text in texts)
+    return item["item"] in metadata.get("identifier", ())
 
 
 def _id_in_identifier(text: str) -> str | None:
@@ -179,10 +179,6 @@ def _id_in_identifier(text: str) -> str | None:
     if text.lower().startswith("urn:youtube:"):
         text = f"https://youtu.be/{text[len('urn:youtube:') :]}"
     return id_in_url(text)
-
-
-def _mentions(text: str, youtube_id: str) -> bool:
-    return any(id_in_url(word.strip("\"'<>()[],.")) == youtube_id for word in text.replace('"', " ").split())
 
 
 def _texts(value: object) -> list[str]:

@@ -12,7 +12,8 @@ from email.utils import parsedate_to_datetime
 from types import MappingProxyType
 from typing import ClassVar, Protocol
 
-from k700_text.crawl.limiter import Pace, parse_retry_after
+from k700_text.config import Pace
+from k700_text.crawl.limiter import parse_retry_after
 from k700_text.crawl.transport import Response, host_of, local_redirect, raise_if_blocked
 from k700_text.errors import RateLimitedError, TransportError
 from k700_text.records import TitleOutcome
@@ -177,7 +178,7 @@ def retry_after(response: Response) -> float | None:
     """
     try:
         now = parsedate_to_datetime(response.headers.get("date", ""))
-    except ValueError:
+    except (ValueError, OverflowError):
         now = datetime.now(UTC)
     return parse_retry_after(response.headers, now if now.tzinfo else now.replace(tzinfo=UTC))
 
@@ -192,7 +193,7 @@ def parse_duration(text: object) -> float | None:
     if match is None:
         return None
     seconds = sum(_UNIT_SECONDS[unit] * float(value) for unit, value in match.groupdict().items() if value)
-    return seconds or None
+    return seconds if 0 < seconds < math.inf else None
 
 
 def parse_time(text: object) -> datetime | None:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from k700_text.crawl.limiter import Pace
+from k700_text.config import DATA_API_DAILY_QUOTA, PACES
 from k700_text.crawl.sources.base import (
     Get,
     Source,
@@ -76,8 +76,8 @@ class DataApi(Source):
     name = NAME
     host = "www.googleapis.com"
     batch_size = MAX_IDS
-    pace = Pace(start_rate=4.0, max_rate=4.0, concurrency=4, pauses=(1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0))
-    daily_quota = 10_000
+    pace = PACES[NAME]
+    daily_quota = DATA_API_DAILY_QUOTA
 
     def __init__(self, key: str, url: str = URL) -> None:
         self._key = key
@@ -85,8 +85,8 @@ class DataApi(Source):
 
     def fetch(self, ids: Sequence[str], get: Get) -> list[TitleOutcome]:
         """Asks about up to 50 videos; see the base class. A refused batch is asked again in halves."""
-        if not self._key.isascii() or not self._key.isprintable() or " " in self._key:
-            raise CredentialError(f"{KEY_VARIABLE} holds characters that no API key has: set it again")
+        if not self._key or not self._key.isascii() or not self._key.isprintable() or " " in self._key:
+            raise CredentialError(f"{KEY_VARIABLE} holds no API key, or characters that none has: set it again")
         asked = list(dict.fromkeys(ids))
         params = {
             "part": PARTS,
@@ -100,7 +100,9 @@ class DataApi(Source):
             return parse(response, asked, datetime.now(UTC))
         except BatchRefusedError:
             if len(asked) == 1:
-                return [_refused(asked[0], response.status, response.body, datetime.now(UTC))]
+                # An error may quote the request, and the request has the key.
+                body = response.body.replace(self._key.encode(), b"(key)")
+                return [_refused(asked[0], response.status, body, datetime.now(UTC))]
             middle = len(asked) // 2
             return self.fetch(asked[:middle], get) + self.fetch(asked[middle:], get)
 
@@ -146,9 +148,9 @@ def parse(response: Response, ids: Sequence[str], fetched_at: datetime) -> list[
     raise_for_status(response, DataApi.host)
     answer = _json_object(response)
     items = answer.get("items", [])
-    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+    if not isinstance(items, list) or not all(map(_is_item, items)):
         raise ParseError("data-api answered 200 without a list of items", source=NAME)
-    by_id: dict[Any, dict[str, Any]] = {item.get("id"): item for item in items}
+    by_id = {item["id"]: item for item in items}
     if not items and "pageInfo" not in answer and "kind" not in answer and "etag" not in answer:
         # An empty object is no statement about fifty videos.
         raise ParseError("data-api answered 200 with nothing in it", source=NAME)
@@ -157,6 +159,10 @@ def parse(response: Response, ids: Sequence[str], fetched_at: datetime) -> list[
         raise ParseError("data-api answered about videos that were not asked about", source=NAME)
     frame = json.dumps({name: value for name, value in answer.items() if name != "items"}).encode()
     return [_outcome(each, by_id.get(each), frame, fetched_at) for each in ids]
+
+
+def _is_item(value: object) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("id"), str)
 
 
 def _outcome(youtube_id: str, item: dict[str, Any] | None, frame: bytes, fetched_at: datetime) -> TitleOutcome:

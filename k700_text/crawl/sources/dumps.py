@@ -44,12 +44,14 @@ _LANGUAGE_COLUMNS = ("titlelanguage", "language")
 # The forms of web-contracts section 0, and addresses of preview pictures. Two words of 11 characters are no ids.
 _ADDRESS = re.compile(
     r"(?:https?:)?(?://)?(?:[a-z0-9-]+\.)*"
-    r"(?:youtu\.be/|youtube(?:-nocookie)?\.com/(?:watch/?[?#]!?(?:[^\s#]*[&;])?v=|(?:shorts|embed|v|e|live|vi)/)"
+    r"(?:youtu\.be/|youtube(?:-nocookie)?\.com/(?:watch/?[?#]!?(?:[^\s#]*?[&;])??v=|(?:shorts|embed|v|e|live|vi)/)"
     r"|ytimg\.com/vi(?:_webp|_lc)?/)"
     r"(?!videoseries|live_stream)(?P<youtube_id>[A-Za-z0-9_-]{11})(?![A-Za-z0-9_-])",
     re.IGNORECASE,
 )
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}(?:-[A-Za-z0-9]{1,8})*")
+# No title has these: a quote that was not closed has swallowed the rows that follow, or the file is damaged.
+_DAMAGE = re.compile(r"[\0\r\n\ufffd]")
 # How tables spell that there is no title.
 _NO_TITLE = frozenset({"", "nan", "none", "null", "n/a", "na", "<na>", "undefined", "\\n"})
 
@@ -300,7 +302,7 @@ def _judged(raw_title: str, youtube_id: str) -> tuple[str | None, str | None]:
     title = clean_title(raw_title)
     if title is None or title.casefold() in _NO_TITLE:
         return None, "no_title"
-    if "\ufffd" in title:
+    if _DAMAGE.search(raw_title.strip()):
         return None, "damaged_title"
     if is_junk_title(title, youtube_id):
         return None, "junk_title"

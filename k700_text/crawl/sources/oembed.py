@@ -8,11 +8,12 @@ until another status proves that the host still distinguishes videos.
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from k700_text.crawl.limiter import Pace
+from k700_text.config import PACES
 from k700_text.crawl.sources.base import Get, Source, follow, raise_for_status
 from k700_text.crawl.transport import Response
 from k700_text.errors import BlockedError, ParseError
@@ -22,6 +23,12 @@ from k700_text.titles import clean_title
 NAME = "oembed"
 URL = "https://www.youtube.com/oembed"
 FORBIDDEN_RUN = 20
+# An answer without a title is a word or two: more than this says no more.
+MAX_WORDS_BYTES = 1024
+
+_PICTURE = re.compile(r"/vi/([^/?#]*)/")
+# The frame bears the title, too, which may quote an address.
+_PLAYER = re.compile(r"""\bsrc=["'][^"'?#]*/embed/([^"'/?#&]*)""")
 
 
 class OEmbed(Source):
@@ -29,8 +36,7 @@ class OEmbed(Source):
 
     name = NAME
     host = "www.youtube.com"
-    # No limit is published: start low, grow to 5/s (section 1.4).
-    pace = Pace(start_rate=1.0, max_rate=5.0, concurrency=4)
+    pace = PACES[NAME]
 
     def __init__(self, url: str = URL) -> None:
         self._url = url
@@ -98,7 +104,7 @@ def parse(response: Response, youtube_id: str, fetched_at: datetime) -> TitleOut
         reason=reason,
         http_status=response.status,
         fetched_at=fetched_at,
-        evidence=response.body,
+        evidence=response.body[:MAX_WORDS_BYTES],
     )
 
 
@@ -150,11 +156,6 @@ def _parse_found(response: Response, youtube_id: str, fetched_at: datetime) -> T
 
 
 def _is_about(answer: dict[str, object], youtube_id: str) -> bool:
-    """Looks for the id, case-sensitive and whole, in the addresses of the picture and of the player."""
-    places = ((answer.get("thumbnail_url"), f"/vi/{youtube_id}/"), (answer.get("html"), f"/embed/{youtube_id}"))
-    for text, path in places:
-        if isinstance(text, str) and path in text:
-            following = text[text.index(path) + len(path) :][:1]
-            if path.endswith("/") or not (following.isalnum() or following in ("_", "-")):
-                return True
-    return False
+    """Tells whether the addresses of the picture and of the player name this video and no other; one may be missing."""
+    places = ((answer.get("thumbnail_url"), _PICTURE), (answer.get("html"), _PLAYER))
+    return {name for text, form in places if isinstance(text, str) for name in form.findall(text)} == {youtube_id}

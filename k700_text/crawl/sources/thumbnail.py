@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from urllib.parse import quote
 
-from k700_text.crawl.limiter import Pace
+from k700_text.config import PACES
 from k700_text.crawl.sources.base import Get, Source, follow, raise_for_status
 from k700_text.crawl.transport import Response
 from k700_text.errors import BlockedError, ParseError
@@ -33,7 +33,7 @@ class Thumbnail(Source):
     name = NAME
     host = HOST
     # No limit is published: pictures come from a cache that serves whole pages of them. Still, start low.
-    pace = Pace(start_rate=2.0, max_rate=8.0, concurrency=4)
+    pace = PACES[NAME]
     knows_titles = False
 
     def __init__(self, url: str = URL) -> None:
@@ -43,7 +43,9 @@ class Thumbnail(Source):
         """Asks about one video; see the base class."""
         (youtube_id,) = ids
         url = f"{self._url}/{quote(youtube_id, safe='')}/hqdefault.jpg"
-        _, response = follow(get, url, method="HEAD")
+        last_url, response = follow(get, url, method="HEAD")
+        if f"/{youtube_id}/" not in last_url:
+            raise ParseError(f"{NAME} answered with the picture of something else", source=NAME, youtube_id=youtube_id)
         return [parse(response, youtube_id, datetime.now(UTC))]
 
 

@@ -18,6 +18,7 @@ from functools import partial
 from types import MappingProxyType
 from urllib.parse import quote, urlencode
 
+from k700_text.config import PACES
 from k700_text.crawl.captures import (
     ARCHIVED_ERROR,
     EXCLUDED,
@@ -29,7 +30,6 @@ from k700_text.crawl.captures import (
     linked_captures,
     stamp_time,
 )
-from k700_text.crawl.limiter import Pace
 from k700_text.crawl.sources.base import (
     FAULT_STATUSES,
     MAX_REDIRECTS,
@@ -51,10 +51,7 @@ HOST = "web.archive.org"
 URL = f"https://{HOST}/web"
 INDEX_URL = f"https://{HOST}/cdx/search/cdx"
 
-# Section 4.2: no Retry-After is sent; who goes on after a minute is shut out for an hour, then twice as long.
-PAUSES = (60.0, 3600.0, 7200.0, 14400.0, 28800.0, 57600.0, 86400.0)
-PLAYBACK_PACE = Pace(start_rate=8.0, max_rate=8.0, concurrency=8, pauses=PAUSES)
-INDEX_PACE = Pace(start_rate=0.4, max_rate=0.4, concurrency=2, pauses=PAUSES)
+# Section 4.2: an hour, for a firewall.
 REFUSED_SECONDS = 3600.0
 
 # Section 4.3: the clips were picked in 2016 to 2020; earlier captures show videos that were gone later.
@@ -83,7 +80,7 @@ class Wayback(Source):
 
     name = NAME
     host = HOST
-    pace = PLAYBACK_PACE
+    pace = PACES[NAME]
     # A redirect and a page for each date.
     requests_per_batch = 2 * (len(DATES) + 1)
     is_live = False
@@ -113,8 +110,8 @@ class WaybackIndex(Source):
 
     name = INDEX_NAME
     host = HOST
-    pace = INDEX_PACE
-    other_lanes = MappingProxyType({NAME: PLAYBACK_PACE})
+    pace = PACES[INDEX_NAME]
+    other_lanes = MappingProxyType({NAME: PACES[NAME]})
     requests_per_batch = 1 + MAX_CAPTURES
     is_live = False
     refused_seconds = REFUSED_SECONDS
@@ -125,7 +122,7 @@ class WaybackIndex(Source):
 
     def plan(self, num_ids: int, rate: float, daily_quota: int | None) -> SourcePlan:
         """Returns what asking costs at most; the captures are played at their own pace, beside the index."""
-        index_seconds, playback_seconds = num_ids / rate, num_ids * MAX_CAPTURES / PLAYBACK_PACE.max_rate
+        index_seconds, playback_seconds = num_ids / rate, num_ids * MAX_CAPTURES / PACES[NAME].max_rate
         return SourcePlan(
             source=self.name,
             num_ids=num_ids,
@@ -178,6 +175,8 @@ class _Player:
         self._first: Address | None = None
         self._last: Address | None = None
         self._has_title = False
+        self._is_mixed_up = False
+        self._asked_twice: set[tuple[str, str]] = set()
         self._fault: TransportError | ParseError | None = None
 
     @property
@@ -248,7 +247,12 @@ class _Player:
             self._fault = error
             return None
         if "memento-datetime" in response.headers:
-            return self._see(address, response)
+            following = self._see(address, response)
+            if self._is_mixed_up and address.key not in self._asked_twice:
+                # A mix-up on the way is over the second time; a capture of another video is what it is.
+                self._asked_twice.add(address.key)
+                return self._ask(address)
+            return following
         if response.status in _REDIRECTS:
             target = Address.parse(response.headers.get("location", ""))
             if target is not None:
@@ -267,6 +271,7 @@ class _Player:
         self.trail.status = response.status
         judged = play.judge(self._youtube_id)
         self._has_title = judged.title is not None
+        self._is_mixed_up = judged.reason == WRONG_ID and id_in_url(address.original) == self._youtube_id
         if judged.reason == DEAD_PAGE:
             self.dead_since = min(self.dead_since, address.stamp)
         others = linked_captures(response)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from k700_text.crawl.limiter import Pace
+from k700_text.config import PACES
 from k700_text.crawl.messages import Meaning, MessageKind, classify
 from k700_text.crawl.player_wire import HOST, PlayerWire
 from k700_text.crawl.sources.base import Get, Source, SourcePlan
@@ -29,11 +30,8 @@ from k700_text.titles import clean_title, is_junk_title
 
 NAME = "yt-dlp"
 URL = f"https://{HOST}/watch?v="
-# Section 3.6: about 300 videos an hour in a guest session; a session limit lasts up to an hour.
-VIDEOS_PER_SECOND = 300 / 3600
+# Section 3.6: a session limit lasts up to an hour.
 SESSION_LIMIT_SECONDS = 3600.0
-# Section 3.5: an hour, doubling to 72.
-CHECK_PAUSES = tuple(3600.0 * hours for hours in (1, 2, 4, 8, 16, 32, 64, 72))
 
 _INFO_FIELDS = (
     "id", "title", "duration", "timestamp", "upload_date", "language", "age_limit", "availability", "live_status",
@@ -88,7 +86,7 @@ class YtDlp(Source):
 
     name = NAME
     host = HOST
-    pace = Pace(start_rate=VIDEOS_PER_SECOND, max_rate=VIDEOS_PER_SECOND, concurrency=1, pauses=CHECK_PAUSES)
+    pace = PACES[NAME]
     brings_own_transport = True
     requests_per_video = 3
 
@@ -195,6 +193,8 @@ class _Record:
     @property
     def availability(self) -> Availability:
         """What the refusal says, else what the description of a playable video says."""
+        if self.is_playable and self.meaning.availability.is_gone:
+            return Availability.UNKNOWN  # The site contradicts itself: nothing that convicts a video.
         if self.meaning.kind is MessageKind.VIDEO or self.meaning.kind.stops_host or not self.is_playable:
             return self.meaning.availability
         state = _STATES.get(str(self.info.get("availability")), Availability.PUBLIC)
@@ -249,7 +249,7 @@ def _published_at(info: Mapping[str, Any]) -> datetime | None:
 
 
 def _positive(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and value > 0 else None
+    return float(value) if isinstance(value, int | float) and 0 < value < math.inf else None
 
 
 class _Log:
