@@ -6,9 +6,10 @@ once, for the files of all splits side by side. The same inputs give the same by
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -67,6 +68,7 @@ def build_manifest(
     folder.mkdir(parents=True, exist_ok=True)
     given = ProbeJoin(probe) if probe is not None else None
     with ExitStack() as stack:
+        stack.enter_context(_no_search_for_cycles())
         files = []
         for split, clips in annotations.clips.by_split():
             path = folder / f"{split.value}.parquet"
@@ -81,6 +83,18 @@ def build_manifest(
         for file in files:
             file.finish()
         return [file.publish() for file in files]
+
+
+@contextmanager
+def _no_search_for_cycles() -> Iterator[None]:
+    """Pauses the search for unreachable cycles: millions of rows hold none, and it takes a fifth of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _stamped(annotations: Annotations, disk: DiskJoin | None) -> pa.Schema:
