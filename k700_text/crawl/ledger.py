@@ -30,6 +30,7 @@ from k700_text.crawl.ledger_store import (
     derived_of,
     outcome_of,
     prepare,
+    row_of,
     stamp,
     translated,
 )
@@ -67,7 +68,7 @@ class Ledger:
                 with self._connection:
                     cursor = self._connection.execute("INSERT INTO runs (started_at) VALUES (?)", (started,))
                     self.run = int(cursor.lastrowid or 0)
-            self._writer = LedgerWriter(path, connect(path), self.run)
+            self._writer = LedgerWriter(path, connect(path))
         except LedgerError:
             self._lock_file.close()
             raise
@@ -113,7 +114,8 @@ class Ledger:
 
     def record(self, outcome: TitleOutcome, attempt: int = 1) -> None:
         """Queues an outcome; it is on disk at the latest after ``flush``."""
-        self._writer.add((INSERT_OUTCOME, outcome, attempt))
+        # The row is made here: compressing gives the interpreter away, and the one writing thread must not wait for it.
+        self._writer.add((INSERT_OUTCOME, (*row_of(outcome), self.run, attempt)))
 
     def flush(self) -> None:
         """Returns when everything queued so far is committed."""

@@ -75,10 +75,23 @@ DERIVED_COLUMNS = (
     *("video_duration_seconds", "web_has_audio", "reason"),
 )
 OUTCOME_COLUMNS = ("youtube_id", "source", "http_status", "fetched_at", *DERIVED_COLUMNS)
+_OUTCOME_VALUES = f"({', '.join('?' * (len(OUTCOME_COLUMNS) + 4))})"
 INSERT_OUTCOME = (
     f"INSERT INTO outcomes ({', '.join(OUTCOME_COLUMNS)}, evidence_sha256, evidence, run, attempt)"
-    f" VALUES ({', '.join('?' * (len(OUTCOME_COLUMNS) + 4))})"
+    f" VALUES {_OUTCOME_VALUES}"
 )
+# SQLite gives the interpreter away at every statement, and among busy threads it takes long to get it back.
+_ROWS_PER_STATEMENT = (64, 8, 1)
+
+
+def insert_outcomes(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Inserts rows of ``INSERT_OUTCOME`` in as few statements as may be."""
+    start = 0
+    for size in _ROWS_PER_STATEMENT:
+        statement = INSERT_OUTCOME + f", {_OUTCOME_VALUES}" * (size - 1)
+        while len(rows) - start >= size:
+            connection.execute(statement, [value for row in rows[start : start + size] for value in row])
+            start += size
 
 
 def row_of(outcome: TitleOutcome) -> tuple[Any, ...]:

@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from k700_text.crawl.ledger_store import INSERT_OUTCOME, Connection, row_of, translated
+from k700_text.crawl.ledger_store import INSERT_OUTCOME, Connection, insert_outcomes, translated
 from k700_text.errors import LedgerError
 
 BATCH_OUTCOMES = 2000
@@ -22,16 +22,14 @@ class LedgerWriter:
     Args:
         path: the SQLite file.
         connection: to it; closed at the end.
-        run: number of the run that the outcomes belong to.
     """
 
-    def __init__(self, path: Path, connection: Connection, run: int) -> None:
+    def __init__(self, path: Path, connection: Connection) -> None:
         self._path = path
         self._file = _inode(path)
         self._connection = connection
-        self._run = run
         self._failure: LedgerError | None = None
-        self._queue: list[tuple[Any, ...]] = []
+        self._queue: list[tuple[str, tuple[Any, ...]]] = []
         self._num_added = 0
         self._num_committed = 0
         self._is_urgent = False
@@ -46,8 +44,8 @@ class LedgerWriter:
         if self._failure:
             raise self._failure
 
-    def add(self, item: tuple[Any, ...]) -> None:
-        """Queues (statement, values), or (statement, outcome, attempt): rows are made in the writing thread."""
+    def add(self, item: tuple[str, tuple[Any, ...]]) -> None:
+        """Queues (statement, values)."""
         with self._changed:
             self._changed.wait_for(lambda: self._has_ended or len(self._queue) < QUEUE_OUTCOMES)
             self._check_open()
@@ -93,7 +91,7 @@ class LedgerWriter:
                 self._changed.notify_all()
             self._connection.close()
 
-    def _next_batch(self) -> list[tuple[Any, ...]]:
+    def _next_batch(self) -> list[tuple[str, tuple[Any, ...]]]:
         """Returns what is queued, after giving more a moment to come; nothing only at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._is_closing)
@@ -105,17 +103,17 @@ class LedgerWriter:
             self._changed.notify_all()
             return batch
 
-    def _commit(self, batch: Sequence[tuple[Any, ...]]) -> None:
+    def _commit(self, batch: Sequence[tuple[str, tuple[Any, ...]]]) -> None:
         try:
             if _inode(self._path) != self._file:
                 raise LedgerError(f"{self._path} was deleted or replaced while in use: run the same command again")
             with translated(self._path), self._connection as connection:
-                for statement, items in groupby(batch, key=lambda item: str(item[0])):
+                for statement, items in groupby(batch, key=lambda item: item[0]):
+                    rows = [values for _, values in items]
                     if statement == INSERT_OUTCOME:
-                        rows = ((*row_of(outcome), self._run, attempt) for _, outcome, attempt in items)
-                        connection.executemany(statement, rows)
+                        insert_outcomes(connection, rows)
                     else:
-                        connection.executemany(statement, (values for _, values in items))
+                        connection.executemany(statement, rows)
         except LedgerError as error:
             self._failure = error
         except (ValueError, OverflowError) as error:
