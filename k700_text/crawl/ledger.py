@@ -68,7 +68,7 @@ class Ledger:
                 with self._connection:
                     cursor = self._connection.execute("INSERT INTO runs (started_at) VALUES (?)", (started,))
                     self.run = int(cursor.lastrowid or 0)
-            self._writer = LedgerWriter(path, connect(path))
+            self._writer = LedgerWriter(path, connect(path, is_for_many_rows=True))
         except LedgerError:
             self._lock_file.close()
             raise

@@ -11,9 +11,9 @@ from typing import Any
 from k700_text.crawl.ledger_store import INSERT_OUTCOME, Connection, insert_outcomes, translated
 from k700_text.errors import LedgerError
 
-BATCH_OUTCOMES = 2000
+BATCH_OUTCOMES = 5000
 BATCH_SECONDS = 0.05
-QUEUE_OUTCOMES = 10_000
+QUEUE_OUTCOMES = 20_000
 
 
 class LedgerWriter:
