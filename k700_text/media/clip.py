@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from k700_text.config import AudioConfig
 
 FrameArray = NDArray[np.uint8]
 Waveform = NDArray[np.float32]
@@ -73,3 +77,130 @@ class AudioBlock:
     time_seconds: float
     waveform: Waveform
     sample_rate: int
+
+
+class PixelFormat(StrEnum):
+    """How the pixels of cut frames lie in memory."""
+
+    RGB24 = "rgb24"
+    """uint8 (T, size, size, 3): red, green, blue, full range."""
+    YUV420P = "yuv420p"
+    """uint8 (T, size * 3 / 2, size), known as I420: size rows of luma, then size / 4 rows that hold the size / 2
+    square of blue difference, then as many of red difference. ITU-R BT.601, limited range, whatever the file has."""
+
+
+class Box(NamedTuple):
+    """A square of a frame as it is shown (rotation applied), pixels."""
+
+    left: int
+    top: int
+    side: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """The square that is cut out of every frame of a clip, and what it is turned into.
+
+    Attributes:
+        size: height and width of the result, pixels; even.
+        share: side of the square, as a share of the frame's short side, above 0 to 1.
+        along_short_side: where the square lies along the short side, as a share of the room there is, 0..1.
+        along_long_side: the same along the long side.
+        is_mirrored: the result is a mirror image, left to right.
+        pixel_format: of the result.
+    """
+
+    size: int
+    share: float
+    along_short_side: float = 0.5
+    along_long_side: float = 0.5
+    is_mirrored: bool = False
+    pixel_format: PixelFormat = PixelFormat.RGB24
+
+    def __post_init__(self) -> None:
+        if self.size < 2 or self.size % 2:
+            raise ValueError(f"size must be even and at least 2, got {self.size}")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share must be above 0 and at most 1, got {self.share}")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one cut frame."""
+        if self.pixel_format is PixelFormat.RGB24:
+            return (self.size, self.size, 3)
+        return (self.size * 3 // 2, self.size)
+
+    def box(self, width: int, height: int) -> Box:
+        """Returns the square in a frame of this size.
+
+        Its corner and side are even, so that the colour planes of 4:2:0 are cut at the same place and both pixel formats
+        show the same; only frames of less than 4 pixels are taken whole.
+        """
+        short = min(width, height)
+        if short < 4:
+            return Box(0, 0, short)
+        side = min(short - short % 2, max(2, 2 * round(short * self.share / 2)))
+        is_upright = height > width
+        across, down = self.along_short_side, self.along_long_side
+        if not is_upright:
+            across, down = down, across
+        return Box(2 * int(across * (width - side) / 2), 2 * int(down * (height - side) / 2), side)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LogMelTrack:
+    """A stretch of stored log-mel spectrogram, time first, as prepared shards hold it.
+
+    Attributes:
+        log_mel: float16 (F, M), natural log of the mel power.
+        mean_square: float32 (F,), mean square of the waveform in the hop that begins at each frame.
+    """
+
+    log_mel: NDArray[np.float16]
+    mean_square: NDArray[np.float32]
+
+
+class OpenClip(Protocol):
+    """A clip that is open for reading: a file, a file with a packet table, or a record of a prepared shard.
+
+    All times are seconds of clip time. Every method raises DecodeError for what cannot be read, ValueError for an
+    argument out of range.
+    """
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+
+    @property
+    def has_video(self) -> bool:
+        """There is a video stream."""
+
+    @property
+    def has_audio(self) -> bool:
+        """There is an audio stream."""
+
+    @property
+    def frame_grid_seconds(self) -> float | None:
+        """Time between frames of a prepared clip, whose windows begin on that grid; None for a clip as it came."""
+
+    @property
+    def video_end_seconds(self) -> float | None:
+        """Clip time at which the video ends, if known by measurement and not by what the file says."""
+
+    def video_seconds(self) -> float:
+        """Returns the length of the video, 0 without one."""
+
+    def audio_seconds(self) -> float | None:
+        """Returns the length of the audio as declared, None if nothing is."""
+
+    def read_cut(self, start_seconds: float, num_frames: int, frame_rate: float, cut: Cut) -> FrameArray:
+        """Returns the frames shown at ``start_seconds + k / frame_rate``, cut: uint8 (T, *cut.shape)."""
+
+    def read_log_mel(self, start_seconds: float | None, config: AudioConfig) -> tuple[NDArray[np.float32], float]:
+        """Returns a log-mel spectrogram, float32 (M, F), and the level of its audio, RMS in full scale.
+
+        It covers ``config.window_seconds`` from the start given; the whole clip, spread over F frames, for None.
+        """
+
+    def close(self) -> None:
+        """Closes it; safe to call twice."""
