@@ -133,8 +133,8 @@ class Cut:
     def box(self, width: int, height: int) -> Box:
         """Returns the square in a frame of this size.
 
-        Its corner and side are even, so that the colour planes of 4:2:0 are cut at the same place and both pixel formats
-        show the same; only frames of less than 4 pixels are taken whole.
+        Its corner and side are even, so that the colour planes of 4:2:0 are cut at the same place and both pixel
+        formats show the same; only frames of less than 4 pixels are taken whole.
         """
         short = min(width, height)
         if short < 4:

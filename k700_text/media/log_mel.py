@@ -74,7 +74,8 @@ def spread_log(power: FloatArray, config: AudioConfig) -> FloatArray:
     """Returns the natural log of a mel power (M, any), its frames averaged into ``config.num_mel_frames`` parts."""
     if power.shape[1] != config.num_mel_frames:
         power = _averaged(power, config.num_mel_frames)
-    return np.log(power + np.float32(config.log_floor))
+    spectrogram: FloatArray = np.log(power + np.float32(config.log_floor))
+    return spectrogram
 
 
 def read_log_mel(clip: ReadsAudio, start_seconds: float | None, config: AudioConfig) -> tuple[FloatArray, float]:
@@ -155,7 +156,7 @@ def _hann(config: AudioConfig) -> FloatArray:
 
 @functools.cache
 def mel_triangles(config: AudioConfig) -> FloatArray:
-    """Returns the weight of every FFT bin in every band, float32 (bins, M): triangles that meet on the HTK mel scale."""
+    """Returns the weight of every FFT bin in every band, float32 (bins, M): triangles that meet on the HTK scale."""
     nyquist_hz = config.sample_rate / 2
     mels = np.linspace(0.0, 2595.0 * np.log10(1.0 + nyquist_hz / 700.0), config.num_mels + 2)
     corners_hz = 700.0 * (10.0 ** (mels / 2595.0) - 1.0)

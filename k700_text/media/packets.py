@@ -146,7 +146,8 @@ class ClipPackets:
             header = json.loads(plain[4 : 4 + size])
             if header["format"] != _FORMAT:
                 raise ValueError(f"packet tables of version {header['format']}, known is {_FORMAT}")
-            tables, position = [], 4 + size
+            tables: list[PacketTable | None] = []
+            position = 4 + size
             for fields in header["tables"]:
                 if fields is None:
                     tables.append(None)
