@@ -22,8 +22,11 @@ MAX_CLIP_AUDIO_SECONDS = 60.0
 """What is read of a clip's audio where the whole of it is asked for."""
 
 FloatArray = NDArray[np.float32]
-# Larger blocks are fresh pages for every call, which cost more than the transform (measured: 1.3 against 0.5 ms).
-_FRAMES_AT_ONCE = 128
+# Larger blocks are fresh pages for every call, which cost three times as much as the transform (0.5 against 2.0 ms).
+_FRAMES_AT_ONCE = 32
+# OpenBLAS spreads larger products over all cores, which then wait for more by spinning: 8 ms of CPU time for 0.1 ms of
+# work, in every process that reads clips.
+_ROWS_AT_ONCE = 8
 
 
 class ReadsAudio(Protocol):
@@ -53,8 +56,18 @@ def mel_power(waveform: Waveform, config: AudioConfig) -> FloatArray:
     for first in range(0, num_frames, _FRAMES_AT_ONCE):
         spectrum = np.fft.rfft(windows[first : first + _FRAMES_AT_ONCE] * hann, axis=1)
         power = np.square(spectrum.real) + np.square(spectrum.imag)
-        bands[:, first : first + _FRAMES_AT_ONCE] = (power @ triangles).T
+        bands[:, first : first + _FRAMES_AT_ONCE] = _product(power, triangles).T
     return bands
+
+
+def _product(rows: FloatArray, matrix: FloatArray) -> FloatArray:
+    """Returns the product of rows (any, K) and a matrix (K, M), on this core alone."""
+    num_whole = len(rows) - len(rows) % _ROWS_AT_ONCE
+    product = np.empty((len(rows), matrix.shape[1]), dtype=np.float32)
+    pieces = product[:num_whole].reshape(-1, _ROWS_AT_ONCE, matrix.shape[1])
+    np.matmul(rows[:num_whole].reshape(-1, _ROWS_AT_ONCE, len(matrix)), matrix, out=pieces)
+    np.matmul(rows[num_whole:], matrix, out=product[num_whole:])
+    return product
 
 
 def log_mel(waveform: Waveform, config: AudioConfig) -> FloatArray:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from k700_text.errors import DecodeError
-from k700_text.media import decode
-from k700_text.media.clip import AudioBlock, DecodeLimits, FrameMark
-from k700_text.media.decode import ClipReader
+from k700_text.media.clip import AudioBlock, Cut, DecodeLimits, FrameMark, PixelFormat
+from k700_text.media.decode import ClipReader, container
+from k700_text.media.decode.pictures import FrameCutter, quarter_turns
 from k700_text.media.encode import encode_clip
 from tests.k700_text.media_files import SAMPLES, frame_number, make_clip, needs_samples, numbered_frames, tone
 
@@ -36,10 +36,19 @@ class FullDecode:
                 assert (np.diff(ticks) > 0).all()
                 self.times = (ticks - ticks[0]) * float(stream.time_base)
 
-    def shown(self, start: float, num_frames: int, rate: float) -> np.ndarray[Any, Any]:
+    def chosen(self, start: float, num_frames: int, rate: float) -> list[av.VideoFrame]:
         wanted = start + np.arange(num_frames) / rate
-        chosen = [self.frames[max(0, np.flatnonzero(self.times <= time + 1e-6)[-1:].sum())] for time in wanted]
+        return [self.frames[max(0, np.flatnonzero(self.times <= time + 1e-6)[-1:].sum())] for time in wanted]
+
+    def shown(self, start: float, num_frames: int, rate: float) -> np.ndarray[Any, Any]:
+        chosen = self.chosen(start, num_frames, rate)
         return np.stack([np.rot90(f.to_ndarray(format="rgb24"), round(f.rotation / 90)) for f in chosen])
+
+    def cut(self, start: float, num_frames: int, rate: float, cut: Cut) -> np.ndarray[Any, Any]:
+        cutter = FrameCutter(cut, num_frames, limits=DecodeLimits(), name="reference")
+        for position, frame in enumerate(self.chosen(start, num_frames, rate)):
+            cutter.put(position, 1, frame, quarter_turns(frame))
+        return cutter.frames()
 
 
 def read(path: Path, start: float, num_frames: int = 16, rate: float = 10.0) -> np.ndarray[Any, Any]:
@@ -83,7 +92,7 @@ def test_reads_of_one_reader_do_not_disturb_each_other(clip: Path) -> None:
 def test_the_file_is_opened_once(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     monkeypatch.setattr(
-        decode.av, "open", lambda file, *a, _open=av.open, **k: opened.append(file) or _open(file, *a, **k)
+        container.av, "open", lambda file, *a, _open=av.open, **k: opened.append(file) or _open(file, *a, **k)
     )
     with ClipReader(clip) as reader:
         reader.read_frames(1.0, 16, 10.0)
@@ -241,10 +250,13 @@ def test_limits_are_kept(clip: Path) -> None:
         reader.read_audio(0.0, 1e6, 16_000)
 
 
-@pytest.mark.parametrize("arguments", [(float("nan"), 1, 10.0), (0.0, 0, 10.0), (0.0, 1, 0.0)])
+@pytest.mark.parametrize("arguments", [(float("nan"), 1, 10.0), (0.0, 0, 10.0), (0.0, -1, 10.0), (0.0, 1, 0.0)])
 def test_a_bad_argument_is_a_value_error(clip: Path, arguments: tuple[float, int, float]) -> None:
-    with ClipReader(clip) as reader, pytest.raises(ValueError, match="bad window"):
-        reader.read_frames(*arguments)
+    with ClipReader(clip) as reader:
+        with pytest.raises(ValueError, match="bad window"):
+            reader.read_frames(*arguments)
+        with pytest.raises(ValueError, match="bad window"):
+            reader.read_cut(*arguments, Cut(size=16, share=1.0))
 
 
 def test_streams_that_are_not_there_are_named(tmp_path: Path) -> None:
@@ -277,14 +289,28 @@ class TestRealFiles:
             for start in (0.0, end / 3, end * 0.8):
                 ours = reader.read_frames(start, 4, 10.0)
                 assert np.array_equal(ours, reference.shown(start, 4, 10.0)), start
+                for pixel_format in PixelFormat:
+                    cut = Cut(size=48, share=0.6, along_long_side=0.8, is_mirrored=True, pixel_format=pixel_format)
+                    assert np.array_equal(reader.read_cut(start, 4, 10.0, cut), reference.cut(start, 4, 10.0, cut))
 
     def test_damage_ends_the_video_until_the_next_key_frame(self) -> None:
-        with ClipReader(SAMPLES / "decord" / "corrupted.mp4") as reader:
-            marks = list(reader.scan())
-            assert len(marks) == 28 and reader.num_damaged_video == 1
+        # FFmpeg goes on, with pictures that refer to one that is not there; all that came before are shown.
+        path = SAMPLES / "decord" / "corrupted.mp4"
+        reference = FullDecode.__new__(FullDecode)
+        reference.frames = []
+        with av.open(str(path)) as source, pytest.raises(av.error.InvalidDataError):
+            for frame in source.decode(video=0):
+                reference.frames.append(frame)
+        reference.times = np.arange(len(reference.frames)) / 10
+        with ClipReader(path) as reader:
+            marks = [mark for mark in reader.scan() if isinstance(mark, FrameMark)]
+            assert len(marks) == 29 and reader.num_damaged_video == 1
+            assert [mark.time_seconds for mark in marks] == pytest.approx([index / 10 for index in range(29)])
+            assert len(reference.frames) == 28
+            assert np.array_equal(reader.read_frames(0.0, 28, 10.0), reference.shown(0.0, 28, 10.0))
             last = reader.read_frames(4.0, 2, 10.0)
             assert np.array_equal(last[0], last[1])
-            assert reader.video_end_seconds == pytest.approx(2.8)
+            assert reader.video_end_seconds == pytest.approx(2.9)
 
     @pytest.mark.parametrize("degrees", [0, 90, 180, 270])
     def test_frames_are_turned_clockwise_by_what_the_file_says(self, degrees: int) -> None:
@@ -294,3 +320,8 @@ class TestRealFiles:
             stored = next(container.decode(video=0)).to_ndarray(format="rgb24")
         assert stored.shape == (320, 568, 3)
         assert np.array_equal(read(path, 0.0, 1)[0], np.rot90(stored, -degrees // 90))
+
+    def test_resampled_frames_are_turned(self) -> None:
+        with ClipReader(SAMPLES / "decord" / "video_90.mov") as reader:
+            pictures = list(reader.resampled(30.0, 160, max_seconds=9.0))
+        assert [picture.shape for picture in pictures] == [(284 * 3 // 2, 160)] * 3

@@ -1,0 +1,282 @@
+"""One open media file: its streams, where their time begins, and their frames in the order they are shown.
+
+What a file says of itself is taken for a hint; what reading it may cost has bounds. FFmpeg's log is left alone: a log
+callback from Python dead-locks when a half-read file is closed while a decoder's thread writes to the log.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+from av.stream import Disposition
+
+from k700_text.errors import DecodeError
+from k700_text.media.clip import ClipInfo, DecodeLimits
+
+# Formats that hold sound or moving pictures in one file. Left out: single images and playlists, because a playlist
+# can name other files and addresses, and reading a clip must open nothing but that clip.
+_FORMATS = (
+    "3dostr aac ac3 aiff amr ape asf au avi caf dv eac3 flac flv gif h263 h264 hevc ivf live_flv m4v matroska,webm "
+    "mov,mp4,m4a,3gp,3g2,mj2 mp3 mpeg mpegts mpegvideo mxf nsv nut ogg obu rm swf tta voc w64 wav webm wtv wv "
+    "yuv4mpegpipe"
+).replace(" ", ",")
+_OPEN_OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
+# AVI stores decoding times only: its presentation times are guesses that go back and forth around B-frames.
+_FORMATS_WITHOUT_PTS = frozenset({"avi"})
+_MAX_TICKS = 2**62
+
+
+class Budget:
+    """What one read may still cost.
+
+    Time that the caller spends between two frames does not count.
+    """
+
+    def __init__(self, limits: DecodeLimits, name: str) -> None:
+        self._frames = limits.max_frames
+        self._seconds = limits.max_seconds
+        self._name = name
+
+    def spend(self, num_frames: int, seconds: float) -> None:
+        """Raises DecodeError once it is used up."""
+        self._frames -= num_frames
+        self._seconds -= seconds
+        if self._frames < 0 or self._seconds < 0:
+            raise DecodeError(f"{self._name}: takes too long to decode, given up", path=self._name)
+
+
+class MediaFile:
+    """One open media file.
+
+    Attributes:
+        path: the file.
+        video: the video stream, None without one; cover art is none.
+        audio: the audio stream, None without one.
+        uses_dts: frames are shown in the order and at the times they are decoded.
+        origin: the container's time at which clip time is zero, seconds.
+        video_origin: the same as the times of frames have it; later where ``uses_dts``, by the delay of the decoder.
+        num_damaged_video: video packets that did not decode so far.
+        num_damaged_audio: audio packets that did not decode so far.
+
+    Raises:
+        DecodeError: the file is missing, not a regular file, or holds neither video nor audio that FFmpeg knows, or
+            pictures above the limit.
+    """
+
+    def __init__(self, path: Path, limits: DecodeLimits) -> None:
+        self.path = path
+        self.num_damaged_video = 0
+        self.num_damaged_audio = 0
+        self._limits = limits
+        self._is_fresh = True
+        self._is_closed = False
+        self._pass = 0
+        self._container = self._open()
+        try:
+            self.video, self.audio = self._pick_streams()
+            if self.video is None and self.audio is None:
+                raise self.error("holds no video and no audio")
+            self.uses_dts = self._container.format.name in _FORMATS_WITHOUT_PTS
+            self.info = _describe(self._container, self.video, self.audio)
+            first = self.video if self.video is not None else self.audio
+            self.origin = Fraction(first.start_time or 0) * Fraction(first.time_base)
+            self.video_origin = self._first_dts() if self.uses_dts and self.video is not None else self.origin
+        except BaseException:
+            self._container.close()
+            raise
+
+    def close(self) -> None:
+        """Closes the file; safe to call twice."""
+        self._is_closed = True
+        self._pass += 1
+        self._container.close()
+
+    def error(self, text: str) -> DecodeError:
+        """Returns an error that names the file."""
+        return DecodeError(f"{self.path}: {text}", path=str(self.path))
+
+    def seek(self, point: float | None, stream: Any) -> bool:
+        """Goes to the last key frame of a stream before ``point`` (clip time); returns whether it could.
+
+        None is the start of the file, which can always be gone to.
+        """
+        if self._is_closed:
+            raise self.error("is closed")
+        self._pass += 1
+        if point is None and self._is_fresh:
+            return True
+        # Rewinding has to go before the first packet: audio begins with one whose samples are thrown away.
+        instants = [self.origin + Fraction(point)] if point is not None else [self.origin - 1, self.origin]
+        for instant in instants:
+            ticks = math.floor(instant / stream.time_base)
+            with suppress(av.error.FFmpegError):
+                self._container.seek(max(-_MAX_TICKS, min(ticks, _MAX_TICKS)), stream=stream, backward=True)
+                return True
+        if point is None:
+            self._reopen()
+        return point is None
+
+    def decoded(self, *streams: Any, budget: Budget) -> Iterator[Any]:
+        """Yields the decoded frames of the streams; None among them is skipped.
+
+        After a damaged video packet it goes on with the next key frame: what lies between refers to a picture that is
+        not there.
+
+        Raises:
+            DecodeError: the budget is used up, or the file was closed or read elsewhere in between.
+        """
+        self._is_fresh = False
+        self._pass += 1
+        current = self._pass
+        is_lost = False
+        began = time.monotonic()
+        for packet in self._packets([stream for stream in streams if stream is not None], budget):
+            is_video = packet.stream.type == "video"
+            if is_video and is_lost and not packet.is_keyframe and packet.size:
+                continue
+            frames, is_damaged = _decode(packet)
+            self.num_damaged_video += is_damaged and is_video
+            self.num_damaged_audio += is_damaged and not is_video
+            is_lost = is_damaged if is_video else is_lost
+            budget.spend(len(frames), time.monotonic() - began)
+            yield from frames
+            if current != self._pass:
+                raise self.error("was closed or read elsewhere before this reading of it ended")
+            began = time.monotonic()
+
+    def packets(self, *streams: Any) -> Iterator[Any]:
+        """Yields the packets of the streams as they lie in the file, which nothing was read of yet.
+
+        Raises:
+            av.error.FFmpegError: the file is damaged.
+        """
+        self._is_fresh = False
+        self._pass += 1
+        yield from self._container.demux(*streams)
+
+    def _open(self) -> Any:
+        path = self.path
+        if not path.exists():
+            raise self.error("no such file")
+        if not path.is_file():
+            raise self.error("not a regular file")
+        if path.stat().st_size == 0:
+            raise self.error("the file is empty")
+        # "file:" keeps a name such as "a:b.mp4" from being read as an address. FFmpeg decodes a little to know what
+        # the file holds: the limit of pixels has to be told here.
+        options = {**_OPEN_OPTIONS, "max_pixels": str(self._limits.max_pixels)}
+        timeout = max(0.001, self._limits.max_seconds)
+        try:
+            return av.open(f"file:{path}", metadata_errors="ignore", options=options, timeout=timeout)
+        except av.error.EOFError as error:
+            raise self.error("holds no video and no audio") from error
+        except av.error.InvalidDataError as error:
+            raise self.error("is no media file that FFmpeg knows, or is damaged where it begins") from error
+        except av.error.ArgumentError as error:
+            raise self.error("is an image, a playlist or another format that clips do not have") from error
+
+    def _reopen(self) -> None:
+        """Starts over in a file that cannot be rewound: slow, and rare."""
+        self._container.close()
+        self._container = self._open()
+        self.video, self.audio = self._pick_streams()
+
+    def _pick_streams(self) -> tuple[Any, Any]:
+        """Returns the video and the audio stream that FFmpeg thinks best, None where there is none."""
+        streams = self._container.streams
+        videos = [stream for stream in streams.video if not stream.disposition & Disposition.attached_pic]
+        best_video = streams.best("video")
+        video = best_video if best_video in videos else next(iter(videos), None)
+        audio = streams.best("audio") or next(iter(streams.audio), None)
+        for stream in (video, audio):
+            if stream is not None and stream.codec_context is not None:
+                # One worker per core is faster than threads, and never hangs on closing a half-read file.
+                stream.thread_type = "NONE"
+                stream.codec_context.thread_count = 1
+        if video is not None and video.codec_context is not None:
+            context = video.codec_context
+            if context.width * context.height > self._limits.max_pixels:
+                raise self.error(f"frames of {context.width}x{context.height} pixels are above the limit")
+            # A stream may grow midway: this makes the decoder refuse before it takes the memory.
+            context.options = {"max_pixels": str(self._limits.max_pixels)}
+        return video, audio
+
+    def _first_dts(self) -> Fraction:
+        """Returns the decoding time that the first frame comes out at: pictures out of order come out late."""
+        for frame in self.decoded(self.video, budget=Budget(self._limits, str(self.path))):
+            ticks = frame.dts if frame.dts is not None else frame.pts
+            return Fraction(ticks or 0) * Fraction(self.video.time_base)
+        return self.origin
+
+    def _packets(self, streams: list[Any], budget: Budget) -> Iterator[Any]:
+        while True:
+            began = time.monotonic()
+            try:
+                yield from self._container.demux(streams)
+                return
+            except av.error.BlockingIOError:
+                # Transport streams lose their place in damage, and find it again if one goes on.
+                budget.spend(1, time.monotonic() - began)
+            except IndexError:
+                # At the end, PyAV asks for streams that FFmpeg found on the way and it does not know, after all others.
+                return
+            except (av.error.InvalidDataError, av.error.EOFError):
+                # A truncated tail: hand out what the decoders still hold.
+                for stream in streams:
+                    packet = av.Packet()
+                    packet.stream = stream
+                    yield packet
+                return
+
+
+def _describe(container: Any, video: Any, audio: Any) -> ClipInfo:
+    rate = (video.average_rate or video.guessed_rate) if video is not None else None
+    context = audio.codec_context if audio is not None else None
+    return ClipInfo(
+        container=container.format.name,
+        has_video_stream=video is not None,
+        has_audio_stream=audio is not None,
+        frame_rate=float(rate) if rate else None,
+        video_duration_seconds=_declared_seconds(container, video),
+        audio_duration_seconds=_declared_seconds(container, audio),
+        audio_sample_rate=context.sample_rate if context is not None else None,
+        audio_channels=context.channels if context is not None else None,
+    )
+
+
+def _declared_seconds(container: Any, stream: Any) -> float | None:
+    if stream is None:
+        return None
+    if stream.duration:
+        seconds = float(stream.duration * stream.time_base)
+    elif container.duration:
+        seconds = container.duration / av.time_base
+    else:
+        return None
+    return seconds if seconds > 0 else None
+
+
+def _decode(packet: Any) -> tuple[list[Any], bool]:
+    """Returns the frames that a packet gives, and whether it is damaged."""
+    context = packet.stream.codec_context
+    if context is None:
+        raise ValueError(f"no decoder for its {packet.stream.type} stream")
+    try:
+        return packet.decode(), False
+    except av.error.MemoryError:
+        raise
+    except av.error.FFmpegError:
+        # Decoders tell damage in many ways (invalid data, not permitted, patch welcome). What they still hold came
+        # before it.
+        frames: list[Any] = []
+        with suppress(av.error.FFmpegError):
+            frames = [frame for frame in context.decode(None) if not frame.is_corrupt]
+        context.flush_buffers()
+        return frames, True
