@@ -19,7 +19,9 @@
     ├── ManifestError                 a manifest that cannot be built or read
     │   └── SchemaMismatchError       a Parquet file of another schema; .expected, .actual
     ├── TokenizerError                a tokenizer that is missing or of another size
+    ├── LoaderError                   a loader process that died, or samples that do not fit into its batches
     └── DecodeError                   a media file that cannot be decoded; .path
+        └── StorageError              a file of a prepared folder that is missing or unreadable
 
 "Removed" or "private" are outcomes (`records.Availability`), not errors.
 """
@@ -137,6 +139,10 @@ class TokenizerError(K700TextError):
     """A tokenizer file that is missing, unreadable or of another size than asked for."""
 
 
+class LoaderError(K700TextError):
+    """A loader process died or did not start, there is no memory for batches, or samples of one batch do not fit."""
+
+
 class DecodeError(K700TextError):
     """A media file that cannot be decoded; ``path`` names it.
 
@@ -146,3 +152,10 @@ class DecodeError(K700TextError):
     def __init__(self, message: str, *, path: str = "") -> None:
         self.path = path
         super().__init__(message)
+
+
+class StorageError(DecodeError):
+    """A file of a prepared folder that is missing, shorter than its index says, of another kind or out of reach.
+
+    A damaged record of one clip is a plain DecodeError.
+    """

@@ -42,6 +42,7 @@ TITLE = "title"
 WEB = "video on the web"
 DISK = "clip on disk"
 FLAGS = "training flags"
+RECORD = "record of a shard"
 
 CLIP_ON_DISK_COLUMNS: tuple[Column, ...] = (
     Column("video_status", _TEXT, "usable, no_stream, partial, undecodable, missing; null: never probed", DISK),
@@ -93,8 +94,50 @@ PROBE_COLUMNS: tuple[Column, ...] = (
     Column("file_bytes", pa.int64(), "size of the file, bytes", DISK),
 )
 
+SHARD_COLUMNS: tuple[Column, ...] = (
+    Column("clip_id", _TEXT, "id of the clip; its path where it is named after none", IDENTITY, False),
+    Column("split", _TEXT, "train, val or test; null without a manifest", IDENTITY),
+    Column("label", _TEXT, "action class; null where there is none", IDENTITY),
+    Column("clip_file", _TEXT, "path of the source, relative to the folder of clips, with /", IDENTITY, False),
+    Column("source_bytes", pa.int64(), "size of the source, bytes", DISK, False),
+    Column("reason", _TEXT, "why the clip, or a stream of it, is not in the shard; null: nothing is missing", RECORD),
+    Column("has_video", pa.bool_(), "the record holds frames", RECORD, False),
+    Column("has_audio", pa.bool_(), "the record holds audio", RECORD, False),
+    Column("num_frames", pa.int32(), "frames stored", RECORD, False),
+    Column("width", pa.int32(), "pixels", RECORD, False),
+    Column("height", pa.int32(), "pixels", RECORD, False),
+    Column("video_seconds", pa.float64(), "length of the stored video, seconds", RECORD, False),
+    Column("audio_seconds", pa.float64(), "length of the stored audio, seconds", RECORD, False),
+    Column("num_audio_steps", pa.int64(), "mel frames, or samples of PCM", RECORD, False),
+    Column("shard", _TEXT, "name of the tar file", RECORD, False),
+    Column("record_offset", pa.int64(), "where its first header lies in the tar, bytes", RECORD, False),
+    Column("record_bytes", pa.int64(), "size with headers and padding; 0: the clip is not in the shard", RECORD, False),
+    Column("video_offset", pa.int64(), "where the .mp4 lies in the tar, bytes", RECORD, False),
+    Column("video_bytes", pa.int64(), "its size", RECORD, False),
+    Column("audio_offset", pa.int64(), "where the .mel.npy or .wav lies in the tar, bytes", RECORD, False),
+    Column("audio_bytes", pa.int64(), "its size", RECORD, False),
+    Column("level_offset", pa.int64(), "where the .level.npy lies in the tar, bytes", RECORD, False),
+    Column("level_bytes", pa.int64(), "its size", RECORD, False),
+    Column("json_offset", pa.int64(), "where the .json lies in the tar, bytes", RECORD, False),
+    Column("json_bytes", pa.int64(), "its size", RECORD, False),
+    Column("packets", pa.binary(), "packet table of the video, offsets in the tar; null without one", RECORD),
+    Column("checksums", pa.binary(), "CRC-32 of every 16 KiB of the record, little-endian uint32 each", RECORD, False),
+)
+
+PACKET_INDEX_COLUMNS: tuple[Column, ...] = (
+    Column("clip_file", _TEXT, "path of the clip, relative to the indexed folder, with /; sorted", IDENTITY, False),
+    Column("file_bytes", pa.int64(), "size of the file when it was indexed, bytes", DISK, False),
+    Column("mtime_ns", pa.int64(), "when the file had last been changed, nanoseconds since 1970", DISK, False),
+    Column("packets", pa.binary(), "its packet tables, as packets.ClipPackets writes them; null: not indexable", DISK),
+    Column("reason", _TEXT, "why it is not indexable", DISK),
+)
+
 MANIFEST_SCHEMA = pa.schema([column.field() for column in MANIFEST_COLUMNS])
 PROBE_SCHEMA = pa.schema([column.field() for column in PROBE_COLUMNS])
+PACKET_INDEX_SCHEMA = pa.schema([column.field() for column in PACKET_INDEX_COLUMNS])
+SHARD_SCHEMA = pa.schema([column.field() for column in SHARD_COLUMNS])
+# Column j: number of the row that has the j-th clip id in order of the ids.
+SHARD_INDEX_SCHEMA = SHARD_SCHEMA.append(pa.field("by_clip_id", pa.int32(), nullable=False))
 
 
 def with_metadata(schema: pa.Schema, **values: str) -> pa.Schema:
