@@ -16,6 +16,7 @@ from k700_text.cli import demo as demo_command
 from k700_text.cli import diff as diff_command
 from k700_text.cli import manifest as manifest_command
 from k700_text.cli import merge as merge_command
+from k700_text.cli import prepare as prepare_command
 from k700_text.cli import probe as probe_command
 from k700_text.cli import sandbox as sandbox_command
 from k700_text.cli import stats as stats_command
@@ -26,7 +27,7 @@ from k700_text.cli.common import EXIT_INTERRUPTED, EXIT_USAGE, run_guarded, say
 # Typer carries click inside or beside itself, depending on its version: only this way names both.
 _UsageProblem: type[Exception] = typer.BadParameter.__bases__[0]
 
-_TAKING_SEVERAL = ("--annotations", "--dump")
+_TAKING_SEVERAL = ("--annotations", "--dump", "--manifest")
 
 app = typer.Typer(
     name="k700-text",
@@ -59,6 +60,7 @@ app.command("validate")(validate_command.validate)
 app.command("stats")(stats_command.stats)
 app.command("diff")(diff_command.diff)
 app.command("probe")(probe_command.probe)
+app.command("prepare")(prepare_command.prepare)
 app.command("sandbox")(sandbox_command.sandbox)
 app.command("tokenizer")(tokenizer_command.tokenizer)
 app.command("demo")(demo_command.demo)

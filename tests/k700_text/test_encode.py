@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -9,8 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from k700_text.errors import K700TextError
-from k700_text.media.encode import encode_clip
+from k700_text.errors import DecodeError, K700TextError
+from k700_text.media.encode import QUALITIES, EncodedVideo, VideoQuality, decode_i420, encode_clip, encode_i420
+from k700_text.media.packets import KEY
+from k700_text.media.quality import psnr_db
 
 
 def ramp_frames(count: int, height: int = 48, width: int = 64) -> list[npt.NDArray[np.uint8]]:
@@ -107,3 +113,125 @@ def test_a_failure_keeps_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="frame 2"):
         encode_clip(path, [*ramp_frames(2), np.zeros((2, 2, 3), np.uint8)], frame_rate=10.0)
     assert path.read_bytes() == b"old"
+
+
+def i420_frames(count: int, height: int = 48, width: int = 64) -> list[npt.NDArray[np.uint8]]:
+    """Smooth pictures that move, uint8 (height * 3 / 2, width)."""
+    rows, columns = np.mgrid[: height * 3 // 2, :width]
+    return [
+        (110 + 60 * np.sin((rows + 3 * k) / 9) * np.cos((columns - 2 * k) / 7)).astype(np.uint8) for k in range(count)
+    ]
+
+
+def encoded(frames: list[npt.NDArray[np.uint8]], **values: object) -> EncodedVideo:
+    video = encode_i420(frames, **{"frame_rate": 10.0, "quality": QUALITIES["default"], **values})  # type: ignore[arg-type] - values of any kind are the point
+    assert video is not None
+    return video
+
+
+@pytest.mark.parametrize("name", sorted(QUALITIES))
+def test_every_quality_reads_back(name: str) -> None:
+    frames = i420_frames(40)
+    video = encoded(frames, quality=QUALITIES[name])
+    assert (video.num_frames, video.width, video.height) == (40, 64, 48)
+    decoded = list(decode_i420(video.data, "clip"))
+    assert len(decoded) == 40 and psnr_db(decoded, frames) > 36
+    with av.open(io.BytesIO(video.data)) as container:
+        assert [stream.type for stream in container.streams] == ["video"]
+        shown = list(container.decode(video=0))
+    assert [frame.time for frame in shown] == pytest.approx([k / 10 for k in range(40)])
+    assert [frame.key_frame for frame in shown] == [k % QUALITIES[name].gop == 0 for k in range(40)]
+
+
+def test_qualities_are_in_their_order() -> None:
+    frames = i420_frames(16, 96, 128)
+    sizes = {name: len(encoded(frames, quality=quality).data) for name, quality in QUALITIES.items()}
+    assert sizes["small"] < sizes["default"] < sizes["fine"]
+
+
+def test_the_packet_table_points_at_whole_pictures() -> None:
+    video = encoded(i420_frames(20))
+    table = video.packets
+    assert (table.codec, table.width, table.height, len(table)) == ("h264", 64, 48, 20)
+    assert table.seconds.tolist() == pytest.approx([k / 10 for k in range(20)])
+    assert table.end_seconds == pytest.approx(2.0)
+    assert np.flatnonzero(table.flags & KEY).tolist() == [0, 8, 16]
+    for offset, size in zip(table.offsets.tolist(), table.sizes.tolist(), strict=True):
+        # Every packet is a whole number of units, each with its length before it.
+        position = offset
+        while position < offset + size:
+            position += 4 + int.from_bytes(video.data[position : position + 4], "big")
+        assert position == offset + size
+
+
+def test_the_same_frames_give_the_same_bytes() -> None:
+    assert encoded(i420_frames(12)).data == encoded(i420_frames(12)).data
+
+
+@pytest.mark.parametrize("frame_rate", [5.0, 12.5, 29.97])
+def test_any_frame_rate_is_kept(frame_rate: float) -> None:
+    video = encoded(i420_frames(10), frame_rate=frame_rate)
+    assert video.packets.seconds.tolist() == pytest.approx([k / frame_rate for k in range(10)], abs=1e-4)
+
+
+def test_no_frames_are_no_video() -> None:
+    assert encode_i420(iter([]), frame_rate=10.0, quality=QUALITIES["default"]) is None
+
+
+@pytest.mark.parametrize(
+    ("frames", "values", "message"),
+    [
+        ([np.zeros((48, 64, 3), np.uint8)], {}, "must be uint8"),
+        ([np.zeros((72, 64), np.float32)], {}, "must be uint8"),
+        ([np.zeros((70, 64), np.uint8)], {}, "must be uint8"),
+        ([np.zeros((72, 63), np.uint8)], {}, "must be uint8"),
+        ([np.zeros((72, 64), np.uint8), np.zeros((72, 62), np.uint8)], {}, r"frame 1 is uint8 \(72, 62\), the first"),
+        ([np.zeros((72, 64), np.uint8)], {"frame_rate": 0.0}, "frame_rate"),
+    ],
+)
+def test_frames_that_are_no_i420_are_refused(
+    frames: list[npt.NDArray[np.uint8]], values: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        encoded(frames, **values)
+
+
+def test_an_unknown_preset_is_one_clear_line() -> None:
+    with pytest.raises(K700TextError, match="cannot encode 64x48 video with"):
+        encoded(i420_frames(2), quality=VideoQuality(preset="nope", crf=20, gop=8))
+
+
+@pytest.mark.parametrize("damage", [b"", b"no film", None])
+def test_damaged_bytes_do_not_decode_in_silence(damage: bytes | None) -> None:
+    data = encoded(i420_frames(20)).data if damage is None else damage
+    with pytest.raises(DecodeError, match="clip: "):
+        list(decode_i420(data[:-300], "clip"))
+
+
+ENCODES = """
+import hashlib, sys, tempfile
+from pathlib import Path
+import numpy as np
+from tests.k700_text.test_encode import encoded, i420_frames
+from k700_text.media.encode import QUALITIES, encode_clip
+digest = hashlib.sha256()
+for name in QUALITIES:
+    digest.update(encoded(i420_frames(20, 224, 298), quality=QUALITIES[name]).data)
+with tempfile.TemporaryDirectory() as folder:
+    frames = [np.repeat(frame[:160, :212, None], 3, axis=2) for frame in i420_frames(20, 224, 298)]
+    encode_clip(Path(folder) / "a.mp4", frames, frame_rate=10.0)
+    digest.update((Path(folder) / "a.mp4").read_bytes())
+print(digest.hexdigest())
+"""
+
+
+def test_bytes_do_not_depend_on_what_lay_in_memory_before() -> None:
+    root = Path(__file__).resolve().parents[2]
+    digests = set()
+    # The C library fills memory with this byte before it is handed out (glibc; elsewhere it does nothing).
+    for filling in ("0", "85", "170"):
+        environment = {**os.environ, "MALLOC_PERTURB_": filling}
+        command = [sys.executable, "-c", ENCODES]
+        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=True)
+        digests.add(done.stdout)
+    assert len(digests) == 1
