@@ -1,35 +1,36 @@
-"""KineticsAVT: samples of video, audio and title from a manifest and a folder of clips."""
+"""KineticsAVT: samples of video, audio and title from a manifest and its clips."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
+import os
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from torch.utils.data import Dataset
 
 from k700_text.config import AudioConfig, TextConfig, VideoConfig
+from k700_text.data.clips import Clips, clip_source
 from k700_text.data.reader import SampleReader
+from k700_text.data.row_cache import open_rows
+from k700_text.data.rows import RowQuery
 from k700_text.data.sample import Sample
-from k700_text.data.store import SharedRows
+from k700_text.data.sampler import Address
+from k700_text.data.store import RunNotes
 from k700_text.data.text import TitleTokenizer
 from k700_text.data.video import View
 from k700_text.errors import DecodeError, ManifestError
-from k700_text.media.files import index_clips
 from k700_text.media.levels import SILENCE_DBFS
 from k700_text.records import Split
-from k700_text.schema import MANIFEST_SCHEMA, read_table
 
-MODALITIES = ("video", "audio", "text")
-_COLUMNS = ("clip_id", "label", "title", "has_video", "has_audio")
 _DEFAULT_FAILURE_SHARE = 0.1
 _DEFAULT_FAILURE_FLOOR = 10
 _NUM_FAILURES_SHOWN = 5
 
-Clips = str | Path | Mapping[str, str | Path]
+Transform = Callable[[Sample, np.random.Generator | None], Sample]
+"""Changes a sample. The generator is the sample's own (training) or None (fixed views); it is pickled to workers."""
 
 
 class KineticsAVT(Dataset[Sample]):
@@ -37,25 +38,34 @@ class KineticsAVT(Dataset[Sample]):
 
     ``dataset[(epoch, index)]`` is the same clip cut as in that epoch, which is what ``StepSampler`` asks for. Samples
     depend on (seed, epoch, index) alone, not on the number of workers. With ``train=False`` every cut is fixed, and
-    index ``i * num_views + v`` is view ``v`` of clip ``i``.
+    index ``(i * num_views + t) * num_spatial_views + s`` is window ``t`` and square ``s`` of clip ``i``.
+
+    Clips come in the order of the manifests, those of prepared shards in the order of the shards. Which rows there are
+    is worked out once and kept beside the first manifest, in ``{manifest}.cache/`` (or the user's cache folder), until
+    a manifest or the clips change; a process holds none of it in its memory.
 
     A clip that does not decode gives a sample whose flags are False; it is counted (``failures``) and never replaced
-    by another clip.
+    by another clip. A shard that is missing, cut short or out of reach stops reading with a ``StorageError``: all the
+    clips in it are gone.
 
     Args:
         manifest: Parquet file of ``k700-text manifest``, or several.
         clips: folder of clip files (``{clip_id}.mp4``, ``{clip_id}_suffix.mp4`` or ``{youtube_id}.mp4`` holding just
-            the clip; any depth), or a mapping from clip id to file.
+            the clip; any depth), folder or URL of shards of ``k700-text prepare``, or a mapping from clip id to file.
         split: train, val or test; None serves all.
         tokenizer: a ``TitleTokenizer`` or its file; without one no sample has text.
         train: random window, crop, mirror and noise; False cuts deterministic views.
         seed: of the randomness; not negative.
         require: modalities that a row must not be known to lack (has_video, has_audio, has_text of the manifest, and
-            a clip file for video and audio). Rows that lack them are left out and counted in ``dropped``.
-        video: how frames are cut.
+            a clip for video and audio). Rows that lack them are left out and counted in ``dropped``.
+        video: how frames are cut, and their pixel format.
         audio: how the log-mel is made.
         text: length of the tokens and the size of tokenizer that fits.
+        packets: packet index of the folder of clip files; decodes the same frames in about half the time. Files that
+            are not in it, or changed since, are read without it and counted (``plain_reads``).
         num_views: windows per clip for evaluation, spread evenly over the clip.
+        num_spatial_views: squares per window for evaluation, spread evenly along the longer side.
+        transform: called with every sample and its generator; what it returns is the sample.
         max_failures: clips that may fail to decode before reading stops with an error; None is a tenth of them, and
             no less than 10.
         on_error: ``mask`` as described; ``raise`` makes every clip that does not decode a DecodeError.
@@ -66,33 +76,41 @@ class KineticsAVT(Dataset[Sample]):
 
     Raises:
         ManifestError: no row is left, or the manifest cannot be read.
-        UsageError: the folder of clips does not exist.
+        UsageError: the folder of clips does not exist, or ``packets`` is not for it.
+        ConfigError: the shards hold audio of another kind than ``audio`` asks for.
+        StorageError: the shards or the packet index are missing or damaged.
         TokenizerError: the tokenizer is missing, not ours or too large.
         ValueError: an argument is out of range.
     """
 
     def __init__(
         self,
-        manifest: str | Path | Sequence[str | Path],
+        manifest: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         clips: Clips,
         *,
         split: str | Split | None = None,
-        tokenizer: str | Path | TitleTokenizer | None = None,
+        tokenizer: str | os.PathLike[str] | TitleTokenizer | None = None,
         train: bool = True,
         seed: int = 0,
         require: Collection[str] = ("video",),
         video: VideoConfig | None = None,
         audio: AudioConfig | None = None,
         text: TextConfig | None = None,
+        packets: str | os.PathLike[str] | None = None,
         num_views: int = 1,
+        num_spatial_views: int = 1,
+        transform: Transform | None = None,
         max_failures: int | None = None,
         on_error: str = "mask",
         silence_dbfs: float = SILENCE_DBFS,
     ) -> None:
-        _check_arguments(require, tokenizer, train, seed, num_views, max_failures, on_error)
+        query = RowQuery.of(manifest, split, require)
+        if "text" in require and tokenizer is None:
+            raise ValueError("require holds 'text': give a tokenizer (k700-text tokenizer makes one)")
+        _check_arguments(train, seed, num_views, num_spatial_views, max_failures, on_error)
         text = text or TextConfig()
         if tokenizer is not None and not isinstance(tokenizer, TitleTokenizer):
-            tokenizer = TitleTokenizer(tokenizer, max_vocab_size=text.vocab_size)
+            tokenizer = TitleTokenizer(os.fspath(tokenizer), max_vocab_size=text.vocab_size)
         self._reader = SampleReader(
             video=video or VideoConfig(),
             audio=audio or AudioConfig(),
@@ -100,53 +118,75 @@ class KineticsAVT(Dataset[Sample]):
             tokenizer=tokenizer,
             silence_dbfs=silence_dbfs,
         )
-        table, self.dropped = _served_rows(_read_manifests(manifest, split), clips, require)
-        if not len(table):
-            reasons = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items())
-            where = "the clips given" if isinstance(clips, Mapping) else f"{clips} (files named after their clip_id)"
-            raise ManifestError(
-                f"no clip to serve from {_names(manifest)} with {where}: "
-                f"{reasons or f'no row of split {split}' if split else reasons or 'the manifest has no rows'}"
-            )
-        self._rows = SharedRows(table)
+        self._source = clip_source(clips, packets, self._reader.audio)
+        self._rows = open_rows(query, self._source)
+        self.dropped: dict[str, int] = self._rows.about["dropped"]
+        if not len(self._rows):
+            raise ManifestError(_nothing_to_serve(query, self._source.name, self.dropped))
+        self._notes = RunNotes(len(self._rows))
         self.train = train
         self.seed = seed
         self.num_views = num_views
-        self._needs_video = "video" in require
+        self.num_spatial_views = num_spatial_views
+        self._transform = transform
+        self._needs_video = "video" in query.require
         self._on_error = on_error
-        share = math.ceil(_DEFAULT_FAILURE_SHARE * len(table))
+        share = math.ceil(_DEFAULT_FAILURE_SHARE * len(self._rows))
         self._max_failures = max(_DEFAULT_FAILURE_FLOOR, share) if max_failures is None else max_failures
         self._epoch = 0
 
     def __len__(self) -> int:
-        return len(self._rows) * self.num_views
+        return len(self._rows) * self.num_views * self.num_spatial_views
 
-    def __getitem__(self, index: int | tuple[int, int]) -> Sample:
+    def __getitem__(self, index: int | Address) -> Sample:
         epoch, position = index if isinstance(index, tuple) else (self._epoch, index)
         position = position + len(self) if position < 0 else position
         if not 0 <= position < len(self):
             raise IndexError(f"index {index} is outside 0..{len(self) - 1}")
-        row_index, view_index = divmod(position, self.num_views)
+        clip_view, spatial_index = divmod(position, self.num_spatial_views)
+        row_index, temporal_index = divmod(clip_view, self.num_views)
         row = self._rows.row(row_index)
+        rng = np.random.default_rng([self.seed, epoch, position]) if self.train else None
+        note_plain_read = partial(self._notes.note_plain_read, row_index)
         sample, problems = self._reader.read(
-            row["path"],
-            clip_id=row["clip_id"],
-            label=row["label"],
-            title=row["title"],
-            rng=np.random.default_rng([self.seed, epoch, position]) if self.train else None,
-            view=View(temporal_index=view_index, num_temporal=self.num_views),
-            wants_video=row["has_video"] is not False,
-            wants_audio=row["has_audio"] is not False,
+            None if row.place is None else partial(self._source.open, row.place, note_plain_read),
+            clip_id=row.clip_id,
+            label=row.label,
+            title=row.title,
+            rng=rng,
+            view=View(
+                temporal_index=temporal_index,
+                num_temporal=self.num_views,
+                spatial_index=spatial_index,
+                num_spatial=self.num_spatial_views,
+            ),
+            wants_video=row.has_video is not False,
+            wants_audio=row.has_audio is not False,
         )
         if not problems and self._needs_video and not sample.has_video:
-            problems = (DecodeError(f"{row['path']}: no video stream", path=str(row["path"])),)
+            name = row.place if isinstance(row.place, str) else row.clip_id
+            problems = (DecodeError(f"{name}: no video stream", path=name),)
         if problems:
-            self._take_failure(row["clip_id"], problems)
-        return sample
+            self._take_failure(row_index, row.clip_id, problems)
+        return sample if self._transform is None else self._transform(sample, rng)
+
+    def __getitems__(self, indexes: Sequence[int | Address]) -> list[Sample]:
+        """Returns several samples; what a DataLoader calls for a batch."""
+        return [self[index] for index in indexes]
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the epoch of plain indexes; running workers keep theirs (``StepSampler`` carries it in the index)."""
         self._epoch = epoch
+
+    @property
+    def video(self) -> VideoConfig:
+        """How frames are cut."""
+        return self._reader.video
+
+    @property
+    def num_clips(self) -> int:
+        """Number of clips, however many views each has."""
+        return len(self._rows)
 
     @property
     def num_dropped(self) -> int:
@@ -156,34 +196,46 @@ class KineticsAVT(Dataset[Sample]):
     @property
     def num_with(self) -> dict[str, int]:
         """Number of clips that are not known to lack video, audio or text, by modality."""
-        may_have = {
-            "video": [flag is not False for flag in self._rows.column("has_video")],
-            "audio": [flag is not False for flag in self._rows.column("has_audio")],
-            "text": [self._reader.reads_text(title) for title in self._rows.column("title")],
-        }
-        return {modality: sum(flags) for modality, flags in may_have.items()}
+        counts = {name: self._num_not_false(f"has_{name}") for name in ("video", "audio")}
+        return {**counts, "text": self._num_titles() if self._reader.tokenizer is not None else 0}
 
     @property
     def failures(self) -> dict[str, str]:
         """Why clips did not decode, by clip id, as met so far by this process and its workers."""
-        return self._rows.failures()
+        return self._notes.failures()
+
+    @property
+    def plain_reads(self) -> dict[str, int]:
+        """Number of clips that were read without their packet table so far, by reason; empty without ``packets``."""
+        return self._notes.plain_reads()
 
     @property
     def clip_ids(self) -> list[str]:
         """Clip ids in the order of the indexes (one per clip, not per view)."""
-        return self._rows.column("clip_id")
+        ids: list[str] = self._rows.column("clip_id").to_pylist()
+        return ids
 
     @property
     def labels(self) -> list[str | None]:
         """Labels in the order of the indexes (one per clip, not per view)."""
-        return self._rows.column("label")
+        labels: list[str | None] = self._rows.column("label").to_pylist()
+        return labels
 
-    def _take_failure(self, clip_id: str, problems: tuple[DecodeError, ...]) -> None:
+    def _num_not_false(self, column: str) -> int:
+        return sum(len(chunk) - chunk.false_count for chunk in self._rows.column(column).chunks)
+
+    def _num_titles(self) -> int:
+        """Returns the number of titles that ``SampleReader.reads_text``: Arrow's own idea of a blank is another."""
+        blanks = "".join(filter(str.isspace, map(chr, range(_LAST_BLANK + 1))))
+        lengths = pc.binary_length(pc.utf8_trim(self._rows.column("title"), characters=blanks))
+        return int(pc.sum(pc.greater(lengths, 0)).as_py() or 0)
+
+    def _take_failure(self, row_index: int, clip_id: str, problems: tuple[DecodeError, ...]) -> None:
         if self._on_error == "raise":
             raise problems[0]
-        num_failures = self._rows.note_failure(clip_id, "; ".join(map(str, problems)))
+        num_failures = self._notes.note_failure(row_index, clip_id, "; ".join(map(str, problems)))
         if num_failures > self._max_failures:
-            failures = list(self._rows.failures().values())
+            failures = list(self._notes.failures().values())
             shown = "; ".join(failures[:_NUM_FAILURES_SHOWN])
             more = f"; and {len(failures) - _NUM_FAILURES_SHOWN} more" if len(failures) > _NUM_FAILURES_SHOWN else ""
             raise DecodeError(
@@ -193,72 +245,26 @@ class KineticsAVT(Dataset[Sample]):
             )
 
 
+_LAST_BLANK = 0x3000
+"""The last character that ``str.isspace`` knows."""
+
+
 def _check_arguments(
-    require: Collection[str],
-    tokenizer: object,
-    train: bool,
-    seed: int,
-    num_views: int,
-    max_failures: int | None,
-    on_error: str,
+    train: bool, seed: int, num_views: int, num_spatial_views: int, max_failures: int | None, on_error: str
 ) -> None:
-    if isinstance(require, str) or not set(require) <= set(MODALITIES):
-        raise ValueError(f"require must be a collection of {', '.join(MODALITIES)}, got {require!r}")
-    if "text" in require and tokenizer is None:
-        raise ValueError("require holds 'text': give a tokenizer (k700-text tokenizer makes one)")
     if seed < 0:
         raise ValueError(f"seed must not be negative, got {seed}")
-    if num_views < 1 or (train and num_views != 1):
-        raise ValueError(f"num_views must be at least 1, and 1 in training, got {num_views}")
+    for name, count in (("num_views", num_views), ("num_spatial_views", num_spatial_views)):
+        if count < 1 or (train and count != 1):
+            raise ValueError(f"{name} must be at least 1, and 1 in training, got {count}")
     if max_failures is not None and max_failures < 0:
         raise ValueError(f"max_failures must not be negative, got {max_failures}")
     if on_error not in ("mask", "raise"):
         raise ValueError(f"on_error must be 'mask' or 'raise', got {on_error!r}")
 
 
-def _names(manifest: str | Path | Sequence[str | Path]) -> str:
-    return str(manifest) if isinstance(manifest, str | Path) else ", ".join(map(str, manifest))
-
-
-def _read_manifests(manifest: str | Path | Sequence[str | Path], split: str | Split | None) -> pa.Table:
-    paths = [manifest] if isinstance(manifest, str | Path) else list(manifest)
-    if not paths:
-        raise ValueError("give at least one manifest")
-    columns = [*_COLUMNS, "has_text", "split"]
-    table = pa.concat_tables([read_table(path, MANIFEST_SCHEMA, columns) for path in paths])
-    if split is None:
-        return table
-    wanted = Split.parse(split) if not isinstance(split, Split) else split
-    return table.filter(pc.equal(table["split"], wanted.value))
-
-
-def _served_rows(table: pa.Table, clips: Clips, require: Collection[str]) -> tuple[pa.Table, dict[str, int]]:
-    """Returns the rows that can be served, with their file in column ``path``, and the number of others by reason."""
-    table = table.append_column("path", _find_files(table["clip_id"], clips))
-    masks: list[tuple[str, pa.ChunkedArray]] = []
-    if "video" in require or "audio" in require:
-        masks.append(("without a clip file", pc.is_valid(table["path"])))
-    if "video" in require:
-        masks.append(("known to have no video", pc.fill_null(table["has_video"], True)))
-    if "audio" in require:
-        masks.append(("known to have no audio", pc.fill_null(table["has_audio"], True)))
-    if "text" in require:
-        masks.append(("without a title", table["has_text"]))
-    dropped: dict[str, int] = {}
-    kept = pa.chunked_array([pa.array(np.ones(len(table), dtype=bool))])
-    for reason, mask in masks:
-        still_kept = pc.and_(kept, mask)
-        count = pc.sum(kept).as_py() - pc.sum(still_kept).as_py() if len(table) else 0
-        if count:
-            dropped[reason] = count
-        kept = still_kept
-    return table.filter(kept).select([*_COLUMNS, "path"]), dropped
-
-
-def _find_files(clip_ids: pa.ChunkedArray, clips: Clips) -> pa.Array:
-    if isinstance(clips, Mapping):
-        found = (clips.get(clip_id) for clip_id in clip_ids.to_pylist())
-        return pa.array([None if path is None else str(path) for path in found], pa.large_string())
-    index = index_clips(clips)
-    root, separator = (pa.scalar(text, pa.large_string()) for text in (str(index.root), "/"))
-    return pc.binary_join_element_wise(root, index.find(clip_ids), separator)
+def _nothing_to_serve(query: RowQuery, clips: str, dropped: dict[str, int]) -> str:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
+    if not reasons:
+        reasons = f"no row of split {query.split}" if query.split else "the manifest has no rows"
+    return f"no clip to serve from {', '.join(query.manifests)} with {clips}: {reasons}"

@@ -1,7 +1,9 @@
-"""From one clip file and its title to one Sample."""
+"""From one open clip and its title to one Sample."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,21 +12,23 @@ import torch
 from torch import Tensor
 
 from k700_text.config import AudioConfig, TextConfig, VideoConfig
-from k700_text.data.audio import log_mel, silent_log_mel, with_noise
+from k700_text.data.audio import log_mel_tensor, silent_log_mel
 from k700_text.data.sample import Sample
 from k700_text.data.text import TitleTokenizer
-from k700_text.data.video import Placement, View, cut_frames
-from k700_text.errors import DecodeError
-from k700_text.media.clip import DEFAULT_LIMITS, DecodeLimits, FrameArray, Waveform
+from k700_text.data.video import Placement, View
+from k700_text.errors import DecodeError, StorageError
+from k700_text.media.clip import DEFAULT_LIMITS, DecodeLimits, FrameArray, OpenClip
 from k700_text.media.decode import ClipReader
-from k700_text.media.levels import SILENCE_DBFS, from_dbfs, rms
+from k700_text.media.levels import SILENCE_DBFS, from_dbfs
+from k700_text.media.log_mel import FloatArray
 
-_MAX_CLIP_AUDIO_SECONDS = 60.0
+Opener = Callable[[], OpenClip]
+"""Opens a clip when it is called; a DecodeError it raises is a failure of that clip."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleReader:
-    """Reads samples from clip files; small to pickle, holds no open file.
+    """Reads samples from clips; small to pickle, holds no open file.
 
     Attributes:
         video: how frames are cut.
@@ -32,7 +36,7 @@ class SampleReader:
         text: how long a sample's tokens are.
         tokenizer: without one, samples have no text.
         silence_dbfs: an audio window below this level (RMS) is absent audio.
-        limits: what reading one file may cost.
+        limits: what reading one file may cost, for clips given as a path.
     """
 
     video: VideoConfig = field(default_factory=VideoConfig)
@@ -44,7 +48,7 @@ class SampleReader:
 
     def read(
         self,
-        path: str | Path | None,
+        clip: Opener | str | Path | None,
         *,
         clip_id: str,
         label: str | None = None,
@@ -59,7 +63,7 @@ class SampleReader:
         A stream that is not there, or is silent, is no failure: its flag is False, that is all.
 
         Args:
-            path: the clip file; None for a clip that has none.
+            clip: what opens the clip, or its file; None for a clip that has none. It is closed afterwards.
             clip_id: goes into the sample.
             label: goes into the sample.
             title: its text; None or blank is no text.
@@ -67,23 +71,24 @@ class SampleReader:
             view: the deterministic cut (evaluation); the centre when None.
             wants_video: False leaves the frames out.
             wants_audio: False leaves the audio out.
+
+        Raises:
+            StorageError: the shard that holds the clip is missing, cut short or out of reach.
         """
         placement = Placement.random(rng, self.video) if rng is not None else (view or View()).placement()
-        frames, waveform, problems = self._decode(path, placement, wants_video, wants_audio)
-        has_audio = waveform is not None and rms(waveform) >= from_dbfs(self.silence_dbfs)
-        if waveform is not None and has_audio:
-            mel = log_mel(waveform, self.audio)
-            mel = with_noise(mel, rng, self.audio) if rng is not None else mel
-        else:
-            mel = silent_log_mel(self.audio)
+        frames: FrameArray | None = None
+        mel: FloatArray | None = None
+        problems: tuple[DecodeError, ...] = ()
+        if clip is not None and (wants_video or wants_audio):
+            frames, mel, problems = self._decode(self._opener(clip), placement, wants_video, wants_audio)
         token_ids, text_mask = self._encode(title)
         sample = Sample(
-            video=self._no_frames() if frames is None else cut_frames(frames, placement, self.video),
-            log_mel=mel,
+            video=self._no_frames() if frames is None else torch.from_numpy(frames),
+            log_mel=silent_log_mel(self.audio) if mel is None else log_mel_tensor(mel, rng, self.audio),
             token_ids=token_ids,
             text_mask=text_mask,
             has_video=frames is not None,
-            has_audio=has_audio,
+            has_audio=mel is not None,
             has_text=bool(text_mask.any()),
             clip_id=clip_id,
             label=label,
@@ -92,7 +97,7 @@ class SampleReader:
 
     def read_strict(
         self,
-        path: str | Path,
+        clip: Opener | str | Path,
         *,
         clip_id: str,
         label: str | None = None,
@@ -107,65 +112,74 @@ class SampleReader:
             DecodeError: the file or one of its streams does not decode, or it has no video.
         """
         sample, problems = self.read(
-            path, clip_id=clip_id, label=label, title=title, rng=rng, view=view, wants_audio=wants_audio
+            clip, clip_id=clip_id, label=label, title=title, rng=rng, view=view, wants_audio=wants_audio
         )
         if problems:
             raise problems[0]
         if not sample.has_video:
-            raise DecodeError(f"{path}: no video stream", path=str(path))
+            name = str(clip) if isinstance(clip, str | Path) else clip_id
+            raise DecodeError(f"{name}: no video stream", path=name)
         return sample
 
     def reads_text(self, title: str | None) -> bool:
         """Returns whether a sample of this title has text: there is a tokenizer, and the title is not blank."""
         return self.tokenizer is not None and title is not None and bool(title.strip())
 
+    def _opener(self, clip: Opener | str | Path) -> Opener:
+        if not isinstance(clip, str | Path):
+            return clip
+        return lambda: ClipReader(clip, limits=self.limits)
+
     def _decode(
-        self, path: str | Path | None, placement: Placement, wants_video: bool, wants_audio: bool
-    ) -> tuple[FrameArray | None, Waveform | None, tuple[DecodeError, ...]]:
-        if path is None or not (wants_video or wants_audio):
-            return None, None, ()
+        self, opener: Opener, placement: Placement, wants_video: bool, wants_audio: bool
+    ) -> tuple[FrameArray | None, FloatArray | None, tuple[DecodeError, ...]]:
+        """Returns the frames and the log-mel, None for what is absent, silent or does not decode, and the reasons."""
         frames: FrameArray | None = None
-        waveform: Waveform | None = None
+        mel: FloatArray | None = None
         problems: list[DecodeError] = []
         try:
-            with ClipReader(path, limits=self.limits) as reader:
+            with closing(opener()) as clip:
                 start_seconds = 0.0
                 try:
-                    start_seconds = self._start_seconds(reader, placement)
-                    if wants_video and reader.info.has_video_stream:
-                        frames, start_seconds = self._read_frames(reader, placement, start_seconds)
+                    start_seconds = self._start_seconds(clip, placement)
+                    if wants_video and clip.has_video:
+                        frames, start_seconds = self._read_frames(clip, placement, start_seconds)
+                except StorageError:
+                    raise
                 except DecodeError as error:
                     problems.append(error)
-                if wants_audio and reader.info.has_audio_stream:
-                    waveform = self._read_audio(reader, start_seconds)
+                if wants_audio and clip.has_audio:
+                    mel = self._read_log_mel(clip, start_seconds)
+        except StorageError:  # says nothing about this clip: others of the shard are gone with it
+            raise
         except DecodeError as error:
             problems.append(error)
-        return frames, waveform, tuple(problems)
+        return frames, mel, tuple(problems)
 
-    def _start_seconds(self, reader: ClipReader, placement: Placement) -> float:
-        has_video = reader.info.has_video_stream
-        duration = reader.video_seconds() if has_video else reader.info.audio_duration_seconds
-        return placement.start_seconds(duration or 0.0, self.video)
+    def _start_seconds(self, clip: OpenClip, placement: Placement) -> float:
+        duration = clip.video_seconds() if clip.has_video else clip.audio_seconds()
+        return placement.start_seconds(duration or 0.0, self.video, clip.frame_grid_seconds)
 
-    def _read_frames(self, reader: ClipReader, placement: Placement, start_seconds: float) -> tuple[FrameArray, float]:
+    def _read_frames(self, clip: OpenClip, placement: Placement, start_seconds: float) -> tuple[FrameArray, float]:
         """Returns the frames and where their window really starts."""
-        frames = reader.read_frames(start_seconds, self.video.num_frames, self.video.frame_rate)
-        end_seconds = reader.video_end_seconds
+        window, cut = (self.video.num_frames, self.video.frame_rate), placement.cut(self.video)
+        frames = clip.read_cut(start_seconds, *window, cut)
+        end_seconds = clip.video_end_seconds
         if end_seconds is None or start_seconds + self.video.window_seconds <= end_seconds + 1 / self.video.frame_rate:
             return frames, start_seconds
         # The file says it is longer than it is: the window is placed again, in what there is.
-        placed_again = placement.start_seconds(end_seconds, self.video)
+        placed_again = placement.start_seconds(end_seconds, self.video, clip.frame_grid_seconds)
         if placed_again >= start_seconds:
             return frames, start_seconds
-        return reader.read_frames(placed_again, self.video.num_frames, self.video.frame_rate), placed_again
+        return clip.read_cut(placed_again, *window, cut), placed_again
 
-    def _read_audio(self, reader: ClipReader, video_start_seconds: float) -> Waveform:
+    def _read_log_mel(self, clip: OpenClip, video_start_seconds: float) -> FloatArray | None:
         if self.audio.window == "clip":
-            declared = reader.info.audio_duration_seconds or self.audio.window_seconds
-            return reader.read_audio(0.0, min(declared, _MAX_CLIP_AUDIO_SECONDS), self.audio.sample_rate)
-        middle = video_start_seconds + self.video.window_seconds / 2
-        start_seconds = middle - self.audio.window_seconds / 2
-        return reader.read_audio(start_seconds, self.audio.window_seconds, self.audio.sample_rate)
+            mel, level = clip.read_log_mel(None, self.audio)
+        else:
+            middle = video_start_seconds + self.video.window_seconds / 2
+            mel, level = clip.read_log_mel(middle - self.audio.window_seconds / 2, self.audio)
+        return mel if level >= from_dbfs(self.silence_dbfs) else None
 
     def _encode(self, title: str | None) -> tuple[Tensor, Tensor]:
         if self.tokenizer is None or title is None or not self.reads_text(title):
@@ -174,5 +188,5 @@ class SampleReader:
         return self.tokenizer.encode(title, self.text)
 
     def _no_frames(self) -> Tensor:
-        size = self.video.size
-        return torch.zeros(self.video.num_frames, size, size, 3, dtype=torch.uint8)
+        shape = View().placement().cut(self.video).shape
+        return torch.zeros(self.video.num_frames, *shape, dtype=torch.uint8)

@@ -1,6 +1,8 @@
 """Sample, Batch and collate: what the loader gives and the model takes.
 
-Axes: B batch, T frames, H height, W width, C colour, M mel bands, F mel frames, S tokens.
+Axes: B batch, T frames, H height, W width, C colour, M mel bands, F mel frames, S tokens. Frames are RGB with channels
+last, (T, H, W, C), or, with ``VideoConfig(pixel_format="yuv420p")``, planes below each other, (T, H * 3 / 2, W): see
+``media.clip.PixelFormat``.
 """
 
 from __future__ import annotations
@@ -10,6 +12,9 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
+
+from k700_text.media.clip import PixelFormat
 
 _TensorFunction = Callable[[Tensor], Tensor]
 
@@ -30,7 +35,7 @@ class Sample:
     """One clip with its three modalities; a modality that is absent is zeros and its flag is False.
 
     Attributes:
-        video: uint8 (T, H, W, C), RGB, channels last; (16, 224, 224, 3) by default.
+        video: uint8, RGB (T, H, W, C), (16, 224, 224, 3) by default; or YUV 4:2:0 (T, H * 3 / 2, W), (16, 336, 224).
         log_mel: float32 (M, F), natural log of mel power; (80, 256) by default.
         token_ids: int64 (S,), padded with the tokenizer's pad id; (128,) by default.
         text_mask: bool (S,), True where a token stands; all False without a title.
@@ -52,7 +57,7 @@ class Sample:
     label: str | None
 
     def __post_init__(self) -> None:
-        _check("video", self.video, torch.uint8, 4)
+        _check_video(self.video)
         _check("log_mel", self.log_mel, torch.float32, 2)
         _check("token_ids", self.token_ids, torch.int64, 1)
         _check("text_mask", self.text_mask, torch.bool, 1)
@@ -62,13 +67,18 @@ class Sample:
     def __repr__(self) -> str:
         return _repr(self)
 
+    @property
+    def pixel_format(self) -> PixelFormat:
+        """How ``video`` is laid out."""
+        return PixelFormat.RGB24 if self.video.ndim == 4 else PixelFormat.YUV420P
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Batch:
     """B samples stacked; the fields of Sample with a leading B.
 
     Attributes:
-        video: uint8 (B, T, H, W, C).
+        video: uint8 (B, T, H, W, C), or (B, T, H * 3 / 2, W).
         log_mel: float32 (B, M, F).
         token_ids: int64 (B, S).
         text_mask: bool (B, S).
@@ -100,6 +110,11 @@ class Batch:
     def __repr__(self) -> str:
         return _repr(self)
 
+    @property
+    def pixel_format(self) -> PixelFormat:
+        """How ``video`` is laid out."""
+        return PixelFormat.RGB24 if self.video.ndim == 5 else PixelFormat.YUV420P
+
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """Returns the batch with its tensors on the device."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
@@ -107,6 +122,10 @@ class Batch:
     def pin_memory(self) -> Batch:
         """Returns the batch in page-locked memory; DataLoader calls this when ``pin_memory=True``."""
         return self._map(lambda tensor: tensor.pin_memory())
+
+    def clone(self) -> Batch:
+        """Returns a copy with memory of its own."""
+        return self._map(lambda tensor: tensor.clone())
 
     def _map(self, function: _TensorFunction) -> Batch:
         return replace(
@@ -124,16 +143,18 @@ class Batch:
 def collate(samples: Sequence[Sample]) -> Batch:
     """Stacks samples into a Batch; every sample must have the same shapes.
 
+    In a worker of a DataLoader it stacks straight into the memory that the worker hands over.
+
     Raises:
-        ValueError: there are no samples.
+        ValueError: there are no samples, or their shapes differ.
     """
     if not samples:
         raise ValueError("collate needs at least one sample")
     return Batch(
-        video=torch.stack([sample.video for sample in samples]),
-        log_mel=torch.stack([sample.log_mel for sample in samples]),
-        token_ids=torch.stack([sample.token_ids for sample in samples]),
-        text_mask=torch.stack([sample.text_mask for sample in samples]),
+        video=_stacked("video", samples),
+        log_mel=_stacked("log_mel", samples),
+        token_ids=_stacked("token_ids", samples),
+        text_mask=_stacked("text_mask", samples),
         has_video=torch.tensor([sample.has_video for sample in samples]),
         has_audio=torch.tensor([sample.has_audio for sample in samples]),
         has_text=torch.tensor([sample.has_text for sample in samples]),
@@ -142,6 +163,22 @@ def collate(samples: Sequence[Sample]) -> Batch:
     )
 
 
+def _stacked(name: str, samples: Sequence[Sample]) -> Tensor:
+    tensors: list[Tensor] = [getattr(sample, name) for sample in samples]
+    shapes = sorted({tuple(tensor.shape) for tensor in tensors})
+    if len(shapes) != 1:
+        raise ValueError(f"{name} must have one shape in all samples of a batch, got {', '.join(map(str, shapes))}")
+    stacked: Tensor = default_collate(tensors)
+    return stacked
+
+
 def _check(name: str, tensor: Tensor, dtype: torch.dtype, num_dims: int) -> None:
     if tensor.dtype != dtype or tensor.ndim != num_dims:
         raise ValueError(f"{name} must be {dtype} of {num_dims} dimensions, got {_show(tensor)}")
+
+
+def _check_video(video: Tensor) -> None:
+    is_rgb = video.ndim == 4 and video.shape[3] == 3
+    is_yuv = video.ndim == 3 and video.shape[1] * 2 == video.shape[2] * 3
+    if video.dtype != torch.uint8 or not (is_rgb or is_yuv):
+        raise ValueError(f"video must be torch.uint8 (T, H, W, 3) or (T, H * 3 / 2, W), got {_show(video)}")

@@ -1,19 +1,16 @@
-"""From a clip's frames to the frames of a sample: which window, which square, mirrored or not. All in uint8.
-
-Axes: T frames, H height, W width, C colour.
-"""
+"""Which window of a clip a sample shows, which square of it, mirrored or not. The decoder does the cutting."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from k700_text.config import VideoConfig
-from k700_text.media.clip import FrameArray
+from k700_text.media.clip import Cut, PixelFormat
+
+_SAME_TICK = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,33 +63,30 @@ class Placement:
             is_mirrored=mirror < config.horizontal_flip,
         )
 
-    def start_seconds(self, duration_seconds: float, config: VideoConfig) -> float:
-        """Returns where the window starts in a clip of the given length; 0 if the clip is shorter than the window."""
-        return self.time * max(0.0, duration_seconds - config.window_seconds)
+    def start_seconds(self, duration_seconds: float, config: VideoConfig, grid_seconds: float | None = None) -> float:
+        """Returns where the window starts in a clip of the given length; 0 if the clip is shorter than the window.
 
+        Args:
+            duration_seconds: length of the clip.
+            config: length of the window.
+            grid_seconds: time between the frames of a prepared clip: the start goes down to one of them, so that the
+                window needs no frame before it. None leaves it where it is.
+        """
+        start_seconds = self.time * max(0.0, duration_seconds - config.window_seconds)
+        if grid_seconds is None:
+            return start_seconds
+        return math.floor(start_seconds / grid_seconds + _SAME_TICK) * grid_seconds
 
-def cut_frames(frames: FrameArray, placement: Placement, config: VideoConfig) -> Tensor:
-    """Returns the square of the placement, uint8 (T, size, size, C).
-
-    The same as scaling the short side to ``config.short_side`` and cropping, but the crop comes first: what is scaled
-    is never larger than the square, whatever shape the frames have.
-
-    Args:
-        frames: uint8 (T, H, W, C).
-        placement: where to cut.
-        config: size of the square.
-    """
-    height, width = frames.shape[1:3]
-    side = max(1, round(min(height, width) * config.size / config.short_side))
-    is_upright = height > width
-    top = round((placement.along_long_side if is_upright else placement.along_short_side) * (height - side))
-    left = round((placement.along_short_side if is_upright else placement.along_long_side) * (width - side))
-    square = torch.from_numpy(frames[:, top : top + side, left : left + side])
-    if side != config.size:
-        channels_first = square.permute(0, 3, 1, 2)
-        scaled = F.interpolate(channels_first, size=(config.size, config.size), mode="bilinear", antialias=True)
-        square = scaled.permute(0, 2, 3, 1)
-    return (square.flip(2) if placement.is_mirrored else square).contiguous()
+    def cut(self, config: VideoConfig) -> Cut:
+        """Returns the square to cut: as if the short side were scaled to ``config.short_side`` and cropped then."""
+        return Cut(
+            size=config.size,
+            share=config.size / config.short_side,
+            along_short_side=self.along_short_side,
+            along_long_side=self.along_long_side,
+            is_mirrored=self.is_mirrored,
+            pixel_format=PixelFormat(config.pixel_format),
+        )
 
 
 def _spread(index: int, count: int) -> float:

@@ -3,10 +3,13 @@ from __future__ import annotations
 import csv
 import gc
 import pickle
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import av
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -14,12 +17,24 @@ from torch.utils.data import DataLoader, Subset
 
 from k700_text import Batch, KineticsAVT, Sample, collate
 from k700_text.config import AudioConfig, TextConfig, VideoConfig
-from k700_text.data.audio import log_mel
 from k700_text.data.reader import SampleReader
 from k700_text.data.sampler import StepSampler
 from k700_text.data.text import train_tokenizer
-from k700_text.errors import DecodeError, ManifestError, SchemaMismatchError, TokenizerError, UsageError
-from k700_text.media.decode import ClipReader
+from k700_text.errors import (
+    ConfigError,
+    DecodeError,
+    ManifestError,
+    SchemaMismatchError,
+    StorageError,
+    TokenizerError,
+    UsageError,
+)
+from k700_text.media.decode import ClipReader, packets_of
+from k700_text.media.encode import encode_clip
+from k700_text.media.log_mel import log_mel
+from k700_text.media.packet_index import PacketRow, write_packet_index
+from k700_text.media.prepare import PrepareRun, run_plan
+from k700_text.media.shards import INDEX_FILE, PreparedSettings, ShardIndex, write_index
 from tests.k700_text.media_files import (
     FIGHT,
     SAMPLES,
@@ -116,9 +131,9 @@ def test_the_audio_window_lies_around_the_video_window(manifest: Path, clips: Pa
         whole = reader.read_audio(0.0, reader.info.audio_duration_seconds or 0.0, 16_000)
     # Another order of reading leaves the AAC decoder in another state: some bits differ where it is silent.
     aligned = make(manifest, clips)[0].log_mel
-    assert (aligned - log_mel(heard, AudioConfig())).abs().mean() < 0.01
+    assert np.abs(aligned.numpy() - log_mel(heard, AudioConfig())).mean() < 0.01
     spread = make(manifest, clips, audio=AudioConfig(window="clip"))[0].log_mel
-    assert (spread - log_mel(whole, AudioConfig())).abs().mean() < 0.01
+    assert np.abs(spread.numpy() - log_mel(whole, AudioConfig())).mean() < 0.01
     assert (spread - aligned).abs().mean() > 0.1
 
 
@@ -138,7 +153,7 @@ def test_absence_is_a_flag_with_zeros(manifest: Path, clips: Path, tokenizer: Pa
         assert sample.has_audio or not sample.log_mel.any()
         assert sample.has_text or not (sample.token_ids.any() or sample.text_mask.any())
     assert set(dataset.failures) == {clip_id_of(3), clip_id_of(4), clip_id_of(5)}
-    assert "Invalid data" in dataset.failures[clip_id_of(3)]
+    assert "no media file" in dataset.failures[clip_id_of(3)]
 
 
 def test_rows_that_lack_what_is_required_are_counted(manifest: Path, clips: Path, tokenizer: Path) -> None:
@@ -198,6 +213,97 @@ def test_views_cover_the_clip(manifest: Path, clips: Path) -> None:
     assert same(samples[1], make(manifest, clips)[0])
 
 
+def test_views_are_windows_times_squares(manifest: Path, clips: Path) -> None:
+    dataset = make(manifest, clips, num_views=2, num_spatial_views=3)
+    assert len(dataset) == 36 and dataset.num_clips == 6
+    samples = [dataset[index] for index in range(7)]
+    assert [frame_number(sample.video[0].numpy()) for sample in samples[:6]] == [0, 0, 0, 15, 15, 15]
+    assert [sample.clip_id for sample in samples] == [clip_id_of(0)] * 6 + [clip_id_of(1)]
+    assert same(samples[4], make(manifest, clips, num_views=2)[1])
+    assert dataset.clip_ids == make(manifest, clips).clip_ids
+
+
+def test_squares_lie_along_the_longer_side(tmp_path: Path) -> None:
+    # Gray grows to the right, so that a square tells by its mean where it is.
+    frames = [np.broadcast_to(np.linspace(20, 220, 128, dtype=np.uint8)[:, None], (48, 128, 3))] * 25
+    encode_clip(tmp_path / f"{clip_id_of(0)}.mp4", frames, frame_rate=25.0, audio=None, crf=10)
+    manifest = write_manifest(tmp_path / "m.parquet", ROWS[:1])
+    left, centre, right = (sample.video.float().mean() for sample in make(manifest, tmp_path, num_spatial_views=3))
+    assert left < centre - 40 and centre < right - 40 and centre == pytest.approx(120, abs=4)
+
+
+@pytest.mark.parametrize("pixel_format", ["rgb24", "yuv420p"])
+def test_the_pixel_format_is_that_of_the_settings(manifest: Path, clips: Path, pixel_format: str) -> None:
+    video = VideoConfig(size=32, short_side=36, pixel_format=pixel_format)
+    dataset = make(manifest, clips, video=video, require=())
+    shape = (16, 32, 32, 3) if pixel_format == "rgb24" else (16, 48, 32)
+    batch = collate([dataset[index] for index in range(len(dataset))])
+    assert batch.video.shape == (8, *shape) and batch.pixel_format == dataset.video.pixel_format == pixel_format
+    assert batch.has_video.tolist() == [True, True, True, False, False, True, False, False]
+    assert not batch.video[~batch.has_video].any()
+    gray = dataset[0].video.numpy()
+    if pixel_format == "yuv420p":
+        # Gray in limited range: its number is in the luma, its colours are nothing.
+        assert [round(((frame[:32].mean() - 16) * 255 / 219 - 8) / 4) for frame in gray[:4]] == [7, 10, 12, 15]
+        assert np.abs(gray[:, 32:].astype(int) - 128).max() <= 2
+    else:
+        assert [frame_number(frame) for frame in gray[:4]] == [7, 10, 12, 15]
+
+
+def negative(sample: Sample, rng: np.random.Generator | None) -> Sample:
+    """A transform, at the module's top so that it can be pickled."""
+    noise = 0 if rng is None else int(rng.integers(1, 100))
+    return replace(sample, video=255 - sample.video, label=f"{sample.label} {noise}")
+
+
+def test_a_transform_gets_the_sample_and_its_generator(manifest: Path, clips: Path) -> None:
+    plain, changed = make(manifest, clips)[0], make(manifest, clips, transform=negative)[0]
+    assert torch.equal(changed.video, 255 - plain.video) and changed.label == "riding a bike 0"
+    training = make(manifest, clips, train=True, transform=negative)
+    labels = [training[(epoch, 0)].label for epoch in (0, 0, 1, 2)]
+    assert labels[0] == labels[1] and len(set(labels)) == 3 and "riding a bike 0" not in labels
+    loader = DataLoader(training, batch_sampler=StepSampler(6, 2, num_steps=2), collate_fn=collate, num_workers=1)
+    here = [training[address] for batch in StepSampler(6, 2, num_steps=2) for address in batch]
+    assert [label for batch in loader for label in batch.label] == [sample.label for sample in here]
+
+
+def test_several_at_once_are_the_same(manifest: Path, clips: Path) -> None:
+    dataset = make(manifest, clips, train=True)
+    together = dataset.__getitems__([(1, 2), 0, (0, 5)])
+    assert all(same(one, dataset[index]) for one, index in zip(together, [(1, 2), 0, (0, 5)], strict=True))
+
+
+def test_clips_that_change_after_the_start_are_failures(manifest: Path, clips: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(clips, tmp_path / "clips"))
+    dataset = make(manifest, folder)
+    (folder / f"{clip_id_of(0)}.mp4").unlink()
+    path = folder / f"{clip_id_of(2)}.mp4"
+    path.write_bytes(path.read_bytes()[:2000])
+    assert flags(dataset[0]) == flags(dataset[2]) == (False, False, False)
+    assert "no such file" in dataset.failures[clip_id_of(0)] and clip_id_of(2) in dataset.failures[clip_id_of(2)]
+
+
+def test_packet_tables_change_nothing_but_the_speed(manifest: Path, clips: Path, tmp_path: Path) -> None:
+    index = tmp_path / "clips.packets"
+    files = [path for path in sorted(clips.rglob("*.m??")) if "manifest" not in path.name]
+    rows = []
+    for path in files[:-1]:
+        name, status = path.relative_to(clips).as_posix(), path.stat()
+        rows.append(
+            PacketRow(clip_file=name, file_bytes=status.st_size, mtime_ns=status.st_mtime_ns, packets=packets_of(path))
+        )
+    write_packet_index(index, rows)
+    plain, indexed = (make(manifest, clips, train=True, packets=each) for each in (None, index))
+    for number in range(len(plain)):
+        one, other = plain[(2, number)], indexed[(2, number)]
+        assert torch.equal(one.video, other.video) and flags(one) == flags(other)
+        assert (one.log_mel - other.log_mel).abs().mean() < 0.01
+    assert plain.failures.keys() == indexed.failures.keys() and not plain.plain_reads
+    # Three are no H.264 in MP4, one is not in the index.
+    assert sum(indexed.plain_reads.values()) >= 2 and "not in the packet index" in indexed.plain_reads
+    assert len(pickle.dumps(indexed)) < 5000
+
+
 @pytest.mark.parametrize(("context", "num_workers"), [("fork", 2), ("spawn", 1)])
 def test_workers_give_the_same_batches(
     manifest: Path, clips: Path, tokenizer: Path, context: str, num_workers: int
@@ -228,9 +334,15 @@ def test_it_pickles_small_and_works_afterwards(manifest: Path, clips: Path, toke
     copy = pickle.loads(pickled)
     assert same(copy[0], expected)
     del dataset
+    # The rows are kept beside the manifest; what is known of a mapping goes with the dataset.
+    assert same(pickle.loads(pickled)[0], expected)
+    brief = make(manifest, {clip_id_of(0): clips / f"{clip_id_of(0)}.mp4"})
+    pickled, copy = pickle.dumps(brief), pickle.loads(pickle.dumps(brief))
+    assert same(copy[0], make(manifest, clips)[0])
+    del brief
     with pytest.raises(ManifestError, match="make it again"):
-        pickle.loads(pickled)[0]
-    assert same(copy[0], expected)
+        pickle.loads(pickled)
+    assert copy[0].has_video
 
 
 def test_too_many_failures_stop_the_run_and_name_the_files(
@@ -317,6 +429,8 @@ class _Latest(np.random.Generator):
         ({"require": ("text",)}, "give a tokenizer"),
         ({"seed": -1}, "seed"),
         ({"num_views": 2, "train": True}, "num_views"),
+        ({"num_spatial_views": 3, "train": True}, "num_spatial_views"),
+        ({"num_spatial_views": 0}, "num_spatial_views"),
         ({"max_failures": -1}, "max_failures"),
         ({"on_error": "ignore"}, "on_error"),
         ({"split": "every"}, "unknown split"),
@@ -338,6 +452,107 @@ def test_bad_inputs_are_one_clear_line(manifest: Path, clips: Path, tokenizer: P
         make(manifest, clips, tokenizer=tokenizer, text=TextConfig(vocab_size=262))
     with pytest.raises((ManifestError, SchemaMismatchError)):
         make(tokenizer, clips)
+
+
+@pytest.fixture(scope="module")
+def prepared(clips: Path, manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of two clips each, in the manifest's order turned round."""
+    out = tmp_path_factory.mktemp("prepared")
+    settings = PreparedSettings(short_side=36, shard_size=2)
+    run_plan(PrepareRun(root=clips, out=out, settings=settings, manifests=[manifest], workers=1, num_samples=0))
+    return out
+
+
+@pytest.fixture
+def shards(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    return Path(shutil.copytree(prepared, tmp_path / "shards"))
+
+
+class TestPreparedShards:
+    def test_they_give_what_the_files_give(self, manifest: Path, clips: Path, shards: Path) -> None:
+        raw, ready = make(manifest, clips), make(manifest, shards)
+        # What does not decode at all is in no shard; a stream that does not is missing there.
+        assert set(ready.clip_ids) == {clip_id_of(number) for number in (0, 1, 2, 4, 5)}
+        for sample in ready:
+            original = raw[raw.clip_ids.index(sample.clip_id)]
+            assert flags(sample) == flags(original) and sample.label == original.label
+            assert (sample.video.float() - original.video.float()).abs().mean() < 6
+            assert (sample.log_mel - original.log_mel).abs().mean() < 0.6
+
+    def test_neighbours_are_neighbours_in_the_shards(self, manifest: Path, shards: Path, tmp_path: Path) -> None:
+        turned = write_manifest(tmp_path / "turned.parquet", ROWS[::-1])
+        stored = [each for each in ShardIndex(shards / INDEX_FILE).table["clip_id"].to_pylist() if "00003A" not in each]
+        assert make(manifest, shards).clip_ids == make(turned, shards).clip_ids == stored
+        # What is in no shard comes last, where it may come at all.
+        everything = make(turned, shards, require=())
+        assert everything.clip_ids[: len(stored)] == stored and len(everything) == len(ROWS)
+        assert flags(everything[len(everything) - 1]) == (False, False, False) and not everything.failures
+
+    def test_training_windows_repeat_by_seed(self, manifest: Path, shards: Path) -> None:
+        dataset = make(manifest, shards, train=True)
+        assert same(dataset[(3, 0)], dataset[(3, 0)])
+        looks = {dataset[(epoch, 0)].video.numpy().tobytes() for epoch in range(8)}
+        assert len(looks) > 3
+
+    @pytest.mark.parametrize("scheme", ["local://", "memory://"])
+    def test_a_url_is_as_good_as_a_folder(self, manifest: Path, shards: Path, scheme: str) -> None:
+        url = f"{scheme}{shards}"
+        if scheme == "memory://":
+            for path in shards.iterdir():
+                fsspec.filesystem("memory").pipe_file(f"{shards}/{path.name}", path.read_bytes())
+        near, far = make(manifest, shards), make(manifest, url)
+        assert near.clip_ids == far.clip_ids
+        assert all(same(one, other) for one, other in zip(near, far, strict=True))
+
+    def test_a_missing_shard_stops_and_is_named(self, manifest: Path, shards: Path) -> None:
+        dataset = make(manifest, shards, max_failures=1000)
+        (shards / "train-000000.tar").unlink()
+        with pytest.raises(StorageError, match=r"train-000000\.tar: no such file.*prepare"):
+            dataset[0]
+        assert not dataset.failures and dataset[len(dataset) - 1].clip_id
+
+    def test_a_shard_cut_short_stops_and_is_named(self, manifest: Path, shards: Path) -> None:
+        path = shards / "train-000000.tar"
+        path.write_bytes(path.read_bytes()[:4096])
+        with pytest.raises(StorageError, match=r"train-000000\.tar"):
+            make(manifest, shards)[0]
+
+    def test_a_damaged_record_is_masked_and_counted(self, manifest: Path, shards: Path) -> None:
+        dataset = make(manifest, shards)
+        row = ShardIndex(shards / INDEX_FILE).row(0)
+        path = shards / row.shard
+        data = bytearray(path.read_bytes())
+        data[row.video_offset : row.video_offset + row.video_bytes] = bytes(row.video_bytes)
+        path.write_bytes(data)
+        assert not dataset[0].has_video and dataset[1].has_video
+        assert list(dataset.failures) == [row.clip_id] and "damaged near byte" in dataset.failures[row.clip_id]
+        with pytest.raises(DecodeError, match=r"1 of 5 clips do not decode, max_failures is 0: .*damaged near byte"):
+            make(manifest, shards, max_failures=0)[0]
+
+    def test_an_error_of_a_worker_names_it_too(
+        self, manifest: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.1)
+        dataset = make(manifest, shards)
+        (shards / "train-000000.tar").unlink()
+        with pytest.raises(StorageError, match=r"train-000000\.tar"):
+            list(DataLoader(Subset(dataset, [0]), collate_fn=collate, num_workers=1))
+        gc.collect()
+
+    @pytest.mark.parametrize("scheme", ["", "local://"])
+    def test_a_change_of_the_shards_is_seen(self, manifest: Path, shards: Path, scheme: str) -> None:
+        before = make(manifest, f"{scheme}{shards}")
+        (shards / "train-000000.arrow").unlink()
+        assert write_index(shards) < before.num_clips
+        after = make(manifest, f"{scheme}{shards}")
+        assert after.num_clips == before.num_clips - 2 and set(after.clip_ids) < set(before.clip_ids)
+
+    def test_other_settings_are_refused_at_the_start(self, manifest: Path, shards: Path) -> None:
+        with pytest.raises(ConfigError, match="prepared with audio hop_length 160"):
+            make(manifest, shards, audio=AudioConfig(hop_length=200))
+        with pytest.raises(StorageError, match="no prepared shards there"):
+            make(manifest, f"local://{shards / 'absent'}")
 
 
 class TestRealFiles:

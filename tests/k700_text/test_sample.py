@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from k700_text import Batch, Sample, collate
+from k700_text.media.clip import PixelFormat
 
 
 def sample(number: int = 0, **changes: Any) -> Sample:
@@ -41,7 +43,9 @@ def test_to_moves_the_tensors_and_keeps_the_rest() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"video": torch.zeros(4, 8, 8, 3)}, r"video must be torch.uint8 of 4 dimensions, got \(4, 8, 8, 3\) float32"),
+        ({"video": torch.zeros(4, 8, 8, 3)}, r"video must be torch.uint8 .*, got \(4, 8, 8, 3\) float32"),
+        ({"video": torch.zeros(4, 8, 8, 4, dtype=torch.uint8)}, r"got \(4, 8, 8, 4\) uint8"),
+        ({"video": torch.zeros(4, 8, 8, dtype=torch.uint8)}, r"\(T, H \* 3 / 2, W\), got \(4, 8, 8\) uint8"),
         ({"log_mel": torch.zeros(5, 6, dtype=torch.float64)}, "log_mel must be torch.float32"),
         ({"token_ids": torch.zeros(7)}, "token_ids must be torch.int64"),
         ({"text_mask": torch.zeros(3, dtype=torch.bool)}, "token_ids .* and text_mask"),
@@ -59,3 +63,32 @@ def test_a_ragged_batch_is_refused_and_the_repr_shows_shapes() -> None:
     with pytest.raises(ValueError, match="at least one sample"):
         collate([])
     assert "video=(2, 4, 8, 8, 3) uint8" in repr(batch) and isinstance(batch, Batch)
+
+
+def test_planes_below_each_other_are_a_video_too() -> None:
+    planes = sample(video=torch.zeros(4, 12, 8, dtype=torch.uint8))
+    assert planes.pixel_format is PixelFormat.YUV420P and sample().pixel_format is PixelFormat.RGB24
+    batch = collate([planes, planes])
+    assert batch.video.shape == (2, 4, 12, 8) and batch.pixel_format is PixelFormat.YUV420P
+    assert collate([sample()]).pixel_format is PixelFormat.RGB24
+    assert batch.to("meta").pixel_format is PixelFormat.YUV420P
+
+
+def test_samples_of_different_shapes_are_named() -> None:
+    other = sample(video=torch.zeros(4, 12, 8, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"video must have one shape .* got \(4, 8, 8, 3\), \(4, 12, 8\)"):
+        collate([sample(), other])
+
+
+class _Samples(Dataset[Sample]):
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Sample:
+        return sample(index)
+
+
+def test_a_worker_stacks_into_what_it_hands_over() -> None:
+    batches = list(DataLoader(_Samples(), batch_size=2, num_workers=1, collate_fn=collate))
+    assert all(batch.video.is_shared() for batch in batches)
+    assert [batch.video[:, 0, 0, 0, 0].tolist() for batch in batches] == [[0, 1], [2, 3]]
