@@ -1,7 +1,7 @@
 """k700_text: web titles and audio availability of Kinetics-700, and the loader that serves them.
 
-``from k700_text import KineticsAVT, Sample, Batch, collate`` needs the extra ``data``; ``import k700_text`` alone
-does not import torch.
+``from k700_text import KineticsAVT, BatchLoader, Sample, Batch, collate`` needs the extra ``data``; ``import k700_text``
+alone does not import torch.
 """
 
 from __future__ import annotations
@@ -13,20 +13,22 @@ from k700_text.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from k700_text.data.dataset import KineticsAVT as KineticsAVT
+    from k700_text.data.loader import BatchLoader as BatchLoader
     from k700_text.data.sample import Batch as Batch
     from k700_text.data.sample import Sample as Sample
     from k700_text.data.sample import collate as collate
 
 __version__ = "0.1.0"
-__all__ = ["Batch", "KineticsAVT", "Sample", "__version__", "collate"]
+__all__ = ["Batch", "BatchLoader", "KineticsAVT", "Sample", "__version__", "collate"]
 
 _LAZY = {
     "KineticsAVT": "k700_text.data.dataset",
     "Sample": "k700_text.data.sample",
     "Batch": "k700_text.data.sample",
+    "BatchLoader": "k700_text.data.loader",
     "collate": "k700_text.data.sample",
 }
-_EXTRA = frozenset({"torch", "torchaudio", "tokenizers"})
+_EXTRA = frozenset({"torch", "tokenizers", "threadpoolctl"})
 """What the extra ``data`` brings and these names import."""
 
 
