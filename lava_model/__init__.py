@@ -24,7 +24,7 @@ _LAZY = {
     "Lava": "lava_model.model",
     "LavaConfig": "lava_model.config",
 }
-_EXTRA = frozenset({"torch", "torchaudio", "tokenizers", "torchvision", "safetensors"})
+_EXTRA = frozenset({"torch", "tokenizers", "torchvision", "safetensors"})
 """What the extra ``train`` brings and these names import."""
 
 

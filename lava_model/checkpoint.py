@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lava_model.config import EARLIER_SETTINGS
 from lava_model.errors import CheckpointError
 from lava_model.settings import flatten
 
@@ -132,6 +133,7 @@ def check_same_run(
         CheckpointError: with the names of the settings, or of the data, that differ.
     """
     theirs, ours = flatten(state.config), flatten(config)
+    theirs.update({name: EARLIER_SETTINGS[name] for name in EARLIER_SETTINGS.keys() & ours.keys() - theirs.keys()})
     differing = [
         f"{name} ({theirs.get(name)!r} there, {ours.get(name)!r} here)"
         for name in sorted(theirs.keys() | ours.keys())

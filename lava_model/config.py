@@ -21,6 +21,10 @@ Pooling = Literal["cls", "mean"]
 OptimName = Literal["adamw", "adam"]
 Schedule = Literal["cosine", "constant"]
 Precision = Literal["auto", "bf16", "fp32"]
+PixelFormat = Literal["yuv420p", "rgb24"]
+
+EARLIER_SETTINGS = {"model.pixel_format": "rgb24", "data.chunk_size": 1, "data.buffer_chunks": 128}
+"""What versions did that did not have these settings, by dotted name: for their checkpoints and exported models."""
 
 _TRUNK_CHANNELS = {1: 64, 2: 128, 3: 256, 4: 512}
 
@@ -70,6 +74,8 @@ class LavaConfig:
     """Frames per second that a sample is taken at."""
     short_side: int = 256
     """Length the short side is scaled to before the square is cropped, pixels."""
+    pixel_format: PixelFormat = "yuv420p"
+    """Frames as the loader hands them over: ``yuv420p`` (half the bytes, made RGB on the device) or ``rgb24``."""
     trunk_weights: str = "imagenet"
     """Frozen ResNet-18: ``imagenet``, ``random`` (seeded), or a file of torchvision's ResNet-18 weights."""
     trunk_stage: int = 4
@@ -107,6 +113,10 @@ class LavaConfig:
         )
         if self.trunk_stage not in _TRUNK_CHANNELS:
             problems.append(f"trunk_stage must be 1, 2, 3 or 4, got {self.trunk_stage}")
+        if self.pixel_format not in ("yuv420p", "rgb24"):
+            problems.append(f"pixel_format must be 'yuv420p' or 'rgb24', got {self.pixel_format!r}")
+        if self.frame_size % 2:
+            problems.append(f"frame_size must be even, got {self.frame_size}")
         _refuse(problems)
         _refuse(self._at_odds())
 
@@ -167,7 +177,13 @@ class LavaConfig:
             frame_rate=self.frame_rate,
             size=self.frame_size,
             short_side=self.short_side,
+            pixel_format=self.pixel_format,
         )
+
+    def frame_shape(self, pixel_format: str | None = None) -> tuple[int, ...]:
+        """Shape of a frame in a pixel format, by default in that of ``pixel_format``."""
+        size = self.frame_size
+        return (size * 3 // 2, size) if (pixel_format or self.pixel_format) == "yuv420p" else (size, size, 3)
 
     def audio_config(self) -> AudioConfig:
         """How the loader has to make spectrograms for this model."""
@@ -269,13 +285,17 @@ class DataConfig:
     manifest: str | None = None
     """Parquet manifest of the training clips."""
     clips: str | None = None
-    """Folder of the clip files or of prepared shards."""
+    """Folder of the clip files, or folder or URL of shards of ``k700-text prepare``."""
+    packets: str | None = None
+    """Packet index of the folder of clip files: the same frames in about half the time."""
     tokenizer: str | None = None
     """tokenizer.json made by ``k700-text tokenizer``."""
     val_manifest: str | None = None
     """Parquet manifest of held-out clips in the same or another folder; none: no held-out evaluation."""
     val_clips: str | None = None
-    """Folder of the held-out clips; none: ``clips``."""
+    """Folder or URL of the held-out clips; none: ``clips``."""
+    val_packets: str | None = None
+    """Packet index of ``val_clips``."""
     synthetic: bool = False
     """Train on made-up samples with a shared latent instead: needs no files, shows that training works."""
     synthetic_samples: int = 2048
@@ -284,9 +304,14 @@ class DataConfig:
     """Samples of one optimiser step on one process."""
     num_workers: int = 8
     """Loader processes, no more than there are cores; 0 decodes in the training process."""
+    chunk_size: int = 1
+    """Neighbouring clips that are read together: 1 mixes all clips, 64 is good for shards behind a URL."""
+    buffer_chunks: int = 128
+    """Chunks that are mixed with each other, where ``chunk_size`` is above 1."""
 
     def __post_init__(self) -> None:
         problems = _negative(num_workers=self.num_workers)
+        problems += _not_positive(chunk_size=self.chunk_size, buffer_chunks=self.buffer_chunks)
         if self.batch_size < 2:
             problems.append(f"batch_size must be at least 2, a contrast needs another sample; got {self.batch_size}")
         if self.synthetic and self.synthetic_samples < self.batch_size:

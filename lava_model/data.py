@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from k700_text.data.sample import Sample
-from lava_model.config import LavaConfig, LossWeights, PretrainConfig
+from lava_model.config import DataConfig, LavaConfig, LossWeights, PretrainConfig
 from lava_model.errors import ConfigError, DataError
 from lava_model.synthetic import SyntheticAVT
 
@@ -43,6 +43,12 @@ class TrainingData:
         found: Mapping[str, str] = getattr(self.train, "failures", {})
         return found
 
+    @property
+    def plain_reads(self) -> Mapping[str, int]:
+        """Number of training clips that were read without their packet table so far, by reason."""
+        found: Mapping[str, int] = getattr(self.train, "plain_reads", {})
+        return found
+
 
 def open_data(config: PretrainConfig) -> TrainingData:
     """Returns the data that a configuration names.
@@ -60,7 +66,7 @@ def open_data(config: PretrainConfig) -> TrainingData:
     if absent:
         raise ConfigError(f"pre-training needs {', '.join(absent)} (or --synthetic to try it without data)")
     assert data.manifest is not None and data.clips is not None and data.tokenizer is not None
-    return _kinetics(config, Path(data.manifest), Path(data.clips), Path(data.tokenizer))
+    return _kinetics(config, Path(data.manifest), data.clips, Path(data.tokenizer))
 
 
 def check_vocabulary(tokenizer: Path, config: LavaConfig) -> None:
@@ -87,21 +93,20 @@ def _vocab_size(tokenizer: Path) -> int:
         raise DataError(f"{tokenizer} cannot be read as a tokenizer.json: make one with k700-text tokenizer") from error
 
 
-def _kinetics(config: PretrainConfig, manifest: Path, clips: Path, tokenizer: Path) -> TrainingData:
+def _kinetics(config: PretrainConfig, manifest: Path, clips: str, tokenizer: Path) -> TrainingData:
     from k700_text.data.dataset import KineticsAVT
 
     data, model = config.data, config.model
     val_manifest = None if data.val_manifest is None else Path(data.val_manifest)
-    named = {"manifest": manifest, "clips": clips, "tokenizer": tokenizer, "val-manifest": val_manifest}
-    for option, path in named.items():
-        if path is not None and not path.exists():
-            raise DataError(f"--{option} {path} does not exist")
+    val_clips, val_packets = data.val_clips or clips, data.val_packets if data.val_clips else data.packets
+    _check_existence(data)
     check_vocabulary(tokenizer, model)
 
-    def opened(rows: Path, folder: Path, train: bool) -> KineticsAVT:
+    def opened(rows: Path, source: str, packets: str | None, train: bool) -> KineticsAVT:
         return KineticsAVT(
             rows,
-            folder,
+            source,
+            packets=packets,
             tokenizer=tokenizer,
             train=train,
             seed=config.run.seed,
@@ -110,18 +115,40 @@ def _kinetics(config: PretrainConfig, manifest: Path, clips: Path, tokenizer: Pa
             text=model.text_config(),
         )
 
-    train = opened(manifest, clips, True)
+    train = opened(manifest, clips, data.packets, True)
     return TrainingData(
         train=train,
-        val=None if val_manifest is None else opened(val_manifest, Path(data.val_clips or clips), False),
+        val=None if val_manifest is None else opened(val_manifest, val_clips, val_packets, False),
         fingerprint={
             "manifest": _digest(manifest),
             "tokenizer": _digest(tokenizer),
             "val_manifest": "none" if val_manifest is None else _digest(val_manifest),
+            **_shards("clips", clips),
+            **({} if val_manifest is None else _shards("val_clips", val_clips)),
         },
         tokenizer=tokenizer,
         notes=_notes(train.num_with, train.dropped, config.loss.weights),
     )
+
+
+def _check_existence(data: DataConfig) -> None:
+    named = ("manifest", "clips", "tokenizer", "packets", "val_manifest", "val_clips", "val_packets")
+    for name in named:
+        path = getattr(data, name)
+        if path is not None and "://" not in path and not Path(path).exists():
+            option = name.replace("_", "-")
+            raise DataError(f"--{'data.' if 'packets' in name else ''}{option} {path} does not exist")
+
+
+def _shards(name: str, clips: str) -> dict[str, str]:
+    """Returns what prepared shards hold, by content; nothing for clip files, as versions did that knew no shards.
+
+    The frames of shards are not those of the clips that they were made of. A packet index changes nothing.
+    """
+    from k700_text.media.prepared import PreparedClips
+    from k700_text.media.shards import is_prepared
+
+    return {name: _digest(PreparedClips(clips).index.path)} if is_prepared(clips) else {}
 
 
 def _notes(num_with: Mapping[str, int], dropped: Mapping[str, int], weights: LossWeights) -> tuple[str, ...]:

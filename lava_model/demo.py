@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,7 +153,7 @@ def draw_batch(folder: DemoFolder, path: Path) -> str:
     except ImportError as error:
         raise K700TextError(f"{error.name} is not installed: pip install 'k700-text[train]'") from error
     model = preset("tiny").model
-    video, audio, text = model.video_config(), model.audio_config(), model.text_config()
+    video, audio, text = replace(model.video_config(), pixel_format="rgb24"), model.audio_config(), model.text_config()
     tokenizer = TitleTokenizer(folder.tokenizer)
     dataset = KineticsAVT(
         folder.manifests[0], folder.clips, tokenizer=tokenizer, train=False, video=video, audio=audio, text=text

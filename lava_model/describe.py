@@ -52,7 +52,7 @@ def cost(config: PretrainConfig) -> Cost:
     batch = config.data.batch_size
     return Cost(
         shapes={
-            "video uint8": (batch, model.num_frames, model.frame_size, model.frame_size, 3),
+            "video uint8": (batch, model.num_frames, *model.frame_shape()),
             "log_mel float32": (batch, model.num_mels, model.num_mel_frames),
             "token_ids int64": (batch, model.max_text_length),
             **{f"{name} tokens": (batch, count, model.width) for name, count in tokens.items()},
@@ -96,7 +96,7 @@ def input_flops(modality: str, config: LavaConfig) -> float:
 
 def trunk_flops(config: LavaConfig) -> float:
     """Returns the FLOPs of the trunk's forward pass over the frames of a sample, counted on the meta device."""
-    frames = torch.empty(1, 1, config.frame_size, config.frame_size, 3, dtype=torch.uint8, device="meta")
+    frames = torch.empty(1, 1, *config.frame_shape(), dtype=torch.uint8, device="meta")
     with torch.device("meta"):
         trunk = Trunk(config)
     with FlopCounterMode(display=False) as counter:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 import lava_model
-from lava_model.config import LavaConfig
+from lava_model.config import EARLIER_SETTINGS, LavaConfig
 from lava_model.errors import CheckpointError, ConfigError
 from lava_model.settings import from_dict, to_dict
 
@@ -102,9 +103,19 @@ def read_config(folder: Path) -> LavaConfig:
             f"{path} has format version {values.get('format_version')}, this lava_model reads {FORMAT_VERSION}"
         )
     try:
-        return from_dict(LavaConfig, values["model"])
+        return saved_config(values["model"])
     except ConfigError as error:
         raise CheckpointError(f"{path} has settings that do not fit: {error}") from error
+
+
+def saved_config(values: Mapping[str, Any]) -> LavaConfig:
+    """Returns model settings as some version has saved them.
+
+    Raises:
+        ConfigError: a setting is unknown or does not fit.
+    """
+    earlier = {name.removeprefix("model."): value for name, value in EARLIER_SETTINGS.items() if "model." in name}
+    return from_dict(LavaConfig, {**earlier, **values})
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:

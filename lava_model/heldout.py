@@ -45,8 +45,7 @@ def evaluate_heldout(
     model.eval()
     measured, chances = [], []
     order = [[(0, index) for index in indices] for indices in batches]
-    for loaded in batches_of(samples, order, num_workers=config.data.num_workers, pin_memory=device.type == "cuda"):
-        batch = loaded.to(device)
+    for batch in batches_of(samples, order, num_workers=config.data.num_workers, device=device):
         with autocast:
             embeddings = model(batch)
         numbers = measure(embeddings, batch, batch_loss(embeddings, batch, config.loss))

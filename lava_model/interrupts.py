@@ -31,9 +31,3 @@ class StopRequest:
         if number == signal.SIGINT and self.signal_name is not None:
             raise KeyboardInterrupt
         self.signal_name = signal.Signals(number).name
-
-
-def leave_signals_to_parent(worker_id: int) -> None:
-    """Makes a loader process deaf to these signals: a whole group is signalled, the parent ends its workers."""
-    for number in _STOPPING:
-        signal.signal(number, signal.SIG_IGN)

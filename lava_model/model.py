@@ -161,7 +161,8 @@ class Lava(nn.Module):
     def _features(self, modality: Modality, batch: Batch) -> Tensor:
         config = self.config
         if modality == "video":
-            _check_shape("video", batch.video, (config.num_frames, config.frame_size, config.frame_size, 3))
+            # Either pixel format, whatever the model was trained on: they show the same.
+            _check_shape("video", batch.video, (config.num_frames, *config.frame_shape(batch.pixel_format)))
             features_BD = self.video_encoder(batch.video)
         elif modality == "audio":
             _check_shape("log_mel", batch.log_mel, (config.num_mels, config.num_mel_frames))

@@ -40,6 +40,7 @@ EXIT_COMPLETE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 SHORT_OPTIONS = {
     "--manifest": "--data.manifest",
     "--clips": "--data.clips",
+    "--packets": "--data.packets",
     "--tokenizer": "--data.tokenizer",
     "--val-manifest": "--data.val-manifest",
     "--val-clips": "--data.val-clips",
@@ -185,6 +186,7 @@ def _train(
         trainer.model.save_pretrained(export, tokenizer=data.tokenizer)
     if ranks.is_main:
         _say_failures(data.failures)
+        _say_plain_reads(data.plain_reads)
         _report(result, trainer.out, as_json=as_json)
     return EXIT_COMPLETE if result.finished else EXIT_INTERRUPTED
 
@@ -212,7 +214,7 @@ def _versions() -> dict[str, str]:
     import torch
 
     versions = {"python": platform.python_version()}
-    for name in ("k700-text", "torch", "torchvision", "torchaudio", "av", "tokenizers", "safetensors", "numpy"):
+    for name in ("k700-text", "torch", "torchvision", "av", "tokenizers", "safetensors", "numpy"):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -237,6 +239,12 @@ def _say_failures(failures: Mapping[str, str]) -> None:
         _say(f"note: {len(failures)} clips did not decode and took part without the stream that failed, among them:")
     for reason in list(failures.values())[:_NUM_FAILURES_SHOWN]:
         _say(f"  {reason}")
+
+
+def _say_plain_reads(plain_reads: Mapping[str, int]) -> None:
+    if plain_reads:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in plain_reads.items())
+        _say(f"note: clips were read without the packet index, at about half the speed: {reasons}")
 
 
 def _report(result: TrainResult, out: Path, *, as_json: bool) -> None:

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from k700_text.data.sample import Sample
 from lava_model.config import LavaConfig
 from lava_model.errors import ConfigError
+from lava_model.pixels import yuv_from_rgb
 
 _NUM_LATENTS = 8
 _NUM_BINS = 8
@@ -26,7 +27,7 @@ class SyntheticAVT(Dataset[Sample]):
 
     The hidden vector of an index never changes; noise on video and audio differs from epoch to epoch. The video shows
     the vector as colours of a 4x4 grid, the log-mel as levels of bands and times, the text as one word for each
-    component.
+    component. Frames come in the model's pixel format.
     """
 
     def __init__(
@@ -96,9 +97,14 @@ class SyntheticAVT(Dataset[Sample]):
     def _video(self, latent: NDArray[np.float32], noise: np.random.Generator) -> torch.Tensor:
         frames, size = self.config.num_frames, self.config.frame_size
         cells = 112 + 25 * (latent @ self._video_map).reshape(_VIDEO_CELLS, _VIDEO_CELLS, 3)
-        rows = np.arange(size) * _VIDEO_CELLS // size
-        picture = cells[rows][:, rows].clip(0, 223).astype(np.uint8)
-        return torch.from_numpy(picture + noise.integers(0, 32, (frames, size, size, 3), dtype=np.uint8))
+        if self.config.pixel_format == "rgb24":
+            picture = _spread(cells, size).clip(0, 223).astype(np.uint8)
+        else:
+            luma, *tints = yuv_from_rgb(torch.from_numpy(cells.clip(0, 223))).numpy().transpose(2, 0, 1)
+            # The noise is 16 on average: it makes pictures lighter, as it does in RGB, but gives them no tint.
+            planes = [_spread(luma, size), *(_spread(tint - 16, size // 2).reshape(-1, size) for tint in tints)]
+            picture = np.concatenate(planes).astype(np.uint8)
+        return torch.from_numpy(picture + noise.integers(0, 32, (frames, *picture.shape), dtype=np.uint8))
 
     def _log_mel(self, latent: NDArray[np.float32], noise: np.random.Generator, has_audio: bool) -> torch.Tensor:
         num_mels, num_frames = self.config.num_mels, self.config.num_mel_frames
@@ -119,3 +125,10 @@ class SyntheticAVT(Dataset[Sample]):
             token_ids[: _NUM_LATENTS + 2] = torch.tensor([1, *words.tolist(), 2])
             text_mask[: _NUM_LATENTS + 2] = True
         return token_ids, text_mask
+
+
+def _spread(cells: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Returns square cells (4, 4, ...) as a picture (size, size, ...)."""
+    rows = np.arange(size) * _VIDEO_CELLS // size
+    picture: NDArray[np.float32] = cells[rows][:, rows]
+    return picture

@@ -48,6 +48,8 @@ FREE_SETTINGS = frozenset(
         "data.tokenizer",
         "data.val_manifest",
         "data.val_clips",
+        "data.packets",
+        "data.val_packets",
         "data.num_workers",
         "run.out",
         "run.device",
@@ -175,7 +177,7 @@ class Trainer:
             started = time.perf_counter()
             batch = next(batches)
             waited = time.perf_counter() - started
-            measured = self._train_step(batch.to(self.device, non_blocking=True))
+            measured = self._train_step(batch)
             window_steps, window_waited = window_steps + 1, window_waited + waited
             self._num_steps, self._seconds = self._num_steps + 1, self._seconds + time.perf_counter() - started
             is_last = self.step == self.total_steps
@@ -268,9 +270,10 @@ class Trainer:
             num_steps=self.total_steps - self.step,
             rank=self.ranks.rank,
             world_size=self.ranks.world_size,
+            chunk_size=self.config.data.chunk_size,
+            buffer_chunks=self.config.data.buffer_chunks,
         )
-        workers = self.config.data.num_workers
-        return batches_of(self.data.train, order, num_workers=workers, pin_memory=self.device.type == "cuda")
+        return batches_of(self.data.train, order, num_workers=self.config.data.num_workers, device=self.device)
 
     def _open_trackers(self) -> None:
         if not self.ranks.is_main:

@@ -4,7 +4,7 @@ It never trains: eval mode whatever the model's mode (BatchNorm keeps its stored
 mean and standard deviation on the input.
 
 Axes: B batch, T frames, N frames of all samples, H height, W width, C colour, G cells per side, P cells of a frame,
-D channels.
+D channels. Frames are RGB (H, W, C), or (H * 3 / 2, W) in 4:2:0.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from lava_model.config import LavaConfig
 from lava_model.errors import WeightsError
+from lava_model.pixels import rgb_from_yuv420
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -61,16 +62,22 @@ class Trunk(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, video_BTHWC: Tensor) -> Tensor:
-        """Returns features (B, T, P, D) of uint8 frames; P cells in row order, D ``trunk_channels``."""
-        B, T = video_BTHWC.shape[:2]
-        chunks = torch.split(video_BTHWC.flatten(0, 1), _FRAMES_AT_ONCE)
+    def forward(self, video: Tensor) -> Tensor:
+        """Returns features (B, T, P, D) of frames, uint8 (B, T, H, W, C) or (B, T, H * 3 / 2, W).
+
+        P cells in row order, D ``trunk_channels``.
+        """
+        B, T = video.shape[:2]
+        chunks = torch.split(video.flatten(0, 1), _FRAMES_AT_ONCE)
         maps_NDGG = torch.cat([self._frames(chunk) for chunk in chunks])
         return maps_NDGG.flatten(2).transpose(1, 2).reshape(B, T, self.grid**2, -1)
 
-    def _frames(self, frames_NHWC: Tensor) -> Tensor:
-        # uint8 NHWC seen as NCHW already lies in channels_last order: no copy but the conversion to float.
-        pixels_NCHW = (frames_NHWC.permute(0, 3, 1, 2).float() - self.pixel_mean) / self.pixel_std
+    def _frames(self, frames: Tensor) -> Tensor:
+        # NHWC seen as NCHW already lies in channels_last order: no copy.
+        if frames.ndim == 3:
+            pixels_NCHW = rgb_from_yuv420(frames, self.pixel_mean.flatten(), self.pixel_std.flatten()).movedim(3, 1)
+        else:
+            pixels_NCHW = (frames.movedim(3, 1).float() - self.pixel_mean) / self.pixel_std
         resnet = self.resnet
         maps: Tensor = resnet.maxpool(resnet.relu(resnet.bn1(resnet.conv1(pixels_NCHW))))
         for stage in range(1, self.stage + 1):

@@ -1,6 +1,6 @@
 """Video encoder: frozen trunk, linear to the transformer's width, factorised positions, transformer.
 
-Axes: B batch, T frames, H height, W width, C colour, P cells of a frame, S tokens, D width.
+Axes: B batch, T frames, H height, W width, C colour, P cells of a frame, D width.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from lava_model.encoders.trunk import Trunk
 
 
 class VideoEncoder(nn.Module):
-    """uint8 frames (B, T, H, W, C) to features float32 (B, D)."""
+    """Frames, uint8 (B, T, H, W, C) or in 4:2:0 (B, T, H * 3 / 2, W), to features float32 (B, D)."""
 
     def __init__(self, config: LavaConfig) -> None:
         super().__init__()
@@ -26,9 +26,9 @@ class VideoEncoder(nn.Module):
         self.space_positions = learned_positions(config.video_grid**2, config.width)
         self.transformer = Transformer(config)
 
-    def forward(self, video_BTHWC: Tensor) -> Tensor:
+    def forward(self, video: Tensor) -> Tensor:
         """Returns features float32 (B, D)."""
-        tokens_BTPD = self.token(self.feature_norm(self.trunk(video_BTHWC).float()))
+        tokens_BTPD = self.token(self.feature_norm(self.trunk(video).float()))
         tokens_BTPD = tokens_BTPD + self.time_positions[:, None] + self.space_positions
         features_BD: Tensor = self.transformer(tokens_BTPD.flatten(1, 2))
         return features_BD

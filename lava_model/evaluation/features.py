@@ -22,14 +22,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, Dataset, SequentialSampler
 
 import k700_text
-from k700_text.data.sample import Batch, Sample, collate
+from k700_text.data.sample import Batch, Sample
 from lava_model.evaluation.datasets.folder import LabelledClip
 from lava_model.evaluation.linear_probe import BoolArray, VideoFeatures
-from lava_model.interrupts import leave_signals_to_parent
-from lava_model.loading import plain_errors
+from lava_model.loading import batches_of
 
 FEATURES_VERSION = 1
 """Raised when the same weights and clips would give other features than before."""
@@ -184,25 +183,19 @@ def _extract(
     on_progress: Progress,
 ) -> dict[str, ClipFeatures]:
     views = _Views(clips, read_view, settings.num_views)
-    loader = DataLoader(
-        views,
-        batch_size=settings.batch_size,
-        num_workers=settings.num_workers,
-        collate_fn=collate,
-        worker_init_fn=leave_signals_to_parent,
-        generator=torch.Generator(),  # its own: reading draws nothing from the caller's random numbers
-    )
+    order = BatchSampler(SequentialSampler(views), settings.batch_size, drop_last=False)
+    batches = batches_of(views, order, num_workers=settings.num_workers, device=torch.device(settings.device))
     rows: dict[str, list[Mapping[str, npt.NDArray[np.float32]]]] = {source.name: [] for source in sources}
     has_video, has_audio, done = [], [], 0
-    for host_batch in plain_errors(loader):
-        batch = host_batch.to(settings.device)
-        has_video.append(host_batch.has_video.numpy())
-        has_audio.append(host_batch.has_audio.numpy())
+    for batch in batches:
+        # Copies: the batch is valid only until the next one is asked for.
+        has_video.append(batch.has_video.cpu().numpy().copy())
+        has_audio.append(batch.has_audio.cpu().numpy().copy())
         for source in sources:
             with torch.inference_mode():
                 encoded = source.encode(batch)
             rows[source.name].append({name: tensor.float().cpu().numpy() for name, tensor in encoded.items()})
-        done += len(host_batch)
+        done += len(batch)
         on_progress(done, len(views))
     shape = (len(clips), settings.num_views)
     return {

@@ -19,10 +19,10 @@ from lava_model.checkpoint import list_checkpoints, load_checkpoint
 from lava_model.config import LavaConfig
 from lava_model.errors import CheckpointError, ConfigError
 from lava_model.evaluation.features import FeatureSource, weights_fingerprint
-from lava_model.export import WEIGHTS_FILE
+from lava_model.export import WEIGHTS_FILE, saved_config
 from lava_model.modalities import Modality
 from lava_model.model import Lava
-from lava_model.settings import from_dict, to_dict
+from lava_model.settings import to_dict
 
 LEARNED = "learned"
 TRUNK_ONLY = "trunk_only"
@@ -91,9 +91,9 @@ class _TrunkOnce(nn.Module):
         self.trunk = trunk
         self._last: tuple[Tensor, Tensor] | None = None
 
-    def forward(self, video_BTHWC: Tensor) -> Tensor:
-        if self._last is None or self._last[0] is not video_BTHWC:
-            self._last = (video_BTHWC, self.trunk(video_BTHWC))
+    def forward(self, video: Tensor) -> Tensor:
+        if self._last is None or self._last[0] is not video:
+            self._last = (video, self.trunk(video))
         return self._last[1]
 
 
@@ -113,7 +113,7 @@ def _shape_settings(config: LavaConfig) -> dict[str, object]:
 def _model_of_checkpoint(path: Path) -> Lava:
     state = load_checkpoint(path)
     try:
-        config = from_dict(LavaConfig, state.config["model"])
+        config = saved_config(state.config["model"])
     except (ConfigError, KeyError) as error:
         raise CheckpointError(f"{path} has model settings that do not fit: {error}") from error
     return Lava.from_state(config, state.model, source=path).eval()

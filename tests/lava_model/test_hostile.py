@@ -42,14 +42,14 @@ class Undecodable:
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_failure_in_a_loader_process_is_its_one_line(num_workers):
-    with pytest.raises((DataError, DecodeError)) as failure:
-        next(batches_of(Undecodable(), [[(0, 0)]], num_workers=num_workers, pin_memory=False))
+    with pytest.raises(DecodeError) as failure:
+        next(batches_of(Undecodable(), [[(0, 0)]], num_workers=num_workers))
     assert str(failure.value) == "11 of 12 clips do not decode: a.mp4: bad"
 
 
 def test_a_loader_process_that_dies_is_one_line():
     with pytest.raises(DataError, match=r"a loader process died.*fewer loader processes"):
-        next(batches_of(Undecodable(is_fatal=True), [[(0, 0)]], num_workers=1, pin_memory=False))
+        next(batches_of(Undecodable(is_fatal=True), [[(0, 0)]], num_workers=1))
 
 
 _FAILING_PROGRAM = """
@@ -57,10 +57,10 @@ import sys
 sys.path[:0] = {path!r}
 from test_hostile import Undecodable
 from lava_model.loading import batches_of
-from lava_model.errors import DataError
+from k700_text.errors import DecodeError
 try:
-    list(batches_of(Undecodable(), [[(0, 0)]] * 9, num_workers=2, pin_memory=False))
-except DataError as error:
+    list(batches_of(Undecodable(), [[(0, 0)]] * 9, num_workers=2))
+except DecodeError as error:
     print(error)
 """
 

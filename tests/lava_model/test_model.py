@@ -98,8 +98,11 @@ def test_embed_needs_no_gradient(model, batch):
 
 
 def test_other_shapes_are_refused_with_both_shapes(model, batch):
-    with pytest.raises(DataError, match=r"takes video of \(2, 48, 48, 3\) per sample, the batch has \(1, 48, 48, 3\)"):
+    with pytest.raises(DataError, match=r"takes video of \(2, 72, 48\) per sample, the batch has \(1, 72, 48\)"):
         model(replace(batch, video=batch.video[:, :1]))
+    in_rgb = torch.zeros(6, 2, 32, 32, 3, dtype=torch.uint8)
+    with pytest.raises(DataError, match=r"takes video of \(2, 48, 48, 3\) per sample, the batch has \(2, 32, 32, 3\)"):
+        model(replace(batch, video=in_rgb))
     with pytest.raises(DataError, match="takes token_ids"):
         model(replace(batch, token_ids=batch.token_ids[:, :5], text_mask=batch.text_mask[:, :5]))
 

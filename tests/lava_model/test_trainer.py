@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -164,19 +165,23 @@ def test_killed_and_resumed_is_bit_for_bit_the_uninterrupted_run(tmp_path):
     assert weights[0] == weights[1]
 
 
-def test_sigterm_checkpoints_and_the_same_command_goes_on(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_sigterm_checkpoints_and_the_same_command_goes_on(tmp_path, capsys, monkeypatch, num_workers):
     config = small_config(tmp_path, max_steps=6, eval_every=0)
-    first = trainer(config)
+    first = trainer(replace(config, data=replace(config.data, num_workers=num_workers)))
     make_step = first._train_step
 
     def step_then_signal(batch):
         if first.step == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
+            # As schedulers do it: the whole group is signalled.
+            for process in [multiprocessing.current_process(), *multiprocessing.active_children()]:
+                os.kill(process.pid, signal.SIGTERM)
         return make_step(batch)
 
     monkeypatch.setattr(first, "_train_step", step_then_signal)
     result = first.run()
     assert (result.step, result.stopped_by, result.finished) == (3, "SIGTERM", False)
+    assert not multiprocessing.active_children()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     second = trainer(config)
     assert second.resumed_from == 3
@@ -284,5 +289,5 @@ def test_synthetic_samples_are_addressable_and_parts_share_nothing():
 def test_no_more_loader_processes_than_cores_are_started() -> None:
     samples = SyntheticAVT(tiny().model, num_samples=4)
     # torch warns of more processes than cores, and warnings are errors here.
-    (batch,) = batches_of(samples, [[(0, 0), (0, 1)]], num_workers=64, pin_memory=False)
+    (batch,) = batches_of(samples, [[(0, 0), (0, 1)]], num_workers=64)
     assert len(batch) == 2

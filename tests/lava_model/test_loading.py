@@ -1,0 +1,194 @@
+"""What the model's loops take from the loader: pixel formats, sources of clips, and runs of earlier versions."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from k700_text.data.text import train_tokenizer
+from k700_text.media.decode import packets_of
+from k700_text.media.packet_index import PacketRow, write_packet_index
+from lava_model import Lava
+from lava_model.checkpoint import TrainingState, capture_rng, check_same_run
+from lava_model.config import PretrainConfig
+from lava_model.data import open_data
+from lava_model.errors import CheckpointError, DataError
+from lava_model.evaluation.sources import load_model
+from lava_model.evaluation.views import ClipViews
+from lava_model.export import CONFIG_FILE
+from lava_model.loading import batches_of
+from lava_model.presets import tiny
+from lava_model.pretrain import main
+from lava_model.settings import to_dict
+from lava_model.synthetic import SyntheticAVT
+from lava_model.trainer import FREE_SETTINGS
+from tests.k700_text.media_files import clip_id_of, make_clip, write_manifest
+from tests.k700_text.preparing import prepare_here
+from tests.lava_model.tiny import TINY
+
+NUM_CLIPS = 4
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with clips, their manifest and a tokenizer."""
+    root = tmp_path_factory.mktemp("data")
+    for number in range(NUM_CLIPS):
+        make_clip(root / "clips" / f"{clip_id_of(number)}.mp4", 1.7)
+    rows = [{"clip_id": clip_id_of(number), "title": f"clip {number}"} for number in range(NUM_CLIPS)]
+    write_manifest(root / "manifest.parquet", rows)
+    train_tokenizer(["clip 0", "clip 1"], root / "tokenizer.json", 280)
+    return root
+
+
+def config_of(data: Path, **changes: str) -> PretrainConfig:
+    base = tiny()
+    named = {
+        "manifest": str(data / "manifest.parquet"),
+        "clips": str(data / "clips"),
+        "tokenizer": str(data / "tokenizer.json"),
+    }
+    return replace(
+        base,
+        model=replace(base.model, vocab_size=300),
+        data=replace(base.data, batch_size=2, **{**named, **changes}),  # type: ignore[arg-type]  # all are texts
+    )
+
+
+def test_clips_come_in_the_models_pixel_format(data: Path) -> None:
+    config = config_of(data)
+    shapes = {}
+    for pixel_format in ("yuv420p", "rgb24"):
+        model = replace(config.model, pixel_format=pixel_format)
+        samples = open_data(replace(config, model=model)).train
+        (batch,) = batches_of(samples, [[(0, 0), (0, 1)]], num_workers=0)
+        shapes[pixel_format] = tuple(batch.video.shape)
+        assert batch.video.shape[1:] == (model.num_frames, *model.frame_shape())
+        assert batch.pixel_format == pixel_format
+    assert shapes == {"yuv420p": (2, 8, 72, 48), "rgb24": (2, 8, 48, 48, 3)}
+
+
+def test_a_model_takes_either_format(data: Path) -> None:
+    config = config_of(data)
+    model = Lava(config.model).eval()
+    found = []
+    for pixel_format in ("yuv420p", "rgb24"):
+        other = replace(config.model, pixel_format=pixel_format)
+        view = ClipViews(other, num_views=1, wants_audio=False)
+        samples = [view(clip, 0) for clip in _labelled(data)]
+        (batch,) = batches_of(samples, [[0, 1, 2]], num_workers=0)
+        found.append(model.encode(batch)["video"])
+    assert torch.cosine_similarity(*found).min() > 0.999
+
+
+def _labelled(data: Path) -> list:
+    from lava_model.evaluation.datasets.folder import LabelledClip
+
+    paths = sorted((data / "clips").glob("*.mp4"))
+    return [LabelledClip(path=path, name=path.name, label="x", group=path.name) for path in paths]
+
+
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "rgb24"])
+def test_made_up_samples_show_the_same_colours_in_both_formats(pixel_format: str) -> None:
+    from lava_model.pixels import rgb_from_yuv420
+
+    config = replace(tiny().model, pixel_format="rgb24")
+    rgb = SyntheticAVT(config, 3)[1].video.float().mean(0)
+    other = SyntheticAVT(replace(config, pixel_format=pixel_format), 3)[1].video
+    shown = (rgb_from_yuv420(other) if pixel_format == "yuv420p" else other.float()).mean(0)
+    cells = [picture.unfold(0, 12, 12).unfold(1, 12, 12).mean((3, 4)) for picture in (rgb, shown)]
+    assert (cells[0] - cells[1]).abs().max() < 8 and cells[0].std() > 20
+
+
+# --- which data a run is on ---
+
+
+def test_a_packet_index_changes_nothing_and_prepared_shards_do(data: Path, tmp_path: Path) -> None:
+    raw = open_data(config_of(data))
+    assert set(raw.fingerprint) == {"manifest", "tokenizer", "val_manifest"}, "as in versions that knew no shards"
+    index = tmp_path / "clips.packets"
+    path = data / "clips" / f"{clip_id_of(0)}.mp4"
+    status = path.stat()
+    row = PacketRow(
+        clip_file=path.name, file_bytes=status.st_size, mtime_ns=status.st_mtime_ns, packets=packets_of(path)
+    )
+    write_packet_index(index, [row])
+    indexed = open_data(config_of(data, packets=str(index)))
+    assert indexed.fingerprint == raw.fingerprint
+    assert torch.equal(indexed.train[0, 0].video, raw.train[0, 0].video)
+    indexed.train[0, 1]
+    assert sum(indexed.plain_reads.values()) == 1 and not raw.plain_reads
+
+    shards = tmp_path / "shards"
+    prepare_here(data / "clips", shards, data / "manifest.parquet", short_side=54)
+    prepared = open_data(config_of(data, clips=str(shards)))
+    assert prepared.fingerprint == {**raw.fingerprint, "clips": prepared.fingerprint["clips"]}
+    assert prepared.train[0, 0].pixel_format == "yuv420p"
+    state = replace(state_of(to_dict(tiny())), fingerprint=raw.fingerprint)
+    with pytest.raises(CheckpointError, match="made with other data: clips changed"):
+        check_same_run(state, to_dict(tiny()), prepared.fingerprint, free=FREE_SETTINGS, path=tmp_path)
+    both = open_data(config_of(data, clips=str(shards), val_manifest=str(data / "manifest.parquet")))
+    assert both.fingerprint["val_clips"] == both.fingerprint["clips"]
+    url = open_data(config_of(data, clips=f"file://{shards}"))
+    assert url.fingerprint == prepared.fingerprint
+
+
+def test_what_does_not_exist_is_named_by_its_option(data: Path) -> None:
+    for option, name in (("--clips", "clips"), ("--data.packets", "packets"), ("--val-clips", "val_clips")):
+        with pytest.raises(DataError, match=rf"^{option} .*nowhere does not exist$"):
+            open_data(config_of(data, **{name: str(data / "nowhere")}))
+
+
+def test_options_reach_the_order(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--data.chunk-size", "2", "--packets", "x.arrow", "--model.pixel-format", "rgb24", "--print-config"]
+    assert main(options) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["data"]["chunk_size"], shown["data"]["packets"]) == (2, "x.arrow")
+    assert shown["model"]["pixel_format"] == "rgb24"
+
+
+# --- runs and models of versions without these settings ---
+
+
+def without_new_settings(config: PretrainConfig) -> dict:
+    values = to_dict(config)
+    del values["model"]["pixel_format"]
+    for name in ("packets", "val_packets", "chunk_size", "buffer_chunks"):
+        del values["data"][name]
+    return values
+
+
+def state_of(config: dict) -> TrainingState:
+    model = Lava(TINY).state_dict()
+    return TrainingState(
+        step=1, epoch=0, total_steps=2, config=config, fingerprint={}, model=model, optimizer={}, rng=capture_rng()
+    )
+
+
+def test_a_run_of_an_earlier_version_goes_on_in_its_own_format() -> None:
+    config = replace(tiny(), model=TINY)
+    state = state_of(without_new_settings(config))
+    in_rgb = to_dict(replace(config, model=replace(TINY, pixel_format="rgb24")))
+    check_same_run(state, in_rgb, {}, free=FREE_SETTINGS, path=Path("x.pt"))
+    with pytest.raises(CheckpointError, match=r"model.pixel_format \('rgb24' there, 'yuv420p' here\)"):
+        check_same_run(state, to_dict(config), {}, free=FREE_SETTINGS, path=Path("x.pt"))
+
+
+def test_models_of_an_earlier_version_are_read_as_what_they_were(tmp_path: Path) -> None:
+    from lava_model.checkpoint import save_checkpoint
+
+    Lava(TINY).save_pretrained(tmp_path / "export")
+    path = tmp_path / "export" / CONFIG_FILE
+    exported = json.loads(path.read_text())
+    assert exported["preprocessing"]["video"]["pixel_format"] == "yuv420p"
+    del exported["model"]["pixel_format"]
+    path.write_text(json.dumps(exported))
+    assert Lava.from_pretrained(tmp_path / "export").config == replace(TINY, pixel_format="rgb24")
+
+    save_checkpoint(tmp_path, state_of(without_new_settings(replace(tiny(), model=TINY))), keep=1)
+    model, _ = load_model(tmp_path)
+    assert model.config == replace(TINY, pixel_format="rgb24")
