@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from k700_text.cli.common import emit_json, emit_table, say, stderr
+from k700_text.cli.common import emit_json, emit_table, say
+from k700_text.cli.progress import phase_progress
+from k700_text.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from k700_text.media.probe import ProbeSummary
 
 _MAX_REASONS = 8
@@ -22,21 +23,40 @@ _MAX_REASONS = 8
 def probe(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of clip files.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", help="Parquet file to write.", show_default=False)],
+    packets: Annotated[
+        Path | None, typer.Option(help="Packet index to write as well: loading from DIR is faster with it.")
+    ] = None,
+    manifest: Annotated[
+        list[Path] | None, typer.Option("--manifest", help="Manifest to compare DIR with, Parquet; repeatable.")
+    ] = None,
+    missing: Annotated[
+        Path | None, typer.Option(help="CSV to write: manifest clips without a file, files without a row.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")] = None,
+    engine: Annotated[str, typer.Option(help="local, or ray: files are measured on a Ray cluster.")] = "local",
     silence_dbfs: Annotated[float, typer.Option(help="Audio below this level is near-silent, dB (RMS).")] = -60.0,
     min_covered_share: Annotated[float, typer.Option(help="Share of the clip a usable stream covers.")] = 0.9,
+    clip_timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=1, help="Time after which decoding a file is given up.")
+    ] = 600.0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measures the video and audio of every clip file of a folder; the same command continues a stopped run.
 
     Example: k700-text probe clips --out probe.parquet
     """
-    from k700_text.media.pool import num_cores
-    from k700_text.media.probe import ProbeSettings, probe_folder
+    from k700_text.media.measure import ProbeSettings
+    from k700_text.media.pool import check_engine
+    from k700_text.media.probe import ProbeOptions, probe_folder
 
-    settings = ProbeSettings(silence_dbfs=silence_dbfs, min_covered_share=min_covered_share)
-    with _progress() as show:
-        summary = probe_folder(folder, out, settings, workers=workers or num_cores(), on_progress=show)
+    if missing is not None and not manifest:
+        raise UsageError("--missing compares with a manifest: name it with --manifest")
+    settings = ProbeSettings(silence_dbfs=silence_dbfs, min_covered_share=min_covered_share, max_seconds=clip_timeout)
+    options = ProbeOptions(
+        packets=packets, manifests=manifest or (), missing=missing, workers=workers, engine=check_engine(engine)
+    )
+    with phase_progress() as show:
+        summary = probe_folder(folder, out, settings, options, on_progress=show)
     if json:
         emit_json("probe", {"out": str(out), **asdict(summary)})
     else:
@@ -47,39 +67,35 @@ def probe(
 
 
 def _rows(summary: ProbeSummary) -> list[tuple[str, object]]:
-    reasons = list(summary.reasons.items())
     rows: list[tuple[str, object]] = [
         ("files", summary.num_files),
         ("measured now", summary.num_measured),
         ("measured earlier, unchanged", summary.num_reused),
         *((f"video {status}", count) for status, count in summary.video_status.items()),
         *((f"audio {status}", count) for status, count in summary.audio_status.items()),
-        *((f"reason: {reason}", count) for reason, count in reasons[:_MAX_REASONS]),
+        *_reason_rows("reason", summary.reasons),
     ]
-    if len(reasons) > _MAX_REASONS:
-        rows.append(("other reasons", sum(count for _, count in reasons[_MAX_REASONS:])))
+    if summary.num_links_outside:
+        rows.append(("links out of the folder, left out", summary.num_links_outside))
+    if summary.num_clips is not None:
+        rows += [
+            ("manifest clips", summary.num_clips),
+            ("manifest clips without a file", summary.num_clips_without_file),
+            ("files without a row", summary.num_files_without_row),
+        ]
+    if summary.packets is not None:
+        rows += [
+            ("packet index: clips indexed", summary.packets.num_indexed),
+            *_reason_rows("packet index: not", summary.packets.not_indexed),
+            ("packet index: clips checked", summary.packets.num_checked),
+            ("packet index: of these, differing", summary.packets.num_differing),
+        ]
     return rows
 
 
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Gives the function that shows how many files are done; nothing is drawn before its first call."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    bar = Progress(*columns, console=stderr)
-    task = bar.add_task("probe", total=None)
-
-    def show(num_done: int, num_files: int) -> None:
-        bar.start()
-        bar.update(task, completed=num_done, total=num_files)
-
-    try:
-        yield show
-    finally:
-        if bar.live.is_started:
-            bar.stop()
+def _reason_rows(name: str, reasons: Mapping[str, int]) -> list[tuple[str, object]]:
+    items = list(reasons.items())
+    rows: list[tuple[str, object]] = [(f"{name}: {reason}", count) for reason, count in items[:_MAX_REASONS]]
+    if len(items) > _MAX_REASONS:
+        rows.append((f"{name}: others", sum(count for _, count in items[_MAX_REASONS:])))
+    return rows

@@ -10,23 +10,15 @@ stopped, their ledgers are united in the whole one, and deleted once that is on 
   are read by the calling process alone.
 - Workers have the environment of their node. ``YOUTUBE_API_KEY``, the contact address and proxies have to be set on
   each node before Ray is started there; the key never travels. A Ray started here inherits them from this process.
-
-This is the only importer of ``ray``.
 """
 
 from __future__ import annotations
 
-import logging
-import os
 import platform
-import secrets
-import signal
-import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,24 +30,16 @@ from k700_text.crawl.merge import merge_ledgers, seed_part
 from k700_text.crawl.planner import CrawlPlan
 from k700_text.crawl.source_run import SourceProgress
 from k700_text.crawl.summary import CrawlSummary, SourceSummary
-from k700_text.errors import K700TextError, LedgerError, MissingExtraError, UsageError
-
-try:
-    import ray
-    from ray.exceptions import RayError, RayTaskError
-except ImportError as missing:
-    raise MissingExtraError("--engine ray needs Ray: pip install 'k700-text[cluster]' on every node") from missing
+from k700_text.errors import K700TextError, LedgerError, UsageError
+from k700_text.ray_session import RayError, RayTaskError, num_nodes, ray, ray_session
 
 PARTS_FOLDER = "ray-parts"
-ADDRESS_VARIABLE = "RAY_ADDRESS"
 POLL_SECONDS = 0.5
 # A worker that dies this often does not die by chance.
 MAX_RETRIES = 20
 # Requests under way may take as long as their bounds allow.
 STOP_SECONDS = 90.0
 LINGER_SECONDS = 10.0
-# The least that Ray takes; all that lies there are ids, 12 bytes each.
-LOCAL_STORE_BYTES = 128 << 20
 
 Progress = Callable[[Sequence[SourceProgress]], None]
 Say = Callable[[str], None]
@@ -103,7 +87,9 @@ def run_on_ray(
         begun = begin_job(job, whole, youtube_ids, say)
         on_plan(plan_crawl(whole, sources, begun.settings, begun.num_ids))
         try:
-            with _cluster(parts) as num_parts:
+            # A task asks for a core; a crawl mostly waits, so a local Ray may promise more than there are.
+            with ray_session(parts or 1):
+                num_parts = parts or num_nodes()
                 say(f"ray: {num_parts} parts, in {folder} until they are done")
                 ends = _run_parts(part_job.split(num_parts), whole, progress, say)
         finally:
@@ -141,41 +127,6 @@ def _opened(path: Path) -> Ledger:
             if time.monotonic() > deadline:
                 raise
             time.sleep(POLL_SECONDS)
-
-
-@contextmanager
-def _cluster(parts: int | None) -> Iterator[int]:
-    """Joins or starts a Ray and gives the number of parts; a Ray that this process uses already is left as it is."""
-    if ray.is_initialized():
-        yield parts or _num_nodes()
-        return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    address = os.environ.get(ADDRESS_VARIABLE)
-    if not address:
-        # A local Ray listens to the network, but only to those who know this.
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    # One core a part is what a task asks for; a crawl mostly waits, so a local Ray may promise more than there are.
-    local = {"num_cpus": parts or 1, "object_store_memory": LOCAL_STORE_BYTES, "include_dashboard": False}
-    on_terminate = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(address or "local", logging_level=logging.ERROR, log_to_driver=False, **({} if address else local))
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0].rstrip(".:")
-        if not address:
-            raise UsageError(f"cannot start a local Ray: {reason}") from error
-        remedy = f"check {ADDRESS_VARIABLE}, and RAY_AUTH_MODE=token if the cluster wants a token"
-        raise UsageError(f"cannot join the Ray cluster at {address}: {reason}; {remedy}") from error
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_terminate)  # Ray has taken it for itself.
-    try:
-        yield parts or _num_nodes()
-    finally:
-        ray.shutdown()
-
-
-def _num_nodes() -> int:
-    """Returns the number of nodes that take tasks (often not the head)."""
-    return max(1, [node["Alive"] and node["Resources"].get("CPU", 0) >= 1 for node in ray.nodes()].count(True))
 
 
 def _run_parts(parts: Sequence[CrawlJob], whole: Ledger, progress: Progress, say: Say) -> list[CrawlSummary | _Failure]:

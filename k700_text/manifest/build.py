@@ -229,7 +229,7 @@ class ProbeJoin:
 
     def __init__(self, path: str | Path) -> None:
         self._table = schema.read_table(path, schema.PROBE_SCHEMA, ["clip_file", *_DISK_COLUMNS])
-        self._index = ClipIndex("", self._table["clip_file"].to_pylist())
+        self._index = ClipIndex("", self._table["clip_file"])
         self.settings = _probe_settings(path)
 
     def rows(self, clip_ids: pa.Array) -> pa.Array:

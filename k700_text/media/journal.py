@@ -1,83 +1,108 @@
-"""The note of every finished file beside a probe's output: what makes a killed probe resumable."""
+"""The note of every finished file beside an output: what makes a killed run resumable."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
-
-from k700_text.records import ClipProbe
-from k700_text.schema import SCHEMA_VERSION
+from typing import Any, BinaryIO
 
 Stamp = tuple[int, int]
 """Size in bytes and time of last change in nanoseconds."""
 
+Note = dict[str, Any]
+"""What is known of one file: ``clip_file``, ``stamp``, and what else was noted."""
 
-class ProbeJournal:
-    """A text file of one JSON object a line: the settings, then one line for every finished file.
+_PIECE_BYTES = 1 << 20
+
+
+class Journal:
+    """A text file of one JSON object a line: what the notes depend on, then a line for every finished file.
 
     Args:
         path: the file; created when needed.
-        settings: what the measurements depend on; notes made under other settings are not used.
+        header: what the notes depend on; those made under another header are not used.
     """
 
-    def __init__(self, path: Path, settings: str) -> None:
-        self._path = path
-        self._header = {"schema_version": SCHEMA_VERSION, "settings": settings}
+    def __init__(self, path: Path, header: Mapping[str, str]) -> None:
+        self.path = path
+        self._header = dict(header)
 
-    def keep_unchanged(self, stamps: Mapping[str, Stamp]) -> set[str]:
-        """Drops the notes of files that changed or went away; returns the names of the others."""
-        kept: set[str] = set()
-        fresh = self._path.with_name(f"{self._path.name}.{os.getpid()}.part")
-        try:
-            with fresh.open("w", encoding="utf-8") as file:
-                file.write(json.dumps(self._header) + "\n")
-                for note in self._notes():
-                    name = note["probe"]["clip_file"]
-                    if stamps.get(name) == tuple(note["stamp"]) and name not in kept:
-                        kept.add(name)
-                        file.write(json.dumps(note) + "\n")
-            fresh.replace(self._path)
-        finally:
-            fresh.unlink(missing_ok=True)
-        return kept
+    def resume(self, is_wanted: Callable[[Note], bool]) -> None:
+        """Asks about every note, in order, and drops those that are not wanted, and a line that a kill has torn.
+
+        Raises:
+            OSError: the file cannot be read or written.
+        """
+        fresh_path = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
+        with ExitStack() as stack:
+            stack.callback(fresh_path.unlink, missing_ok=True)
+            # Mostly all is well: only at the first line that goes, what stays begins to be copied.
+            fresh: BinaryIO | None = None
+            position = self._end_of_header()
+            if position == 0:
+                fresh = stack.enter_context(fresh_path.open("wb"))
+                fresh.write(json.dumps(self._header).encode() + b"\n")
+            for line, note in self._lines():
+                if note is None or not is_wanted(note):
+                    fresh = fresh or stack.enter_context(self._copy(fresh_path, position))
+                elif fresh is not None:
+                    fresh.write(line)
+                position += len(line)
+            if fresh is not None:
+                fresh.close()
+                fresh_path.replace(self.path)
 
     @contextmanager
-    def appending(self) -> Iterator[Callable[[Stamp, ClipProbe], None]]:
-        """Gives the function that notes a finished file; a noted one survives a kill of this process."""
-        with self._path.open("a", encoding="utf-8") as file:
+    def appending(self) -> Iterator[Callable[[str, Stamp, Mapping[str, Any]], None]]:
+        """Gives the function that notes what is known of a file; what is noted survives a kill of this process."""
+        with self.path.open("a", encoding="utf-8") as file:
 
-            def note(stamp: Stamp, probe: ClipProbe) -> None:
-                file.write(json.dumps({"stamp": stamp, "probe": asdict(probe)}) + "\n")
+            def note(clip_file: str, stamp: Stamp, values: Mapping[str, Any]) -> None:
+                file.write(json.dumps({"stamp": stamp, "clip_file": clip_file, **values}) + "\n")
                 file.flush()
 
             yield note
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """Yields the noted measurements as rows of the probe table, in the order they finished."""
-        for note in self._notes():
-            yield note["probe"]
+    def notes(self) -> Iterator[Note]:
+        """Yields the notes in the order they were made."""
+        return (note for _, note in self._lines() if note is not None)
 
-    def _notes(self) -> Iterator[dict[str, Any]]:
-        if not self._path.exists():
+    def _lines(self) -> Iterator[tuple[bytes, Note | None]]:
+        """Yields the lines behind the header, None where one is no note; nothing under another header."""
+        start = self._end_of_header()
+        if start == 0:
             return
-        with self._path.open(encoding="utf-8", errors="replace") as file:
-            if _parsed(file.readline()) != self._header:
-                return
+        with self.path.open("rb") as file:
+            file.seek(start)
             for line in file:
                 note = _parsed(line)
-                if note is not None and {"stamp", "probe"} <= note.keys():
-                    yield note
+                yield line, note if note is not None and {"stamp", "clip_file"} <= note.keys() else None
+
+    def _end_of_header(self) -> int:
+        """Returns where the notes begin, 0 if the file is missing or has another header."""
+        if not self.path.exists():
+            return 0
+        with self.path.open("rb") as file:
+            return file.tell() if _parsed(file.readline()) == self._header else 0
+
+    def _copy(self, path: Path, num_bytes: int) -> BinaryIO:
+        """Returns a new file, open at its end, that holds the first bytes of this one."""
+        copy = path.open("wb")
+        with self.path.open("rb") as file:
+            while num_bytes > 0:
+                piece = file.read(min(num_bytes, _PIECE_BYTES))
+                copy.write(piece)
+                num_bytes -= len(piece)
+        return copy
 
 
-def _parsed(line: str) -> dict[str, Any] | None:
+def _parsed(line: bytes) -> dict[str, Any] | None:
     """Returns the object of a line; None for the torn last line that a kill leaves."""
     try:
-        value = json.loads(line)
+        value = json.loads(line) if line.endswith(b"\n") else None
     except ValueError:
         return None
     return value if isinstance(value, dict) else None

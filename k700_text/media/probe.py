@@ -1,14 +1,13 @@
-"""Measuring clip files: what decodes, how long it is, whether there is sound in it."""
+"""Measuring a folder of clip files: every file once, in many processes, with a note of each that is finished."""
 
 from __future__ import annotations
 
 import itertools
-import json
-import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,42 +16,41 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from k700_text import schema
-from k700_text.config import require_positive
-from k700_text.errors import ConfigError, DecodeError, UsageError
-from k700_text.media.clip import AudioBlock, DecodeLimits, FrameMark, Waveform
-from k700_text.media.decode import ClipReader
-from k700_text.media.files import find_clip_files
-from k700_text.media.journal import ProbeJournal, Stamp
-from k700_text.media.levels import SILENCE_DBFS, from_dbfs, to_dbfs
+from k700_text.errors import UsageError
+from k700_text.media.coverage import Coverage, compare, write_lists
+from k700_text.media.journal import Journal, Note
+from k700_text.media.listing import Listing
+from k700_text.media.measure import ProbeSettings, failed_probe, kind_of, probe_clip
+from k700_text.media.packet_tables import PacketSummary, PacketTables, check_table, make_table
 from k700_text.media.pool import each_result
-from k700_text.records import AudioStatus, ClipProbe, VideoStatus
+from k700_text.records import ClipProbe
 
 _BATCH_ROWS = 10_000
+# What a job needs beyond decoding; one that takes longer hangs where the decoder cannot be asked to stop.
+GRACE_SECONDS = 120.0
+
+Show = Callable[[str, int, int], None]
+"""Is told what is being done, how many files of it are done, and how many there are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeSettings:
-    """What "usable" means; recorded in the probe file."""
+class ProbeOptions:
+    """What a probe does beside measuring, and where.
 
-    silence_dbfs: float = SILENCE_DBFS
-    """Level (RMS of the mono mix) below which audio is near-silent, dB re full scale."""
-    min_covered_share: float = 0.9
-    """Share of the clip that a stream has to cover to be usable, 0..1."""
-    block_seconds: float = 0.05
-    """Length of the blocks that ``audio_silent_fraction`` counts."""
-    max_seconds: float = 600.0
-    """Wall time that one file may take."""
+    Attributes:
+        packets: packet index to write as well.
+        manifests: manifests to compare the folder with.
+        missing: CSV file for the clips without a file and the files without a row.
+        workers: processes, or Ray workers; all cores when None. 0 is this process alone, where a file that crashes or
+            hangs the decoder takes the run with it.
+        engine: ``local`` or ``ray``; see ``pool.each_result``.
+    """
 
-    def __post_init__(self) -> None:
-        require_positive(block_seconds=self.block_seconds, max_seconds=self.max_seconds)
-        if not 0 <= self.min_covered_share <= 1:
-            raise ConfigError(f"min_covered_share must be in 0..1, got {self.min_covered_share}")
-        if not -200 <= self.silence_dbfs <= 0:
-            raise ConfigError(f"silence_dbfs must be in -200..0, got {self.silence_dbfs}")
-
-    def as_json(self) -> str:
-        """Returns the settings as one line of JSON, the same for the same settings."""
-        return json.dumps(asdict(self), sort_keys=True)
+    packets: Path | None = None
+    manifests: Sequence[Path] = ()
+    missing: Path | None = None
+    workers: int | None = 0
+    engine: str = "local"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,182 +61,36 @@ class ProbeSummary:
         num_files: clip files in the folder.
         num_measured: files decoded by this run.
         num_reused: files unchanged since an earlier run.
+        num_links_outside: links that were left out because they lead out of the folder.
         video_status: number of files by video status.
         audio_status: number of files by audio status.
-        reasons: number of files by reason why a stream is not usable.
+        reasons: number of files by kind of reason why a stream is not usable.
+        packets: what became of the packet index, None without one.
+        num_clips: rows of the manifests, None without one.
+        num_clips_without_file: those of them that have no file.
+        num_files_without_row: files that are no clip of the manifests.
     """
 
     num_files: int
     num_measured: int
     num_reused: int
+    num_links_outside: int
     video_status: Mapping[str, int]
     audio_status: Mapping[str, int]
     reasons: Mapping[str, int]
-
-
-def probe_clip(path: str | Path, root: str | Path, settings: ProbeSettings | None = None) -> ClipProbe:
-    """Returns the measurement of one clip file, from one full decoding pass; a bad file is a result, not an error.
-
-    Args:
-        path: the file.
-        root: folder that ``clip_file`` is to be relative to.
-        settings: thresholds; the defaults when None.
-    """
-    settings = settings or ProbeSettings()
-    clip_file = _as_text(Path(os.path.relpath(path, root)).as_posix())
-    if not Path(path).exists():
-        return ClipProbe(
-            clip_file=clip_file,
-            video_status=VideoStatus.MISSING,
-            audio_status=AudioStatus.MISSING,
-            reason="no such file",
-        )
-    file_bytes = Path(path).stat().st_size
-    try:
-        with ClipReader(path, limits=DecodeLimits(max_seconds=settings.max_seconds)) as reader:
-            return _measure(reader, clip_file, file_bytes, settings)
-    except DecodeError as error:
-        return _failed(clip_file, str(error).removeprefix(f"{path}: "), file_bytes)
-
-
-class _VideoMeter:
-    """Adds up frames."""
-
-    def __init__(self) -> None:
-        self.num_frames = 0
-        self.lost_seconds = 0.0
-        self.width = self.height = 0
-        self._first_seconds = 0.0
-        self._end_seconds = 0.0
-        self._num_damaged = 0
-
-    @property
-    def duration_seconds(self) -> float:
-        return self._end_seconds - self._first_seconds if self.num_frames else 0.0
-
-    def add(self, mark: FrameMark, num_damaged: int) -> None:
-        if not self.num_frames:
-            self._first_seconds = mark.time_seconds
-            self.width, self.height = mark.width, mark.height
-        elif num_damaged != self._num_damaged:
-            self.lost_seconds += max(0.0, mark.time_seconds - self._end_seconds)
-        self._num_damaged = num_damaged
-        self.num_frames += 1
-        self._end_seconds = max(self._end_seconds, mark.time_seconds + mark.duration_seconds)
-
-
-class _AudioMeter:
-    """Adds up loudness, in blocks, holding no more than one block and one packet."""
-
-    def __init__(self, settings: ProbeSettings) -> None:
-        self.seconds = 0.0
-        self.peak = 0.0
-        self._square_sum = 0.0
-        self._num_samples = 0
-        self._num_blocks = 0
-        self._num_silent = 0
-        self._settings = settings
-        self._rest: Waveform = np.zeros(0, dtype=np.float32)
-        self._block = 1
-
-    @property
-    def rms(self) -> float:
-        return math.sqrt(self._square_sum / self._num_samples) if self._num_samples else 0.0
-
-    @property
-    def silent_fraction(self) -> float | None:
-        return self._num_silent / self._num_blocks if self._num_blocks else None
-
-    def add(self, block: AudioBlock) -> None:
-        self._block = max(1, round(block.sample_rate * self._settings.block_seconds))
-        self.seconds += len(block.waveform) / block.sample_rate
-        self._num_samples += len(block.waveform)
-        self._square_sum += float(np.square(block.waveform, dtype=np.float64).sum())
-        self.peak = max(self.peak, float(np.abs(block.waveform).max(initial=0.0)))
-        samples = np.concatenate([self._rest, block.waveform])
-        whole = len(samples) // self._block * self._block
-        self._count(samples[:whole].reshape(-1, self._block))
-        self._rest = samples[whole:]
-
-    def finish(self) -> None:
-        if len(self._rest):
-            self._count(self._rest[np.newaxis])
-
-    def _count(self, blocks: Waveform) -> None:
-        power = np.square(blocks, dtype=np.float64).mean(axis=1)
-        self._num_blocks += len(blocks)
-        self._num_silent += int((power < from_dbfs(self._settings.silence_dbfs) ** 2).sum())
-
-
-def _measure(reader: ClipReader, clip_file: str, file_bytes: int, settings: ProbeSettings) -> ClipProbe:
-    video, audio = _VideoMeter(), _AudioMeter(settings)
-    for event in reader.scan():
-        if isinstance(event, FrameMark):
-            video.add(event, reader.num_damaged_video)
-        else:
-            audio.add(event)
-    audio.finish()
-    info = reader.info
-    declared = (info.video_duration_seconds or 0.0, info.audio_duration_seconds or 0.0)
-    video_status, video_reason = _judge_video(reader, video, max(declared[0], video.duration_seconds), settings)
-    whole_seconds = max(*declared, video.duration_seconds, audio.seconds)
-    audio_status, audio_reason = _judge_audio(reader, audio, whole_seconds, settings)
-    has_audio = audio.seconds > 0
-    return ClipProbe(
-        clip_file=clip_file,
-        video_status=video_status,
-        audio_status=audio_status,
-        num_frames=video.num_frames if info.has_video_stream else None,
-        frame_rate=video.num_frames / video.duration_seconds if video.duration_seconds > 0 else None,
-        width=video.width or None,
-        height=video.height or None,
-        clip_duration_seconds=video.duration_seconds or audio.seconds or None,
-        audio_sample_rate=info.audio_sample_rate,
-        audio_channels=info.audio_channels,
-        audio_rms_dbfs=to_dbfs(audio.rms),
-        audio_peak_dbfs=to_dbfs(audio.peak),
-        audio_silent_fraction=audio.silent_fraction if has_audio else None,
-        reason="; ".join(reason for reason in (video_reason, audio_reason) if reason) or None,
-        file_bytes=file_bytes,
-    )
-
-
-def _judge_video(
-    reader: ClipReader, video: _VideoMeter, whole_seconds: float, settings: ProbeSettings
-) -> tuple[VideoStatus, str]:
-    if not reader.info.has_video_stream:
-        return VideoStatus.NO_STREAM, "no video stream"
-    if not video.num_frames:
-        return VideoStatus.UNDECODABLE, "no frame of the video decodes"
-    covered = video.duration_seconds - video.lost_seconds
-    if covered < settings.min_covered_share * whole_seconds:
-        return VideoStatus.PARTIAL, "the video covers only a part of the clip"
-    return VideoStatus.USABLE, ""
-
-
-def _judge_audio(
-    reader: ClipReader, audio: _AudioMeter, whole_seconds: float, settings: ProbeSettings
-) -> tuple[AudioStatus, str]:
-    if not reader.info.has_audio_stream:
-        return AudioStatus.NO_STREAM, "no audio stream"
-    if not audio.seconds:
-        return AudioStatus.UNDECODABLE, "nothing of the audio decodes"
-    if audio.peak == 0:
-        return AudioStatus.SILENT, "the audio is digital silence"
-    if audio.rms < from_dbfs(settings.silence_dbfs):
-        return AudioStatus.NEAR_SILENT, "the audio is nearly silent"
-    if audio.seconds < settings.min_covered_share * whole_seconds:
-        return AudioStatus.PARTIAL, "the audio covers only a part of the clip"
-    return AudioStatus.USABLE, ""
+    packets: PacketSummary | None = None
+    num_clips: int | None = None
+    num_clips_without_file: int | None = None
+    num_files_without_row: int | None = None
 
 
 def probe_folder(
     root: str | Path,
     out_parquet: str | Path,
     settings: ProbeSettings | None = None,
+    options: ProbeOptions | None = None,
     *,
-    workers: int = 1,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Show = lambda what, num_done, num_files: None,
 ) -> ProbeSummary:
     """Measures every clip file below a folder into a Parquet file, sorted by ``clip_file``.
 
@@ -249,74 +101,155 @@ def probe_folder(
         root: folder of clips.
         out_parquet: file to write.
         settings: thresholds; the defaults when None.
-        workers: processes.
-        on_progress: called with the number of finished files and of all files.
+        options: what else to do, and by how many workers; the defaults when None.
+        on_progress: told how far it is.
 
     Raises:
-        UsageError: the folder is missing or holds no clip files.
+        UsageError: the folder is missing or holds no clip files; workers cannot be started or do not see it.
+        ManifestError: a manifest cannot be read.
         OSError: the output cannot be written.
     """
-    settings = settings or ProbeSettings()
-    root, out_parquet = Path(root), Path(out_parquet)
-    clip_files = find_clip_files(root)
-    if not clip_files:
-        raise UsageError(f"{root}: holds no clip files (looked for .mp4, .mkv, .webm, .avi and the like)")
-    if not out_parquet.parent.is_dir():
-        raise UsageError(f"{out_parquet.parent}: no such folder, create it first")
-    if out_parquet.is_dir():
-        raise UsageError(f"{out_parquet} is a folder: name the Parquet file to write")
-    journal = ProbeJournal(out_parquet.with_name(f"{out_parquet.name}.journal"), settings.as_json())
-    stamps = {name: _stamp(root / name) for name in clip_files}
-    finished = journal.keep_unchanged({_as_text(name): stamp for name, stamp in stamps.items()})
-    wanted = [name for name in clip_files if _as_text(name) not in finished]
-    num_done = len(finished)
-    if on_progress is not None:
-        on_progress(num_done, len(clip_files))
-    with journal.appending() as note:
-        for name, probe in _probe_all(wanted, root, settings, workers):
-            note(stamps[name], probe)
-            num_done += 1
-            if on_progress is not None:
-                on_progress(num_done, len(clip_files))
-    table = _to_table(journal.rows(), settings)
-    _write_atomically(table, out_parquet)
-    return _summarize(table, num_measured=len(wanted))
+    settings, options = settings or ProbeSettings(), options or ProbeOptions()
+    out = Path(out_parquet)
+    for path in (out, options.packets, options.missing):
+        _check_writable(path)
+    # Workers on other machines stand in other folders.
+    listing = Listing.of(Path(root).absolute())
+    _check_not_empty(listing)
+    # First, because it is quick, and so that a wrong manifest is told at once.
+    coverage = compare(list(listing.places), options.manifests) if options.manifests else None
+    if coverage is not None and options.missing is not None:
+        write_lists(coverage, options.missing)
+    with ExitStack() as stack:
+        tables = stack.enter_context(PacketTables(options.packets, listing)) if options.packets else None
+        run = _Run(listing, out, settings, options, tables, on_progress)
+        num_measured = run.measure()
+        summary = _write_table(_to_table(run.rows(), settings), out, listing, coverage, num_measured)
+        return replace(summary, packets=tables.finish(run.check)) if tables is not None else summary
 
 
-def _probe_all(names: list[str], root: Path, settings: ProbeSettings, workers: int) -> Iterator[tuple[str, ClipProbe]]:
-    jobs = [(str(root / name), str(root), settings) for name in names]
-    for index, probe in each_result(probe_clip, jobs, workers=workers):
-        yield names[index], probe if probe is not None else _crashed(names[index], root)
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What one look at a file gave; None is what was not asked for."""
+
+    probe: ClipProbe | None
+    table: bytes | str | None
 
 
-def _crashed(name: str, root: Path) -> ClipProbe:
-    return _failed(_as_text(name), "the decoder crashed on it", _stamp(root / name)[0])
-
-
-def _failed(clip_file: str, reason: str, file_bytes: int | None) -> ClipProbe:
-    return ClipProbe(
-        clip_file=clip_file,
-        video_status=VideoStatus.UNDECODABLE,
-        audio_status=AudioStatus.UNDECODABLE,
-        reason=reason,
-        file_bytes=file_bytes,
+def look_at(path: str, root: str, settings: ProbeSettings | None, wants_table: bool) -> _Look:
+    """Measures a file, if settings are given, and makes its packet tables, if wanted: the job of a worker."""
+    return _Look(
+        probe_clip(path, root, settings) if settings is not None else None, make_table(path) if wants_table else None
     )
 
 
-def _as_text(name: str) -> str:
-    """Returns a file name as text that Parquet takes: bytes that are no UTF-8 are spelled out."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+class _Run:
+    """One run over the files of a listing."""
+
+    def __init__(
+        self,
+        listing: Listing,
+        out: Path,
+        settings: ProbeSettings,
+        options: ProbeOptions,
+        tables: PacketTables | None,
+        show: Show,
+    ) -> None:
+        self._listing = listing
+        self._settings = settings
+        self._options = options
+        self._tables = tables
+        self._show = show
+        self._texts = list(listing.places)
+        self._is_measured = np.zeros(len(listing), np.bool_)
+        header = {"schema_version": schema.SCHEMA_VERSION, "settings": settings.as_json()}
+        self._journal = Journal(out.with_name(f"{out.name}.journal"), header)
+        self._journal.resume(self._take)
+
+    def measure(self) -> int:
+        """Looks at all files that something is not known of; returns how many were measured."""
+        listing = self._listing
+        num_measured = len(listing) - int(self._is_measured.sum())
+        lost: dict[int, str] = {}
+        wanted = [place for place in range(len(listing)) if self._lacks(place)]
+        num_done = len(listing) - len(wanted)
+        self._show("probe", num_done, len(listing))
+        with self._journal.appending() as note:
+            for number, look in self._each(look_at, map(self._job, wanted), lost):
+                place = wanted[number]
+                text = self._texts[place]
+                if look is None:
+                    look = self._failed(place, f"the decoder's process {lost.pop(number)}")
+                if look.probe is not None:
+                    note(text, listing.stamp(place), asdict(look.probe))
+                if look.table is not None and self._tables is not None:
+                    self._tables.note(text, look.table)
+                num_done += 1
+                self._show("probe", num_done, len(listing))
+        return num_measured
+
+    def check(self, jobs: Iterator[tuple[Any, ...]], num_jobs: int) -> Iterator[tuple[int, str | None]]:
+        """Runs checks of packet tables."""
+        for num_done, result in enumerate(self._each(check_table, jobs, {}), start=1):
+            self._show("check", num_done, num_jobs)
+            yield result
+
+    def rows(self) -> Iterator[Note]:
+        """Yields the rows of the probe table, in the order they were measured."""
+        return self._journal.notes()
+
+    def _lacks(self, place: int) -> bool:
+        return not self._is_measured[place] or (self._tables is not None and self._tables.lacks(place))
+
+    def _job(self, place: int) -> tuple[Any, ...]:
+        settings = None if self._is_measured[place] else self._settings
+        wants_table = self._tables is not None and self._tables.lacks(place)
+        return self._listing.path(place), str(self._listing.root), settings, wants_table
+
+    def _failed(self, place: int, reason: str) -> _Look:
+        _, _, settings, wants_table = self._job(place)
+        probe = failed_probe(self._texts[place], reason, int(self._listing.sizes[place])) if settings else None
+        return _Look(probe, reason if wants_table else None)
+
+    def _each(self, function: Callable[..., Any], jobs: Iterable[tuple[Any, ...]], lost: dict[int, str]) -> Any:
+        is_alone = self._options.workers == 0 and self._options.engine == "local"
+        return each_result(
+            function,
+            jobs,
+            workers=self._options.workers,
+            engine=self._options.engine,
+            max_seconds_per_job=None if is_alone else self._settings.max_seconds + GRACE_SECONDS,
+            must_see=[self._listing.path(0)],
+            on_lost=lost.__setitem__,
+        )
+
+    def _take(self, note: Note) -> bool:
+        """Learns that a file is measured; returns whether the note is of use."""
+        place = self._listing.place_of(note)
+        if place is None or self._is_measured[place]:
+            return False
+        self._is_measured[place] = True
+        return True
 
 
-def _stamp(path: Path) -> Stamp:
-    try:
-        status = path.stat()
-    except OSError:
-        return (0, 0)
-    return (status.st_size, status.st_mtime_ns)
+def _check_writable(path: Path | None) -> None:
+    if path is None:
+        return
+    if not path.parent.is_dir():
+        raise UsageError(f"{path.parent}: no such folder, create it first")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder: name the file to write")
 
 
-def _to_table(rows: Iterable[dict[str, Any]], settings: ProbeSettings) -> pa.Table:
+def _check_not_empty(listing: Listing) -> None:
+    if not len(listing):
+        links = f"; {listing.num_outside} links lead out of it, and are not followed" if listing.num_outside else ""
+        raise UsageError(
+            f"{listing.root}: holds no clip files (looked for .mp4, .mkv, .webm, .avi and the like){links}"
+        )
+
+
+def _to_table(rows: Iterable[Note], settings: ProbeSettings) -> pa.Table:
     stamped = schema.with_metadata(schema.PROBE_SCHEMA, probe_settings=settings.as_json())
     batches = []
     rows = iter(rows)
@@ -325,25 +258,33 @@ def _to_table(rows: Iterable[dict[str, Any]], settings: ProbeSettings) -> pa.Tab
     return pa.Table.from_batches(batches, schema=stamped).sort_by("clip_file").combine_chunks()
 
 
-def _write_atomically(table: pa.Table, path: Path) -> None:
+def _write_table(
+    table: pa.Table, path: Path, listing: Listing, coverage: Coverage | None, num_measured: int
+) -> ProbeSummary:
+    """Writes the file, whole or not at all, and returns what is in it."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         pq.write_table(table, part, compression="zstd")
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-
-
-def _summarize(table: pa.Table, num_measured: int) -> ProbeSummary:
-    def count(column: str) -> dict[str, int]:
-        counts = Counter(part for value in table[column].to_pylist() if value for part in value.split("; "))
-        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
     return ProbeSummary(
         num_files=len(table),
         num_measured=num_measured,
         num_reused=len(table) - num_measured,
-        video_status=count("video_status"),
-        audio_status=count("audio_status"),
-        reasons=count("reason"),
+        num_links_outside=listing.num_outside,
+        video_status=_counts(table["video_status"], lambda status: [status]),
+        audio_status=_counts(table["audio_status"], lambda status: [status]),
+        reasons=_counts(table["reason"], lambda reason: [kind_of(each) for each in reason.split("; ")]),
+        num_clips=coverage.num_clips if coverage else None,
+        num_clips_without_file=len(coverage.clips_without_file) if coverage else None,
+        num_files_without_row=len(coverage.files_without_row) if coverage else None,
     )
+
+
+def _counts(column: pa.ChunkedArray, parts_of: Callable[[str], list[str]]) -> dict[str, int]:
+    """Returns how often each part occurs in a column of text, most frequent first."""
+    counts: Counter[str] = Counter()
+    for each in column.drop_null().value_counts().to_pylist():
+        counts.update(dict.fromkeys(parts_of(each["values"]), each["counts"]))
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

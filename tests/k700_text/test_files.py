@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from k700_text.errors import UsageError
-from k700_text.media.files import ClipIndex, find_clip_files, index_clips
+from k700_text.media.files import ClipIndex, FoundFiles, find_clip_files, index_clips, walk_clip_files
 
 FIRST = "-aBcDeFgHi0_000010_000020"
 SECOND = "-aBcDeFgHi0_000030_000040"
@@ -49,9 +51,93 @@ def test_clips_are_matched_by_name(tmp_path: Path) -> None:
     assert found.to_pylist() == [f"playing guitar (solo)/{SECOND}_raw.mkv", f"{FIRST}.mp4", None, None]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "{id}_000010_000020.mp4",
+        "train/{id}_000010_000020.mp4",
+        "playing guitar (solo)/{id}_000010_000020.MP4",
+        "val/label/{id}_10_20.webm",
+        "{id}_0010_20.mkv",
+        "{id}_000010_000020_raw.mp4",
+        "{id}_000010_000020.f137.mp4",
+        "{id}_10_20 (1).mp4",
+        "{id}_000010_000020-h264.avi",
+        "{id}.mp4",
+        "label.with.dots/{id}.MOV",
+    ],
+)
+@pytest.mark.parametrize(
+    "youtube_id", ["abcdefghijk", "-bcdefghij-", "_bcdefghij_", "a_000010_00", "12_34_56_78", "NULL_000001"]
+)
+def test_every_usual_layout_is_known(name: str, youtube_id: str) -> None:
+    clip_id = f"{youtube_id}_000010_000020"
+    file = name.format(id=youtube_id)
+    assert ClipIndex("", [file, "other.mp4"]).find([clip_id]).to_pylist() == [file]
+    names_one_video = file.endswith((f"{youtube_id}.mp4", f"{youtube_id}.MOV"))
+    assert ClipIndex("", [file]).find([f"{youtube_id}_000010_000021"]).to_pylist() == [
+        file if names_one_video else None
+    ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "{id}x_000010_000020.mp4",
+        "x{id}_000010_000020.mp4",
+        "{id}_000010.mp4",
+        "{id}_000010_000020x.mp4",
+        "{id}_000010_0000200.mp4",
+        "{id}_10.5_20.5.mp4",
+        "{id}_000010_000020/clip.mp4",
+        "{id} .mp4",
+    ],
+)
+def test_names_that_mean_something_else_are_no_clips(name: str) -> None:
+    assert ClipIndex("", [name.format(id="abcdefghijk")]).find(["abcdefghijk_000010_000020"]).to_pylist() == [None]
+
+
+def test_times_of_more_than_six_digits_stay_whole() -> None:
+    files = ["abcdefghijk_1000000_1000010.mp4", "abcdefghijk_0_10.mp4"]
+    ids = ["abcdefghijk_1000000_1000010", "abcdefghijk_000000_000010", "abcdefghijk_000000_1000010"]
+    assert ClipIndex("", files).find(ids).to_pylist() == [*files, None]
+
+
 def test_the_plainest_name_wins(tmp_path: Path) -> None:
-    names = [f"a/{FIRST}_copy.mp4", f"b/{FIRST}.mp4", f"c/{FIRST}.mp4", "-aBcDeFgHi0.mp4"]
-    assert ClipIndex(tmp_path, names).find([FIRST]).to_pylist() == [f"b/{FIRST}.mp4"]
+    names = [
+        f"b/{FIRST}.mp4",
+        f"c/{FIRST}.mp4",
+        "a/-aBcDeFgHi0_10_20.mp4",
+        f"a/{FIRST}_copy.mp4",
+        "a/-aBcDeFgHi0_10_20_copy.mp4",
+        "-aBcDeFgHi0.mp4",
+    ]
+    for best in range(len(names)):
+        for order in (names[best:], names[: best - 1 : -1] if best else names[::-1]):
+            assert ClipIndex(tmp_path, order).find([FIRST]).to_pylist() == [names[best]]
+
+
+def test_a_file_without_a_suffix_is_no_clip(tmp_path: Path) -> None:
+    touch(tmp_path, "mp4", "a.mp4 ", "b.", "c.mp4.part", "d.mp4")
+    assert find_clip_files(tmp_path) == ["d.mp4"]
+
+
+def test_links_out_of_the_folder_are_counted(tmp_path: Path) -> None:
+    touch(tmp_path, "in/real.mp4", "out/far.mp4", "inner/near.mp4")
+    (tmp_path / "in" / "far.mp4").symlink_to("../out/far.mp4")
+    (tmp_path / "in" / "twin.mp4").symlink_to("../inner/near.mp4")
+    assert walk_clip_files(tmp_path / "in") == FoundFiles(["real.mp4"], num_outside=2)
+
+
+def test_many_files_need_no_python_object_each(tmp_path: Path) -> None:
+    files = pa.array([f"label {n % 700}/{n:011d}_{n % 600:06d}_{n % 600 + 10:06d}.mp4" for n in range(200_000)])
+    index = ClipIndex(tmp_path, files)
+    ids = pa.array([file.rpartition("/")[2].removesuffix(".mp4") for file in reversed(files.to_pylist())])
+    assert index.find(ids).equals(files.take(pa.array(range(199_999, -1, -1))).cast(pa.large_string()))
+    gc.collect()
+    before = len(gc.get_objects())
+    kept = ClipIndex(tmp_path, files)
+    assert len(gc.get_objects()) - before < 100 and len(kept) == 200_000
 
 
 def test_a_video_name_counts_only_where_it_can_mean_one_clip(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import ctypes
 import json
 import math
 import os
@@ -15,14 +16,19 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from k700_text.cli.common import run_guarded
 from k700_text.cli.main import _invoke
 from k700_text.errors import ConfigError, UsageError
+from k700_text.media import packet_tables
 from k700_text.media import probe as probe_module
+from k700_text.media.decode import packets_of
 from k700_text.media.levels import from_dbfs, rms, to_dbfs
-from k700_text.media.pool import each_result
-from k700_text.media.probe import ProbeSettings, probe_clip, probe_folder
+from k700_text.media.measure import ProbeSettings, kind_of, probe_clip
+from k700_text.media.packet_index import PacketIndex
+from k700_text.media.packet_tables import PacketSummary
+from k700_text.media.probe import ProbeOptions, look_at, probe_folder
 from k700_text.schema import PROBE_SCHEMA, PROBE_SETTINGS_KEY, read_table
-from tests.k700_text.media_files import FIGHT, SAMPLES, make_clip, needs_samples, tone
+from tests.k700_text.media_files import FIGHT, SAMPLES, make_clip, needs_samples, tone, write_manifest
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +63,10 @@ def test_every_kind_of_clip_gets_its_status(clips: Path, tmp_path: Path) -> None
     }
     assert list(rows) == sorted(rows)
     assert rows["empty.mp4"]["reason"] == "the file is empty" and rows["empty.mp4"]["file_bytes"] == 0
+    assert rows["half.mp4"]["reason"] == "the audio covers only a part: 1.0 of 2.0 s"
+    assert rows["deep/quiet.mp4"]["reason"].startswith("the audio is nearly silent: -")
+    assert all((row["reason"] is None) == (name == "usable.mp4") for name, row in rows.items())
+    assert summary.reasons["the audio covers only a part"] == summary.reasons["the audio is nearly silent"] == 1
     assert (summary.num_files, summary.num_measured, summary.num_reused) == (7, 7, 0)
     assert summary.video_status == {"usable": 5, "undecodable": 2}
 
@@ -124,7 +134,7 @@ def test_a_second_run_decodes_only_what_changed(clips: Path, tmp_path: Path, mon
 
 def test_the_number_of_workers_and_kills_do_not_change_a_byte(clips: Path, tmp_path: Path) -> None:
     probe_folder(clips, tmp_path / "one.parquet")
-    probe_folder(clips, tmp_path / "two.parquet", workers=2)
+    probe_folder(clips, tmp_path / "two.parquet", options=ProbeOptions(workers=2))
     whole = (tmp_path / "one.parquet").read_bytes()
     assert (tmp_path / "two.parquet").read_bytes() == whole
     # What a kill -9 leaves: no Parquet file, and a journal whose last line is torn.
@@ -136,7 +146,7 @@ def test_the_number_of_workers_and_kills_do_not_change_a_byte(clips: Path, tmp_p
 
 
 def test_an_interrupted_run_keeps_what_it_finished(clips: Path, tmp_path: Path) -> None:
-    def stop_after_two(done: int, total: int) -> None:
+    def stop_after_two(what: str, done: int, total: int) -> None:
         if done == 2:
             raise KeyboardInterrupt
 
@@ -144,17 +154,6 @@ def test_an_interrupted_run_keeps_what_it_finished(clips: Path, tmp_path: Path) 
         probe_folder(clips, tmp_path / "probe.parquet", on_progress=stop_after_two)
     assert not (tmp_path / "probe.parquet").exists()
     assert probe_folder(clips, tmp_path / "probe.parquet").num_reused == 2
-
-
-def _die_of_odd(number: int) -> int:
-    if number % 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return number * 10
-
-
-def test_a_crash_costs_one_job() -> None:
-    results = dict(each_result(_die_of_odd, [(0,), (1,), (2,), (4,)], workers=2))
-    assert results == {0: 0, 1: None, 2: 20, 3: 40}
 
 
 def test_missing_and_empty_folders_are_one_clear_line(tmp_path: Path) -> None:
@@ -175,27 +174,6 @@ def test_the_command_prints_one_json_object(clips: Path, tmp_path: Path, capsys:
     assert answer["audio_status"]["no_stream"] == 1 and out.exists()
 
 
-def test_ctrl_c_is_quiet_and_leaves_finished_work(clips: Path, tmp_path: Path) -> None:
-    root, out = tmp_path / "clips", tmp_path / "probe.parquet"
-    root.mkdir()
-    content = (clips / "usable.mp4").read_bytes()
-    for number in range(1500):
-        (root / f"{number:04d}.mp4").write_bytes(content)
-    command = [sys.executable, "-c", "from k700_text.cli.main import run; run()", "probe", str(root), "--out", str(out)]
-    run = subprocess.Popen(
-        [*command, "--workers", "2"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
-    journal = tmp_path / "probe.parquet.journal"
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and (not journal.exists() or journal.read_bytes().count(b"\n") < 20):
-        time.sleep(0.05)
-    os.killpg(run.pid, signal.SIGINT)
-    _, errors = run.communicate(timeout=60)
-    assert run.returncode == 130
-    assert "Traceback" not in errors and "interrupted" in errors
-    assert journal.read_bytes().count(b"\n") >= 20 and not out.exists()
-
-
 def test_a_file_name_that_is_no_text_is_measured_once(tmp_path: Path) -> None:
     root = tmp_path / "clips"
     root.mkdir()
@@ -212,29 +190,265 @@ def test_an_output_that_is_a_folder_is_refused_before_the_work(clips: Path, tmp_
     assert list(tmp_path.parent.glob("*.journal")) == []
 
 
-def test_sigterm_ends_as_ctrl_c_does(tmp_path: Path) -> None:
-    root = tmp_path / "clips"
+def start(root: Path, out: Path, *arguments: str) -> subprocess.Popen[str]:
+    program = "from k700_text.cli.main import run; run()"
+    return subprocess.Popen(
+        [sys.executable, "-c", program, "probe", str(root), "--out", str(out), "--workers", "2", *arguments],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for_lines(journal: Path, num_lines: int, run: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not journal.exists() or journal.read_bytes().count(b"\n") < num_lines:
+        assert run.poll() is None, run.communicate()[1]
+        assert time.monotonic() < deadline, "it does not get that far"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def many(clips: Path, tmp_path: Path) -> Path:
+    """A folder of so many clips that a run can be stopped in the midst of it."""
+    root = tmp_path / "many"
     root.mkdir()
-    for index in range(3):
-        make_clip(root / f"{index}.mp4")
-    program = (
-        "import os, signal\n"
-        "from k700_text.media import probe\n"
-        "measure = probe.probe_clip\n"
-        "def stopped(path, *others):\n"
-        "    if path.endswith('1.mp4'): os.kill(os.getpid(), signal.SIGTERM)\n"
-        "    return measure(path, *others)\n"
-        "probe.probe_clip = stopped\n"
-        "from k700_text.cli.main import run\n"
-        "run()"
-    )
-    arguments = ["probe", str(root), "--out", str(tmp_path / "p.parquet"), "--workers", "1"]
-    done = subprocess.run(
-        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=100, check=False
-    )
-    assert done.returncode == 130, done.stderr
-    assert done.stderr.count("interrupted:") == 1 and "Traceback" not in done.stderr
-    assert probe_folder(root, tmp_path / "p.parquet").num_reused == 1
+    content = (clips / "usable.mp4").read_bytes()
+    for number in range(500):
+        (root / f"{number:04d}.mp4").write_bytes(content)
+    return root
+
+
+def test_ctrl_c_is_quiet_and_leaves_finished_work(many: Path, tmp_path: Path) -> None:
+    out, journal = tmp_path / "probe.parquet", tmp_path / "probe.parquet.journal"
+    run = start(many, out)
+    wait_for_lines(journal, 20, run)
+    os.killpg(run.pid, signal.SIGINT)
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert "Traceback" not in errors and errors.count("interrupted:") == 1
+    assert journal.read_bytes().count(b"\n") >= 20 and not out.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_run_goes_on_where_it_was(many: Path, tmp_path: Path, number: signal.Signals) -> None:
+    out, index = tmp_path / "probe.parquet", tmp_path / "clips.packets"
+    run = start(many, out, "--packets", str(index))
+    wait_for_lines(tmp_path / "clips.packets.journal", 20, run)
+    run.send_signal(number)
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == (130 if number == signal.SIGTERM else -9) and "Traceback" not in errors
+    assert not out.exists() and not index.exists()
+    for path in sorted(many.iterdir())[60:]:
+        path.unlink()
+    lines = (tmp_path / "clips.packets.journal").read_text().splitlines()[1:]
+    noted = {line.partition('"clip_file": "')[2].partition('"')[0] for line in lines}
+    summary = probe_folder(many, out, options=ProbeOptions(packets=index))
+    assert summary.num_files == 60 and summary.num_reused >= len(noted & {f"{n:04d}.mp4" for n in range(60)}) > 0
+    assert summary.packets is not None and summary.packets.num_indexed == 60
+    probe_folder(many, tmp_path / "new.parquet", options=ProbeOptions(packets=tmp_path / "new.packets"))
+    assert (tmp_path / "new.parquet").read_bytes() == out.read_bytes()
+    assert (tmp_path / "new.packets").read_bytes() == index.read_bytes()
+
+
+def test_a_file_that_hangs_or_crashes_the_decoder_has_a_reason(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, out = tmp_path / "clips", tmp_path / "probe.parquet"
+    root.mkdir()
+    for name in ("a_usable.mp4", "hangs.mp4", "kills.mp4", "usable.mp4"):
+        (root / name).write_bytes((clips / "usable.mp4").read_bytes())
+    monkeypatch.setattr(probe_module, "look_at", look_at_what_hangs_and_kills)
+    monkeypatch.setattr(probe_module, "GRACE_SECONDS", 1.0)
+    options = ProbeOptions(workers=2, packets=tmp_path / "clips.packets")
+    summary = probe_folder(root, out, ProbeSettings(max_seconds=3.0), options)
+    assert {name: row["reason"] for name, row in rows_of(out).items()} == {
+        "a_usable.mp4": None,
+        "hangs.mp4": "the decoder's process was stopped: it took more than 4 s",
+        "kills.mp4": "the decoder's process was killed, perhaps for the memory it took, twice",
+        "usable.mp4": None,
+    }
+    assert summary.reasons["the decoder's process was stopped"] == 1 and summary.video_status["undecodable"] == 2
+    assert summary.packets is not None and summary.packets.num_indexed == 2
+
+
+def look_at_what_hangs_and_kills(path: str, *others: Any) -> Any:
+    if path.endswith("hangs.mp4"):
+        ctypes.PyDLL(None).sleep(100)
+    if path.endswith("kills.mp4"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return look_at(path, *others)
+
+
+def test_a_disk_that_is_full_is_one_line(
+    clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, journal = tmp_path / "p.parquet", tmp_path / "p.parquet.journal"
+    probe_folder(clips, out)
+    journal.write_bytes(journal.read_bytes().splitlines(keepends=True)[0])
+    opened = Path.open
+
+    def open_on_a_full_disk(path: Path, mode: str = "r", **options: Any) -> Any:
+        return opened(Path("/dev/full") if mode == "a" else path, mode, **options)
+
+    monkeypatch.setattr(Path, "open", open_on_a_full_disk)
+    words = ["probe", str(clips), "--out", str(out), "--workers", "1"]
+    assert run_guarded(lambda: _invoke(words), debug=False) == 1
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: no space left on the device") and errors.count("\n") == 1
+
+
+def test_reasons_are_counted_by_kind() -> None:
+    assert kind_of("the audio covers only a part: 4.1 of 10.0 s") == "the audio covers only a part"
+    assert kind_of("frames of 4097x4097 pixels are above the limit") == "frames of N pixels are above the limit"
+    assert kind_of("its video is hevc, not H.264") == "its video is hevc, not H.264"
+    assert kind_of("28 packets in an MP4 of 4:2:0") == "N packets in an MP4 of 4:2:0"
+
+
+class TestPacketIndex:
+    def test_tables_are_made_once_and_checked(self, clips: Path, tmp_path: Path) -> None:
+        index, out = tmp_path / "clips.packets", tmp_path / "probe.parquet"
+        summary = probe_folder(clips, out, options=ProbeOptions(packets=index, workers=2))
+        assert summary.packets == PacketSummary(
+            num_indexed=5,
+            num_checked=5,
+            num_differing=0,
+            not_indexed={
+                "is no media file that FFmpeg knows, or is damaged where it begins": 1,
+                "the file is empty": 1,
+            },
+        )
+        with_tables = PacketIndex(index)
+        place = with_tables.find("deep/quiet.mp4")
+        status = (clips / "deep" / "quiet.mp4").stat()
+        assert place is not None and with_tables.stamp(place) == (status.st_size, status.st_mtime_ns)
+        made = packets_of(clips / "deep" / "quiet.mp4")
+        found = with_tables.packets(place)
+        assert found is not None and not isinstance(made, str) and found.to_bytes() == made.to_bytes()
+        first = index.read_bytes()
+        again = probe_folder(clips, out, options=ProbeOptions(packets=index))
+        assert again.packets == summary.packets and again.num_measured == 0 and index.read_bytes() == first
+
+    def test_an_index_can_be_added_without_measuring_again(
+        self, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        out = tmp_path / "probe.parquet"
+        probe_folder(clips, out)
+        first = out.read_bytes()
+        monkeypatch.setattr(probe_module, "probe_clip", None)
+        summary = probe_folder(clips, out, options=ProbeOptions(packets=tmp_path / "clips.packets"))
+        assert summary.num_measured == 0 and summary.packets is not None and summary.packets.num_indexed == 5
+        assert out.read_bytes() == first
+
+    def test_if_one_clip_differs_all_are_checked(
+        self, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        root, index = tmp_path / "clips", tmp_path / "clips.packets"
+        root.mkdir()
+        for number in range(12):
+            (root / f"{number:02d}.mp4").write_bytes((clips / "usable.mp4").read_bytes())
+        checked: list[str] = []
+
+        def check(path: str, packets: object, *, seed: int) -> str | None:
+            checked.append(Path(path).stem)
+            return "another picture at 0.5 s" if Path(path).stem in guilty else None
+
+        monkeypatch.setattr(packet_tables, "check_packets", check)
+        guilty: list[str] = []
+        sampled = probe_folder(root, tmp_path / "p.parquet", options=ProbeOptions(packets=index)).packets
+        assert sampled is not None and sampled.num_checked == len(checked) == 5
+        guilty += [checked[3], next(name for name in map("{:02d}".format, range(12)) if name not in checked)]
+        checked.clear()
+        index.with_name("clips.packets.journal").unlink()
+        summary = probe_folder(root, tmp_path / "p.parquet", options=ProbeOptions(packets=index)).packets
+        assert sorted(checked) == [f"{number:02d}" for number in range(12)]
+        assert summary == PacketSummary(
+            num_indexed=10, num_checked=12, num_differing=2, not_indexed={"comes out otherwise by its packets": 2}
+        )
+        found = PacketIndex(index)
+        place = found.find(f"{guilty[1]}.mp4")
+        assert place is not None and found.packets(place) is None
+        assert found.reason(place) == "comes out otherwise by its packets: another picture at 0.5 s"
+        assert len(found) == 12
+
+    def test_a_clip_that_changes_gets_a_new_table(self, clips: Path, tmp_path: Path) -> None:
+        root, options = tmp_path / "clips", ProbeOptions(packets=tmp_path / "clips.packets")
+        root.mkdir()
+        (root / "a.mp4").write_bytes((clips / "usable.mp4").read_bytes())
+        (root / "b.mp4").write_bytes((clips / "usable.mp4").read_bytes())
+        probe_folder(root, tmp_path / "p.parquet", options=options)
+        (root / "a.mp4").write_bytes((clips / "mute.mp4").read_bytes())
+        (root / "b.mp4").unlink()
+        probe_folder(root, tmp_path / "p.parquet", options=options)
+        index = PacketIndex(tmp_path / "clips.packets")
+        packets = index.packets(0)
+        assert len(index) == 1 and packets is not None and packets.audio is None
+        assert index.stamp(0)[0] == (root / "a.mp4").stat().st_size
+
+    def test_a_name_that_is_no_text_has_no_row(self, clips: Path, tmp_path: Path) -> None:
+        root = tmp_path / "clips"
+        root.mkdir()
+        (root / os.fsdecode(b"lat\xe9.mp4")).write_bytes((clips / "usable.mp4").read_bytes())
+        summary = probe_folder(root, tmp_path / "p.parquet", options=ProbeOptions(packets=tmp_path / "i")).packets
+        assert summary is not None
+        assert (summary.num_indexed, summary.not_indexed) == (0, {"its name is not UTF-8 text": 1})
+
+
+class TestManifests:
+    IDS = ("-aBcDeFgHi0_000010_000020", "_NA12345678_000000_000010", "abcdefghijk_000001_000011")
+
+    def test_clips_without_a_file_and_files_without_a_row(
+        self, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        root = tmp_path / "clips"
+        (root / "label").mkdir(parents=True)
+        names = [f"label/{self.IDS[0]}.mp4", f"{self.IDS[0]}_copy.mp4", "zzzzzzzzzzz_000000_000010.mp4", "holiday.mp4"]
+        for name in names:
+            (root / name).write_bytes((clips / "mute.mp4").read_bytes())
+        (root / "far.mp4").symlink_to(clips / "mute.mp4")
+        rows = [{"clip_id": self.IDS[0], "label": "a, b"}, {"clip_id": self.IDS[1], "label": None, "split": "val"}]
+        first = write_manifest(tmp_path / "train.parquet", rows)
+        second = write_manifest(tmp_path / "more.parquet", [{"clip_id": self.IDS[2], "label": 'say "x"'}, rows[0]])
+        lists = tmp_path / "missing.csv"
+        arguments = ["probe", str(root), "--out", str(tmp_path / "p.parquet"), "--workers", "1", "--json"]
+        _invoke([*arguments, "--manifest", str(first), "--manifest", str(second), "--missing", str(lists)])
+        answer = json.loads(capsys.readouterr().out)
+        assert (answer["num_clips"], answer["num_clips_without_file"], answer["num_files_without_row"]) == (3, 2, 3)
+        assert answer["num_links_outside"] == 1 and answer["num_files"] == 4
+        with lists.open(newline="") as file:
+            assert list(csv.reader(file)) == [
+                ["problem", "clip_file", "clip_id", "split", "label"],
+                ["the clip has no file", "", self.IDS[2], "train", 'say "x"'],
+                ["the clip has no file", "", self.IDS[1], "val", ""],
+                ["another file is taken for this clip", names[1], "", "", ""],
+                ["the name is no clip id", names[3], "", "", ""],
+                ["no row names this clip", names[2], "", "", ""],
+            ]
+        _invoke([*arguments[:-1], "--manifest", str(first)])
+        assert "manifest clips without a file" in capsys.readouterr().out
+
+    def test_nothing_missing_is_an_empty_list(self, clips: Path, tmp_path: Path) -> None:
+        root = tmp_path / "clips"
+        root.mkdir()
+        (root / f"{self.IDS[0][:11]}.mp4").write_bytes((clips / "mute.mp4").read_bytes())
+        manifest = write_manifest(tmp_path / "train.parquet", [{"clip_id": self.IDS[0]}])
+        options = ProbeOptions(manifests=[manifest], missing=tmp_path / "missing.csv")
+        summary = probe_folder(root, tmp_path / "p.parquet", options=options)
+        assert (summary.num_clips, summary.num_clips_without_file, summary.num_files_without_row) == (1, 0, 0)
+        assert (tmp_path / "missing.csv").read_text().count("\n") == 1
+
+    def test_a_list_without_a_manifest_is_a_usage_error(self, clips: Path, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="--manifest"):
+            _invoke(["probe", str(clips), "--out", str(tmp_path / "p"), "--missing", str(tmp_path / "m.csv")])
+
+
+def test_a_folder_of_nothing_but_links_outside_says_so(clips: Path, tmp_path: Path) -> None:
+    root = tmp_path / "links"
+    root.mkdir()
+    (root / "a.mp4").symlink_to(clips / "usable.mp4")
+    with pytest.raises(UsageError, match=r"holds no clip files.*1 links lead out of it"):
+        probe_folder(root, tmp_path / "p.parquet")
 
 
 def test_levels() -> None:
@@ -244,30 +458,51 @@ def test_levels() -> None:
     assert rms(np.zeros(0, dtype=np.float32)) == 0
 
 
+def check_against_truth(row: dict[str, Any], clip: dict[str, str]) -> None:
+    """Compares a row with what another program has measured of the same clip.
+
+    The columns that say where a clip is from (source_url, youtube_id, time_start, time_end, raw) are no property of
+    the file. The others agree: exactly, or within what is said here.
+    """
+    assert clip["label"] == row["clip_file"].split("/")[0]
+    assert (row["video_status"], row["num_frames"]) == ("usable", int(clip["frames"]))
+    assert (row["width"], row["height"]) == (int(clip["w"]), int(clip["h"]))
+    # Written with four decimals.
+    assert row["frame_rate"] == pytest.approx(float(clip["fps"]), abs=1e-4)
+    # The file's declared length, rounded to milliseconds: sound and all, which ends up to two frames after the video.
+    assert -0.0006 <= float(clip["duration"]) - row["clip_duration_seconds"] < 2 / row["frame_rate"]
+    assert clip["vfr"] == "False"
+    assert row["frame_rate"] * row["clip_duration_seconds"] == pytest.approx(row["num_frames"], rel=1e-9)
+    is_loud = float(clip["audio_peak"] or 0) > 0
+    expected = ("usable" if is_loud else "silent") if clip["has_audio"] == "True" else "no_stream"
+    assert row["audio_status"] == expected
+    if expected == "usable":
+        # Of all channels there, of their mean here: never more, and of these clips not much less.
+        peak, level = from_dbfs(row["audio_peak_dbfs"]), from_dbfs(row["audio_rms_dbfs"])
+        assert 0.98 * float(clip["audio_peak"]) <= peak <= float(clip["audio_peak"]) + 5e-6
+        assert 0.995 * float(clip["audio_rms"]) <= level <= float(clip["audio_rms"]) + 5e-6
+    else:
+        assert row["audio_rms_dbfs"] is None and row["audio_peak_dbfs"] is None
+
+
 class TestRealFiles:
     pytestmark = needs_samples
 
-    def test_the_audio_truth_of_all_sixty_clips(self, tmp_path: Path) -> None:
-        probe_folder(FIGHT, tmp_path / "probe.parquet", workers=2)
+    def test_every_column_of_the_manifest_of_sixty_clips(self, tmp_path: Path) -> None:
+        probe_folder(FIGHT, tmp_path / "probe.parquet", options=ProbeOptions(workers=2))
         rows = rows_of(tmp_path / "probe.parquet")
         with (FIGHT / "manifest.csv").open(encoding="utf-8", newline="") as file:
             truth = list(csv.DictReader(file))
-        assert len(truth) == 60
+        assert len(truth) == len(rows) == 60
         for clip in truth:
-            expected = "usable" if float(clip["audio_peak"] or 0) > 0 else "silent"
             row = rows[clip["clip"]]
-            assert row["audio_status"] == (expected if clip["has_audio"] == "True" else "no_stream"), clip
-            assert row["video_status"] == "usable"
-            assert row["num_frames"] == int(clip["frames"])
-            assert (row["width"], row["height"]) == (int(clip["w"]), int(clip["h"]))
-            if expected == "usable":
-                assert from_dbfs(row["audio_rms_dbfs"]) == pytest.approx(float(clip["audio_rms"]), rel=0.01)
+            check_against_truth(row, clip)
 
     def test_samples_of_other_projects(self, tmp_path: Path) -> None:
-        probe_folder(SAMPLES, tmp_path / "probe.parquet", workers=2)
+        probe_folder(SAMPLES, tmp_path / "probe.parquet", options=ProbeOptions(workers=2))
         rows = rows_of(tmp_path / "probe.parquet")
         damaged = rows.pop("decord/corrupted.mp4")
-        assert (damaged["video_status"], damaged["num_frames"]) == ("partial", 28)
+        assert (damaged["video_status"], damaged["num_frames"]) == ("partial", 29)
         assert {row["video_status"] for row in rows.values()} == {"usable"}
         assert (rows["decord/video_90.mov"]["width"], rows["decord/video_90.mov"]["height"]) == (320, 568)
         opus = rows["decord/flipping_a_pancake.mkv"]

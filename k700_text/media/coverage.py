@@ -1,0 +1,84 @@
+"""Which clips of manifests have no file, and which files no row."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+
+from k700_text.media.files import ClipIndex, parse_names
+from k700_text.schema import MANIFEST_SCHEMA, read_table
+
+NO_FILE = "the clip has no file"
+NO_ROW = "no row names this clip"
+NO_CLIP_NAME = "the name is no clip id"
+SPARE = "another file is taken for this clip"
+
+_COLUMNS = ("clip_id", "split", "label")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Coverage:
+    """How the rows of manifests and the files of a folder match.
+
+    Attributes:
+        num_clips: rows of the manifests, each counted once.
+        clips_without_file: clip_id, split, label of those that have no file.
+        files_without_row: clip_file and problem of those that are no clip of the manifests.
+    """
+
+    num_clips: int
+    clips_without_file: pa.Table
+    files_without_row: pa.Table
+
+
+def compare(clip_files: Sequence[str], manifests: Sequence[str | Path]) -> Coverage:
+    """Returns how files and manifests match, by the rules of ``ClipIndex``.
+
+    Args:
+        clip_files: paths relative to the folder of clips, sorted.
+        manifests: Parquet files.
+
+    Raises:
+        ManifestError: a manifest cannot be read.
+    """
+    rows = pa.concat_tables([read_table(path, MANIFEST_SCHEMA, _COLUMNS).select(_COLUMNS) for path in manifests])
+    rows = rows.replace_schema_metadata(None).group_by(list(_COLUMNS)).aggregate([])
+    names = parse_names(pa.array(clip_files, pa.large_string()))
+    taken = ClipIndex("", names["clip_file"]).find(rows["clip_id"])
+    lost = rows.filter(pc.is_null(taken))
+    others = names.filter(pc.invert(pc.is_in(names["clip_file"], value_set=taken)))
+    has_row = pc.is_in(others["clip_id"], value_set=rows["clip_id"].combine_chunks().cast(pa.large_string()))
+    problem = pc.if_else(pc.is_null(others["youtube_id"]), NO_CLIP_NAME, pc.if_else(has_row, SPARE, NO_ROW))
+    return Coverage(
+        num_clips=len(rows),
+        clips_without_file=lost.sort_by([(name, "ascending") for name in ("split", "clip_id", "label")]),
+        files_without_row=pa.table({"clip_file": others["clip_file"], "problem": problem}),
+    )
+
+
+def write_lists(coverage: Coverage, path: Path) -> None:
+    """Writes both lists into one CSV file: clips without a file, then files without a row; all cells are quoted.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    lost, others = coverage.clips_without_file, coverage.files_without_row
+    text = pa.string()
+    columns = {name: pa.chunked_array([*lost[name].chunks, pa.nulls(len(others), text)], text) for name in _COLUMNS}
+    files = [pa.nulls(len(lost), text), *others["clip_file"].cast(text).chunks]
+    problems = [pa.repeat(pa.scalar(NO_FILE), len(lost)), *others["problem"].cast(text).chunks]
+    table = pa.table(
+        {"problem": pa.chunked_array(problems, text), "clip_file": pa.chunked_array(files, text), **columns}
+    )
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        pacsv.write_csv(table, part, pacsv.WriteOptions(quoting_style="all_valid"))
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

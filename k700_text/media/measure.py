@@ -1,0 +1,234 @@
+"""Measuring one clip file, in one pass: what decodes, how long it is, whether there is sound in it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from k700_text.config import require_positive
+from k700_text.errors import ConfigError, DecodeError
+from k700_text.media.clip import AudioBlock, DecodeLimits, FrameMark, Waveform
+from k700_text.media.decode import ClipReader
+from k700_text.media.levels import SILENCE_DBFS, from_dbfs, to_dbfs
+from k700_text.records import AudioStatus, ClipProbe, VideoStatus
+
+# Those that stand alone, and sizes: H.264, MP4 and 4:2:0 are names.
+_NUMBER = re.compile(r"(?<![\w.:])\d+([.x]\d+)*(?![\w:])")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeSettings:
+    """What "usable" means; recorded in the probe file."""
+
+    silence_dbfs: float = SILENCE_DBFS
+    """Level (RMS of the mono mix) below which audio is near-silent, dB re full scale."""
+    min_covered_share: float = 0.9
+    """Share of the clip that a stream has to cover to be usable, 0..1."""
+    block_seconds: float = 0.05
+    """Length of the blocks that ``audio_silent_fraction`` counts."""
+    max_seconds: float = 600.0
+    """Wall time that decoding one file may take, seconds."""
+
+    def __post_init__(self) -> None:
+        require_positive(block_seconds=self.block_seconds, max_seconds=self.max_seconds)
+        if not 0 <= self.min_covered_share <= 1:
+            raise ConfigError(f"min_covered_share must be in 0..1, got {self.min_covered_share}")
+        if not -200 <= self.silence_dbfs <= 0:
+            raise ConfigError(f"silence_dbfs must be in -200..0, got {self.silence_dbfs}")
+
+    def as_json(self) -> str:
+        """Returns the settings as one line of JSON, the same for the same settings."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def probe_clip(path: str | Path, root: str | Path, settings: ProbeSettings | None = None) -> ClipProbe:
+    """Returns the measurement of one clip file, from one full decoding pass; a bad file is a result, not an error.
+
+    Args:
+        path: the file.
+        root: folder that ``clip_file`` is to be relative to.
+        settings: thresholds; the defaults when None.
+    """
+    settings = settings or ProbeSettings()
+    clip_file = as_text(Path(os.path.relpath(path, root)).as_posix())
+    if not Path(path).exists():
+        return ClipProbe(
+            clip_file=clip_file,
+            video_status=VideoStatus.MISSING,
+            audio_status=AudioStatus.MISSING,
+            reason="no such file",
+        )
+    file_bytes = Path(path).stat().st_size
+    try:
+        with ClipReader(path, limits=DecodeLimits(max_seconds=settings.max_seconds)) as reader:
+            return _measure(reader, clip_file, file_bytes, settings)
+    except DecodeError as error:
+        return failed_probe(clip_file, str(error).removeprefix(f"{path}: "), file_bytes)
+
+
+class _VideoMeter:
+    """Adds up frames."""
+
+    def __init__(self) -> None:
+        self.num_frames = 0
+        self.lost_seconds = 0.0
+        self.width = self.height = 0
+        self._first_seconds = 0.0
+        self._end_seconds = 0.0
+        self._num_damaged = 0
+
+    @property
+    def duration_seconds(self) -> float:
+        return self._end_seconds - self._first_seconds if self.num_frames else 0.0
+
+    def add(self, mark: FrameMark, num_damaged: int) -> None:
+        if not self.num_frames:
+            self._first_seconds = mark.time_seconds
+            self.width, self.height = mark.width, mark.height
+        elif num_damaged != self._num_damaged:
+            self.lost_seconds += max(0.0, mark.time_seconds - self._end_seconds)
+        self._num_damaged = num_damaged
+        self.num_frames += 1
+        self._end_seconds = max(self._end_seconds, mark.time_seconds + mark.duration_seconds)
+
+
+class _AudioMeter:
+    """Adds up loudness, in blocks, holding no more than one block and one packet."""
+
+    def __init__(self, settings: ProbeSettings) -> None:
+        self.seconds = 0.0
+        self.peak = 0.0
+        self._square_sum = 0.0
+        self._num_samples = 0
+        self._num_blocks = 0
+        self._num_silent = 0
+        self._settings = settings
+        self._rest: Waveform = np.zeros(0, dtype=np.float32)
+        self._block = 1
+
+    @property
+    def rms(self) -> float:
+        return math.sqrt(self._square_sum / self._num_samples) if self._num_samples else 0.0
+
+    @property
+    def silent_fraction(self) -> float | None:
+        return self._num_silent / self._num_blocks if self._num_blocks else None
+
+    def add(self, block: AudioBlock) -> None:
+        self._block = max(1, round(block.sample_rate * self._settings.block_seconds))
+        self.seconds += len(block.waveform) / block.sample_rate
+        self._num_samples += len(block.waveform)
+        self._square_sum += float(np.square(block.waveform, dtype=np.float64).sum())
+        self.peak = max(self.peak, float(np.abs(block.waveform).max(initial=0.0)))
+        samples = np.concatenate([self._rest, block.waveform])
+        whole = len(samples) // self._block * self._block
+        self._count(samples[:whole].reshape(-1, self._block))
+        self._rest = samples[whole:]
+
+    def finish(self) -> None:
+        if len(self._rest):
+            self._count(self._rest[np.newaxis])
+
+    def _count(self, blocks: Waveform) -> None:
+        power = np.square(blocks, dtype=np.float64).mean(axis=1)
+        self._num_blocks += len(blocks)
+        self._num_silent += int((power < from_dbfs(self._settings.silence_dbfs) ** 2).sum())
+
+
+def _measure(reader: ClipReader, clip_file: str, file_bytes: int, settings: ProbeSettings) -> ClipProbe:
+    video, audio = _VideoMeter(), _AudioMeter(settings)
+    for event in reader.scan():
+        if isinstance(event, FrameMark):
+            video.add(event, reader.num_damaged_video)
+        else:
+            audio.add(event)
+    audio.finish()
+    info = reader.info
+    declared = (info.video_duration_seconds or 0.0, info.audio_duration_seconds or 0.0)
+    video_status, video_reason = _judge_video(reader, video, max(declared[0], video.duration_seconds), settings)
+    whole_seconds = max(*declared, video.duration_seconds, audio.seconds)
+    audio_status, audio_reason = _judge_audio(reader, audio, whole_seconds, settings)
+    has_audio = audio.seconds > 0
+    return ClipProbe(
+        clip_file=clip_file,
+        video_status=video_status,
+        audio_status=audio_status,
+        num_frames=video.num_frames if info.has_video_stream else None,
+        frame_rate=video.num_frames / video.duration_seconds if video.duration_seconds > 0 else None,
+        width=video.width or None,
+        height=video.height or None,
+        clip_duration_seconds=video.duration_seconds or audio.seconds or None,
+        audio_sample_rate=info.audio_sample_rate,
+        audio_channels=info.audio_channels,
+        audio_rms_dbfs=to_dbfs(audio.rms),
+        audio_peak_dbfs=to_dbfs(audio.peak),
+        audio_silent_fraction=audio.silent_fraction if has_audio else None,
+        reason="; ".join(reason for reason in (video_reason, audio_reason) if reason) or None,
+        file_bytes=file_bytes,
+    )
+
+
+def _judge_video(
+    reader: ClipReader, video: _VideoMeter, whole_seconds: float, settings: ProbeSettings
+) -> tuple[VideoStatus, str]:
+    if not reader.info.has_video_stream:
+        return VideoStatus.NO_STREAM, "no video stream"
+    if not video.num_frames:
+        return VideoStatus.UNDECODABLE, f"no frame of the video decodes{_damage(reader.num_damaged_video)}"
+    covered = video.duration_seconds - video.lost_seconds
+    if covered < settings.min_covered_share * whole_seconds:
+        damage = _damage(reader.num_damaged_video, ", ")
+        return VideoStatus.PARTIAL, f"the video covers only a part: {covered:.1f} of {whole_seconds:.1f} s{damage}"
+    return VideoStatus.USABLE, ""
+
+
+def _judge_audio(
+    reader: ClipReader, audio: _AudioMeter, whole_seconds: float, settings: ProbeSettings
+) -> tuple[AudioStatus, str]:
+    if not reader.info.has_audio_stream:
+        return AudioStatus.NO_STREAM, "no audio stream"
+    if not audio.seconds:
+        return AudioStatus.UNDECODABLE, f"nothing of the audio decodes{_damage(reader.num_damaged_audio)}"
+    if audio.peak == 0:
+        return AudioStatus.SILENT, "the audio is digital silence"
+    if audio.rms < from_dbfs(settings.silence_dbfs):
+        level = f"{20 * math.log10(audio.rms):.1f} dB, threshold {settings.silence_dbfs:g} dB"
+        return AudioStatus.NEAR_SILENT, f"the audio is nearly silent: {level}"
+    if audio.seconds < settings.min_covered_share * whole_seconds:
+        damage = _damage(reader.num_damaged_audio, ", ")
+        return (
+            AudioStatus.PARTIAL,
+            f"the audio covers only a part: {audio.seconds:.1f} of {whole_seconds:.1f} s{damage}",
+        )
+    return AudioStatus.USABLE, ""
+
+
+def _damage(num_packets: int, before: str = ": ") -> str:
+    return f"{before}{num_packets} of its packets {'is' if num_packets == 1 else 'are'} damaged" if num_packets else ""
+
+
+def failed_probe(clip_file: str, reason: str, file_bytes: int | None) -> ClipProbe:
+    """Returns the measurement of a file of which nothing can be decoded."""
+    return ClipProbe(
+        clip_file=clip_file,
+        video_status=VideoStatus.UNDECODABLE,
+        audio_status=AudioStatus.UNDECODABLE,
+        reason=reason,
+        file_bytes=file_bytes,
+    )
+
+
+def as_text(name: str) -> str:
+    """Returns a file name as text that Parquet takes: bytes that are no UTF-8 are spelled out."""
+    return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def kind_of(reason: str) -> str:
+    """Returns a reason without what is special to one clip: the text before a colon, with N for numbers."""
+    return _NUMBER.sub("N", reason.partition(": ")[0])
