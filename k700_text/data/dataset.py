@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import os
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
@@ -139,7 +140,7 @@ class KineticsAVT(Dataset[Sample]):
         return len(self._rows) * self.num_views * self.num_spatial_views
 
     def __getitem__(self, index: int | Address) -> Sample:
-        epoch, position = index if isinstance(index, tuple) else (self._epoch, index)
+        epoch, position = map(operator.index, index if isinstance(index, tuple) else (self._epoch, index))
         position = position + len(self) if position < 0 else position
         if not 0 <= position < len(self):
             raise IndexError(f"index {index} is outside 0..{len(self) - 1}")

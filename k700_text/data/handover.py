@@ -41,8 +41,12 @@ class HandOver(Protocol):
 
 
 def hand_over_to(device: torch.device | str | None, *, pin_memory: bool | None, copy: bool) -> HandOver:
-    """Returns the way that ``BatchLoader``'s arguments ask for."""
-    target = None if device is None else torch.device(device)
+    """Returns the way that ``BatchLoader``'s arguments ask for.
+
+    Raises:
+        UsageError: there is no such device.
+    """
+    target = None if device is None else _device(device)
     if target is None or target.type == "cpu":
         return _Here(pin_memory=bool(pin_memory), copy=copy)
     return _OnDevice(target, pin_memory=target.type == "cuda" if pin_memory is None else pin_memory)
@@ -98,6 +102,18 @@ class _OnDevice:
         if self._unlock is not None:
             self._unlock()
             self._unlock = None
+
+
+def _device(device: torch.device | str) -> torch.device:
+    try:
+        target = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(f"{device!r} names no device: use 'cpu', 'cuda' or 'cuda:1'") from error
+    # Counting leaves CUDA alone, so that processes may still be forked.
+    num_gpus = torch.cuda.device_count() if target.type == "cuda" else None
+    if num_gpus is not None and (target.index or 0) >= num_gpus:
+        raise UsageError(f"no device {target}: torch sees {num_gpus} GPUs here")
+    return target
 
 
 def _cudart() -> Any:

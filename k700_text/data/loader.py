@@ -49,6 +49,7 @@ class BatchLoader:
 
     Raises:
         ValueError: an argument is out of range.
+        UsageError: there is no such device.
     """
 
     def __init__(

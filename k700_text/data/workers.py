@@ -166,6 +166,8 @@ class Workers:
             what += f" at item {piece.addresses[place]!r}"
         if code == -signal.SIGSEGV:
             return LoaderError(f"{what}: its decoder crashed; leave that clip out, or report it")
+        if code is None or code >= 0:
+            return LoaderError(f"{what}: what it read, or the dataset's transform, ended it; stderr may tell more")
         room = free_bytes(self._memory.file)
         left = "" if room is None else f" ({megabytes(room)} are free now, batches take {megabytes(self._memory.size)})"
         return LoaderError(

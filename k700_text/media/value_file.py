@@ -125,8 +125,8 @@ def _value_reader(kind: pa.DataType, places: list[int | None], descriptor: int) 
     def read_bytes(index: int) -> bytes:
         begin, end = offsets.unpack(os.pread(descriptor, offsets.size, values + step * index))
         value = os.pread(descriptor, end - begin, content + begin) if begin < end else b""
-        if begin + len(value) != end:
-            raise IndexError(f"{len(value)} bytes where {end - begin} should be")
+        if begin < 0 or begin + len(value) != end:
+            raise IndexError(f"no text or bytes from {begin} to {end}")
         return value
 
     if kind in (pa.string(), pa.large_string()):

@@ -30,7 +30,7 @@ from lava_model.evaluation.datasets.folder import LabelledClip
 from lava_model.evaluation.linear_probe import BoolArray, VideoFeatures
 from lava_model.loading import batches_of
 
-FEATURES_VERSION = 1
+FEATURES_VERSION = 2
 """Raised when the same weights and clips would give other features than before."""
 
 Encode = Callable[[Batch], Mapping[str, Tensor]]
@@ -194,7 +194,7 @@ def _extract(
         for source in sources:
             with torch.inference_mode():
                 encoded = source.encode(batch)
-            rows[source.name].append({name: tensor.float().cpu().numpy() for name, tensor in encoded.items()})
+            rows[source.name].append({name: tensor.float().cpu().numpy().copy() for name, tensor in encoded.items()})
         done += len(batch)
         on_progress(done, len(views))
     shape = (len(clips), settings.num_views)

@@ -13,17 +13,16 @@ from tests.k700_text.media_files import SAMPLES, make_clip
 
 _CONTAINERS = ("mkv", "mov", "ts", "flv")
 _BOXES_WITH_BOXES = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"udta", b"dinf"})
-_MAX_BASE_BYTES = 1_500_000
 
 Mutation = Callable[[bytes, np.random.Generator], bytes]
 
 
-def base_files(folder: Path) -> list[Path]:
-    """Makes one small clip in every container, and adds the real files that are there and not too large."""
+def base_files(folder: Path, *, max_bytes: int = 1_500_000) -> list[Path]:
+    """Makes one small clip in every container, and adds the real files that are there and not larger than this."""
     clip = make_clip(folder / "base.mp4", seconds=2.0)
     made = [clip, *(_remuxed(clip, folder / f"base.{ending}") for ending in _CONTAINERS)]
     real = [path for path in SAMPLES.glob("*/*.*") if path.suffix in {".mp4", ".mov", ".mkv", ".avi"}]
-    return made + sorted(path for path in real if path.stat().st_size <= _MAX_BASE_BYTES)
+    return made + sorted(path for path in real if path.stat().st_size <= max_bytes)
 
 
 def _remuxed(source: Path, target: Path) -> Path:

@@ -25,7 +25,7 @@ from k700_text.schema import MANIFEST_SCHEMA, with_metadata
 
 MB = 1024 * 1024
 SIZES = [
-    100_000,
+    50_000,
     pytest.param(650_000, marks=pytest.mark.slow),  # a quarter of a minute
 ]
 

@@ -22,7 +22,7 @@ from k700_text import Batch, BatchLoader, KineticsAVT, Sample, collate
 from k700_text.config import VideoConfig
 from k700_text.data import slots, workers
 from k700_text.data.sampler import StepSampler
-from k700_text.errors import DecodeError, LoaderError, SchemaMismatchError
+from k700_text.errors import DecodeError, LoaderError, SchemaMismatchError, UsageError
 from tests.k700_text.made import Made
 from tests.k700_text.media_files import clip_id_of, make_clip, write_manifest
 
@@ -276,7 +276,10 @@ def test_samples_of_different_shapes_are_refused_by_name(num_workers: int) -> No
     [
         (kill_myself, r"died \(killed by SIGKILL\) at item \(1, 3\).* memory.*use fewer loader processes"),
         (crash, r"died \(killed by SIGSEGV\) at item \(1, 3\): its decoder crashed"),
-        (lambda: os._exit(3), r"died \(exit code 3\) at item \(1, 3\).*use fewer loader processes"),
+        (
+            lambda: os._exit(3),
+            r"died \(exit code 3\) at item \(1, 3\): what it read, or the dataset's transform, ended it",
+        ),
     ],
 )
 def test_a_process_that_dies_is_told_at_once(event: Callable[[], None], message: str, no_process_stays: None) -> None:
@@ -592,6 +595,12 @@ def test_a_slot_is_filled_again_only_when_its_copy_is_done(num_workers: int, num
 
 
 # --- on a GPU ---
+
+
+@pytest.mark.parametrize(("device", "message"), [("gpu", "'gpu' names no device"), ("cuda:99", r"torch sees \d GPUs")])
+def test_a_device_that_is_not_there_is_told_at_once(device: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        BatchLoader(Made(), ORDER, num_workers=0, device=device)
 
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")

@@ -109,6 +109,13 @@ def test_features_do_not_depend_on_batches_or_workers(clips: list[LabelledClip],
         np.testing.assert_allclose(one[name].features["video"], other[name].features["video"], atol=1e-5)
 
 
+def test_features_may_be_views_of_the_batch(clips: list[LabelledClip]) -> None:
+    source = FeatureSource(name="raw", fingerprint="raw", encode=lambda batch: {"audio": batch.log_mel[:, 0]})
+    found = extract_features([source], clips, read_view, replace(SETTINGS, batch_size=2))["raw"].features["audio"]
+    expected = [[read_view(clip, view).log_mel[0].numpy() for view in range(3)] for clip in clips]
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_progress_counts_views_up_to_all(clips: list[LabelledClip]) -> None:
     seen: list[tuple[int, int]] = []
     extract_features([PIXELS], clips, read_view, SETTINGS, on_progress=lambda done, total: seen.append((done, total)))

@@ -1,8 +1,8 @@
 """From decoded frames to the pixels that are asked for: cut, scaled, turned, mirrored, in one colour system.
 
-Everything becomes 4:2:0 of eight bits in the file's own colour matrix first, cut and scaled there, and all frames of a
-window change their colours in one call of swscale at the end: as one tall image, which costs a third less than frame
-by frame, and makes both pixel formats show the same.
+Everything becomes 4:2:0 of eight bits in the file's own colour matrix first, and is cut and scaled there, so that both
+pixel formats show the same. All frames of a window become RGB in one call of swscale at the end: as one tall image,
+which costs a third less than frame by frame.
 
 Axes: T frames, H height, W width.
 """
@@ -20,14 +20,24 @@ from numpy.typing import NDArray
 
 from k700_text.errors import DecodeError
 from k700_text.media.clip import Box, Cut, DecodeLimits, FrameArray, PixelFormat
-from k700_text.media.decode.colours import USUAL_TINT, Planes, Tint, as_420, as_usual, new_i420, rows_of, tint_of
+from k700_text.media.decode.colours import (
+    USUAL_TINT,
+    Planes,
+    Tint,
+    as_420,
+    as_usual,
+    make_usual,
+    new_i420,
+    rows_of,
+    tint_of,
+)
 
 # A triangle as wide as the step when shrinking: the antialiased bilinear scaling of torchvision, to 66 dB.
 _CUT_SCALING = Interpolation.BILINEAR
 # FFmpeg refuses images of more than 2 ** 28 pixels, and counts 128 more to each row.
 _TALL_PIXELS = 2**26
 _PREPARE_SCALING = Interpolation.BICUBIC
-# Without, YUV pixels of another matrix come out 1.6 levels too dark; it takes three times as long, for few files.
+# Changing the matrix of YUV pixels is 1.6 levels too dark without; prepared frames are worth three times the time.
 _EXACT_COLOURS = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
 
 
@@ -87,7 +97,7 @@ class FrameCutter:
             return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         for first, last, tint in self._stretches():
             if tint != USUAL_TINT:
-                self._make_usual(first, last, tint)
+                make_usual(self._part(first, last), tint)
         return self._pixels
 
     def _box(self, width: int, height: int, quarter_turns: int) -> Box:
@@ -146,11 +156,6 @@ class FrameCutter:
         # A view where rows are not padded: copying would cost as much as the conversion.
         pixels: FrameArray = rows_of(plane)[:, : 3 * size].reshape(last - first, size, size, 3)
         return pixels
-
-    def _make_usual(self, first: int, last: int, tint: Tint) -> None:
-        scaling = _CUT_SCALING if tint.matrix == USUAL_TINT.matrix else _CUT_SCALING | _EXACT_COLOURS
-        image = as_usual(self._tall(first, last), tint, self._to_colours, interpolation=scaling)
-        self._part(first, last).write(Planes.of(image).split(last - first))
 
     def _part(self, first: int, last: int) -> Planes:
         return Planes(*(plane[first:last] for plane in self._planes))
