@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
@@ -59,9 +60,10 @@ class TitleTokenizer:
         """
         max_length = (config or TextConfig()).max_length
         tokens = [BOS_ID, *self.token_ids(title)[: max_length - 2], EOS_ID]
-        token_ids = torch.full((max_length,), PAD_ID, dtype=torch.int64)
-        token_ids[: len(tokens)] = torch.tensor(tokens)
-        return token_ids, torch.arange(max_length) < len(tokens)
+        # Through numpy: torch takes three times as long for tensors this small.
+        token_ids = np.full(max_length, PAD_ID, dtype=np.int64)
+        token_ids[: len(tokens)] = tokens
+        return torch.from_numpy(token_ids), torch.from_numpy(np.arange(max_length) < len(tokens))
 
     def token_ids(self, title: str) -> list[int]:
         """Returns the ids of a title alone: no bos, no eos, nothing cut."""
