@@ -1,7 +1,7 @@
 """k700_text: web titles and audio availability of Kinetics-700, and the loader that serves them.
 
-``from k700_text import KineticsAVT, BatchLoader, Sample, Batch, collate`` needs the extra ``data``; ``import k700_text``
-alone does not import torch.
+``from k700_text import KineticsAVT, BatchLoader, Sample, Batch, collate`` needs the extra ``data``; plain
+``import k700_text`` does not import torch.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def prepare(
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")] = None,
     engine: Annotated[str, typer.Option(help="local, or ray: the shards are written on a Ray cluster.")] = "local",
     clip_timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", min=1, help="Time after which reading a clip is given up.")
+        float, typer.Option(metavar="SECONDS", min=1, max=86_400, help="Time after which reading a clip is given up.")
     ] = 120.0,
     sample: Annotated[int, typer.Option(min=0, help="Clips prepared for the estimate; 0: no estimate.")] = 8,
     retry_skipped: Annotated[bool, typer.Option("--retry-skipped", help="Try again what was skipped.")] = False,

@@ -37,7 +37,7 @@ def probe(
     silence_dbfs: Annotated[float, typer.Option(help="Audio below this level is near-silent, dB (RMS).")] = -60.0,
     min_covered_share: Annotated[float, typer.Option(help="Share of the clip a usable stream covers.")] = 0.9,
     clip_timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", min=1, help="Time after which decoding a file is given up.")
+        float, typer.Option(metavar="SECONDS", min=1, max=86_400, help="Time after which decoding a file is given up.")
     ] = 600.0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

@@ -9,6 +9,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from k700_text.media.whole_file import errors_named
+
 Stamp = tuple[int, int]
 """Size in bytes and time of last change in nanoseconds."""
 
@@ -58,11 +60,15 @@ class Journal:
     @contextmanager
     def appending(self) -> Iterator[Callable[[str, Stamp, Mapping[str, Any]], None]]:
         """Gives the function that notes what is known of a file; what is noted survives a kill of this process."""
-        with self.path.open("a", encoding="utf-8") as file:
+        with self.path.open("ab", buffering=0) as file:
 
             def note(clip_file: str, stamp: Stamp, values: Mapping[str, Any]) -> None:
-                file.write(json.dumps({"stamp": stamp, "clip_file": clip_file, **values}) + "\n")
-                file.flush()
+                line = json.dumps({"stamp": stamp, "clip_file": clip_file, **values}) + "\n"
+                rest = memoryview(line.encode())
+                with errors_named(self.path):
+                    while rest:
+                        # A disk that is nearly full takes a part.
+                        rest = rest[file.write(rest) :]
 
             yield note
 

@@ -39,6 +39,7 @@ LOCK_FILE = ".prepare.lock"
 MAX_CLIP_SECONDS = 120.0
 KILLS_ITS_PROCESS = "crashes or hangs the decoder"
 
+_MARK_SUFFIX = ".at"
 _NUM_SAMPLES = 8
 _MAX_GUILTY_PER_SHARD = 20
 
@@ -160,7 +161,7 @@ def run_plan(
     _check(run)
     run.out.mkdir(parents=True, exist_ok=True)
     with _locked(run.out):
-        remove_parts(run.out)
+        _tidy(run.out)
         plan, forecast = plan_run(run)
         on_estimate(plan, forecast)
         if not (run.out / SETTINGS_FILE).exists():
@@ -172,7 +173,7 @@ def run_plan(
             write_index(run.out)
             raise
         finally:
-            remove_parts(run.out)
+            _tidy(run.out)
         write_index(run.out)
         return _summarise(run, plan)
 
@@ -241,7 +242,7 @@ class ShardJob:
     @property
     def mark(self) -> Path:
         """The file that names the clip being worked at: what is left of a process that died tells of which."""
-        return self.out / f".{self.task.name}.at"
+        return self.out / f".{self.task.name}{_MARK_SUFFIX}"
 
 
 def write_shard(job: ShardJob) -> int:
@@ -292,6 +293,13 @@ def _dead_man_switch(job: ShardJob) -> Iterator[Callable[[ClipTask], None]]:
             yield begin
         finally:
             faulthandler.cancel_dump_traceback_later()
+
+
+def _tidy(out: Path) -> None:
+    """Removes what killed processes left; nobody may be writing into the folder."""
+    remove_parts(out)
+    for mark in out.glob(f".*{_MARK_SUFFIX}"):
+        mark.unlink(missing_ok=True)
 
 
 def _write_shards(
@@ -368,16 +376,14 @@ def _summarise(run: PrepareRun, plan: PreparePlan) -> PrepareSummary:
     keys = row_keys(rows)
     rows = rows.append_column("key", keys).filter(pc.is_in(keys, value_set=row_keys(plan.wanted).combine_chunks()))
     is_skipped = pc.equal(rows["record_bytes"], 0)
-    stored = rows.filter(pc.invert(is_skipped))
+    stored = rows.filter(pc.invert(is_skipped)).group_by("key").aggregate([("reason", "max")])
     not_stored = rows.filter(is_skipped)
     not_stored = not_stored.filter(pc.invert(pc.is_in(not_stored["key"], value_set=stored["key"].combine_chunks())))
     # A clip that was tried more than once counts with what came of it last.
     reasons = dict(zip(not_stored["key"].to_pylist(), not_stored["reason"].to_pylist(), strict=True))
     num_skipped = len(reasons)
-    losses = stored.filter(pc.is_valid(stored["reason"]))
-    counts = Counter(
-        reason for text in [*reasons.values(), *losses["reason"].to_pylist()] for reason in text.split("; ")
-    )
+    losses = stored["reason_max"].drop_null()
+    counts = Counter(reason for text in [*reasons.values(), *losses.to_pylist()] for reason in text.split("; "))
     shards = finished_shards(run.out)
     return PrepareSummary(
         num_clips=plan.num_rows,

@@ -112,6 +112,8 @@ def make_plan(
     root = Path(root)
     listed, num_rows, num_missing = _from_manifests(root, manifests) if manifests else _from_files(root)
     if not len(listed):
+        if manifests and not num_rows:
+            raise UsageError("there are no clips in the manifest: name one with rows")
         what = f"none of the {num_rows} clips of the manifest has a file there" if manifests else "holds no clip files"
         raise UsageError(f"{root}: {what} (see `k700-text probe` for the names it knows)")
     ordered = _in_hash_order(listed)
@@ -134,9 +136,8 @@ def make_plan(
 
 def shard_rows(out: str | Path) -> pa.Table:
     """Returns what the finished shards of a folder say of their clips, the columns that accounting needs."""
-    fields = [SHARD_SCHEMA.field(name) for name in _SHARD_COLUMNS]
     tables = [read_shard_rows(out, name).select(_SHARD_COLUMNS) for name in finished_shards(out)]
-    return pa.concat_tables([pa.schema(fields).empty_table(), *(t.replace_schema_metadata(None) for t in tables)])
+    return pa.concat_tables([SHARD_SCHEMA.empty_table().select(_SHARD_COLUMNS), *tables])
 
 
 def row_keys(rows: pa.Table) -> pa.ChunkedArray:

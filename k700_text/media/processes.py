@@ -20,6 +20,8 @@ from k700_text.media.pool import OnLost, Outcome, Result
 _Job = tuple[int, tuple[Any, ...]]
 _MAX_FAILED_STARTS = 3
 _GOODBYE_SECONDS = 5.0
+# The system waits 24 days at most, and takes no longer time.
+_LONGEST_WAIT_SECONDS = 86_400.0
 
 
 def run_in_processes(
@@ -147,7 +149,7 @@ class _Crew(Generic[Result]):
         """Waits, and returns the workers that have said something, died, or are out of time."""
         by_pipe = {worker.pipe: worker for worker in self._workers}
         deadlines = [worker.deadline for worker in self._workers if worker.deadline is not None]
-        timeout = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+        timeout = min(max(0.0, min(deadlines) - time.monotonic()), _LONGEST_WAIT_SECONDS) if deadlines else None
         ready = [by_pipe[pipe] for pipe in connection.wait(by_pipe, timeout) if isinstance(pipe, connection.Connection)]
         now = time.monotonic()
         late = [each for each in self._workers if each.deadline is not None and each.deadline <= now]

@@ -22,6 +22,9 @@ from k700_text.media.log_mel import log_mel_track
 from k700_text.media.packets import ClipPackets
 from k700_text.media.shards import PCM16, PreparedSettings, ShardRow
 
+# What files declare is often wrong by a frame or two.
+_TOLERATED_SHARE = 0.05
+
 _Part = TypeVar("_Part")
 
 FrameFilter = Callable[[Iterator[FrameArray]], Iterator[FrameArray]]
@@ -92,6 +95,8 @@ def _record_of(
     problems: list[str] = []
     video = _kept("video", reader, lambda: _video_of(reader, settings, watch), problems)
     audio = _kept("audio", reader, lambda: _audio_of(reader, settings), problems)
+    if video is not None and _lacks_end(reader):
+        problems.append("video: its end is missing, the rest is kept")
     if _is_cut(reader, video, settings):
         problems.append(f"longer than {settings.max_seconds:g} s, the rest is left out")
     if video is None and audio is None:
@@ -132,6 +137,11 @@ def _kept(kind: str, reader: ClipReader, read: Callable[[], _Part | None], probl
     if part is not None and num_damaged:
         problems.append(f"{kind}: damaged packets, the rest is kept")
     return part
+
+
+def _lacks_end(reader: ClipReader) -> bool:
+    """Returns whether the file was cut off, which no packet shows where the cut lies between two."""
+    return reader.missing_video_seconds > _TOLERATED_SHARE * (reader.info.video_duration_seconds or 0.0)
 
 
 def _is_cut(reader: ClipReader, video: EncodedVideo | None, settings: PreparedSettings) -> bool:
@@ -198,8 +208,17 @@ def _row(task: ClipTask, source_bytes: int, reason: str | None) -> ShardRow:
 
 def _description(task: ClipTask, row: ShardRow, settings: PreparedSettings) -> bytes:
     """Returns the JSON that goes with a clip, for who reads the shards without the index."""
+    known = {name: value for name, value in task._asdict().items() if value is not None}
+    return json.dumps(known | described(row, settings), ensure_ascii=False).encode()
+
+
+def described(row: ShardRow, settings: PreparedSettings) -> dict[str, Any]:
+    """Returns what the JSON beside a clip repeats of its row."""
     facts = {
-        **task._asdict(),
+        "clip_id": row.clip_id,
+        "split": row.split,
+        "label": row.label,
+        "clip_file": row.clip_file,
         "has_video": row.has_video,
         "has_audio": row.has_audio,
         "reason": row.reason,
@@ -211,8 +230,7 @@ def _description(task: ClipTask, row: ShardRow, settings: PreparedSettings) -> b
         "audio_seconds": row.audio_seconds if row.has_audio else None,
         "audio_sample_rate": settings.sample_rate if row.has_audio else None,
     }
-    known = {name: value for name, value in facts.items() if value is not None}
-    return json.dumps(known, ensure_ascii=False).encode()
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def _reason(error: K700TextError, path: Path) -> str:

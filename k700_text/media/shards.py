@@ -33,6 +33,7 @@ from k700_text import __version__
 from k700_text.config import AudioConfig, require_positive
 from k700_text.errors import ConfigError, SchemaMismatchError, StorageError
 from k700_text.media.packets import ClipPackets, PacketTable
+from k700_text.media.seal import OPEN_SEAL, is_sealed, sealed
 from k700_text.media.storage import open_storage
 from k700_text.media.value_file import ValueFile
 from k700_text.media.whole_file import PartFile, whole_file
@@ -78,6 +79,10 @@ class PreparedSettings:
 
     def __post_init__(self) -> None:
         require_positive(frame_rate=self.frame_rate, max_seconds=self.max_seconds, shard_size=self.shard_size)
+        if not 0.1 <= self.frame_rate <= 240:
+            raise ConfigError(f"frame_rate must be in 0.1..240, got {self.frame_rate:g}")
+        if self.max_seconds > 3600:
+            raise ConfigError(f"max_seconds must be at most 3600, got {self.max_seconds:g}")
         if self.short_side < 16 or self.short_side % 2:
             raise ConfigError(f"short_side must be even and at least 16, got {self.short_side}")
         if self.audio not in (LOG_MEL, PCM16):
@@ -101,7 +106,8 @@ class PreparedSettings:
 
     def to_json(self) -> str:
         """Returns the text of ``prepared.json``."""
-        return json.dumps({"format": _FORMAT, "tool_version": __version__, "settings": asdict(self)}, indent=2) + "\n"
+        content = {"format": _FORMAT, "tool_version": __version__, "settings": asdict(self), "seal": OPEN_SEAL}
+        return sealed(json.dumps(content, indent=2).encode() + b"\n").decode()
 
     @classmethod
     def from_json(cls, text: str | bytes, path: str) -> Self:
@@ -120,7 +126,10 @@ class PreparedSettings:
                     expected=str(_FORMAT),
                     actual=str(version),
                 )
-            return cls(**content["settings"])
+            settings = cls(**content["settings"])
+            if not is_sealed(text.encode() if isinstance(text, str) else text):
+                raise ValueError("its checksum does not fit: it was altered since it was written")
+            return settings
         except (ValueError, KeyError, TypeError, ConfigError) as error:
             raise StorageError(f"{path} is damaged ({error}): restore a copy", path=path) from error
 
@@ -230,14 +239,15 @@ class ShardWriter:
 
     def finish(self) -> list[ShardRow]:
         """Makes the shard appear, and returns its rows."""
-        # Two empty blocks end a tar, and readers expect its length to be a multiple of 20 blocks.
-        size = self._position + 2 * _TAR_BLOCK
-        self._output.write(bytes(2 * _TAR_BLOCK + -size % tarfile.RECORDSIZE))
+        self._output.write(bytes(tar_end_bytes(self._position)))
         self._output.publish()
         columns = {name: [getattr(row, name) for row in self._rows] for name in SHARD_SCHEMA.names}
-        table = pa.table(columns, schema=with_metadata(SHARD_SCHEMA))
-        with whole_file(self._tar.with_suffix(".arrow")) as file, pa.ipc.new_file(file, table.schema) as writer:
+        table = pa.table(columns, schema=with_metadata(SHARD_SCHEMA, seal=OPEN_SEAL))
+        buffer = pa.BufferOutputStream()
+        with pa.ipc.new_file(buffer, table.schema) as writer:
             writer.write_table(table)
+        with whole_file(self._tar.with_suffix(".arrow")) as file:
+            file.write(sealed(buffer.getvalue().to_pybytes()))
         return self._rows
 
 
@@ -258,7 +268,7 @@ class ShardIndex:
         self.path = Path(path).absolute()
         with _index_errors(self.path):
             self._values = ValueFile(self.path)
-        check_schema(self._values.schema, SHARD_INDEX_SCHEMA, self.path)
+            check_schema(self._values.schema, SHARD_INDEX_SCHEMA, self.path)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ShardIndex, (self.path,)
@@ -322,12 +332,22 @@ def read_shard_rows(folder: str | Path, name: str) -> pa.Table:
     """Returns the index rows of one shard.
 
     Raises:
-        StorageError: the file is missing or damaged.
+        StorageError: the file is missing, damaged, or was renamed.
+        SchemaMismatchError: it is of another version.
     """
     path = Path(folder) / f"{name}.arrow"
-    table = _mapped(path)
+    with _index_errors(path):
+        data = path.read_bytes()
+        # Before Arrow sees it: damaged offsets lead it out of its buffers.
+        if not is_sealed(data):
+            raise pa.ArrowInvalid("its checksum does not fit")
+        table = pa.ipc.open_file(data).read_all()
     check_schema(table.schema, SHARD_SCHEMA, path)
-    return table.select(SHARD_SCHEMA.names)
+    others = [each for each in pc.unique(table["shard"]).to_pylist() if each != f"{name}.tar"]
+    if others:
+        remedy = "give both files that name again, or remove them if they are a copy"
+        raise StorageError(f"{path}: holds the rows of {others[0]}: {remedy}", path=str(path))
+    return table.select(SHARD_SCHEMA.names).replace_schema_metadata(None)
 
 
 def rows_of(table: pa.Table) -> list[ShardRow]:
@@ -337,9 +357,23 @@ def rows_of(table: pa.Table) -> list[ShardRow]:
 
 def write_index(folder: str | Path) -> int:
     """Writes ``index.arrow`` from the rows of all finished shards; returns the number of rows."""
+    table = index_table(folder)
+    schema = with_metadata(SHARD_INDEX_SCHEMA)
+    with whole_file(Path(folder) / INDEX_FILE) as file, pa.ipc.new_file(file, schema) as writer:
+        for first in range(0, len(table), _BATCH_ROWS):
+            writer.write_table(table.slice(first, _BATCH_ROWS).combine_chunks().cast(schema))
+    return len(table)
+
+
+def index_table(folder: str | Path) -> pa.Table:
+    """Returns what ``index.arrow`` is to hold: the rows of all finished shards, and their order by clip id.
+
+    Raises:
+        StorageError: the rows of a shard are damaged.
+        SchemaMismatchError: they are of another version.
+    """
     empty = SHARD_SCHEMA.empty_table()
     table = pa.concat_tables([empty, *(read_shard_rows(folder, name) for name in finished_shards(folder))])
-    table = table.replace_schema_metadata(None)
     keys = pa.table(
         {
             "clip_id": table["clip_id"],
@@ -348,17 +382,18 @@ def write_index(folder: str | Path) -> int:
         }
     )
     order = pc.sort_indices(keys, [(name, "ascending") for name in keys.schema.names])
-    table = table.append_column(SHARD_INDEX_SCHEMA.field("by_clip_id"), order.cast(pa.int32()))
-    schema = with_metadata(SHARD_INDEX_SCHEMA)
-    with whole_file(Path(folder) / INDEX_FILE) as file, pa.ipc.new_file(file, schema) as writer:
-        for first in range(0, len(table), _BATCH_ROWS):
-            writer.write_table(table.slice(first, _BATCH_ROWS).combine_chunks().cast(schema))
-    return len(table)
+    return table.append_column(SHARD_INDEX_SCHEMA.field("by_clip_id"), order.cast(pa.int32()))
 
 
 def member_key(clip_id: str) -> str:
     """Returns what the members of a clip are called before their first dot, which is where WebDataset cuts names."""
     return re.sub(r"[^A-Za-z0-9_/-]", lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode()), clip_id)
+
+
+def tar_end_bytes(size: int) -> int:
+    """Returns how many zeros follow the last of ``size`` bytes of members."""
+    # Two empty blocks end a tar, and readers expect its length to be a multiple of 20 blocks.
+    return 2 * _TAR_BLOCK + -(size + 2 * _TAR_BLOCK) % tarfile.RECORDSIZE
 
 
 def checksums_of(record: bytes | bytearray) -> bytes:
@@ -399,11 +434,6 @@ def _tar_header(name: str, size: int) -> bytes:
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
 
 
-def _mapped(path: Path) -> pa.Table:
-    with _index_errors(path):
-        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-
-
 @contextmanager
 def _index_errors(path: Path) -> Iterator[None]:
     """Turns what reading an Arrow file raises into a StorageError of one line."""
@@ -413,7 +443,8 @@ def _index_errors(path: Path) -> Iterator[None]:
         raise StorageError(
             f"{path}: no such file: run the same `k700-text prepare` again, which writes it at its end", path=str(path)
         ) from error
-    except (pa.ArrowInvalid, OSError) as error:
+    # The last is how a damaged column name shows.
+    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
         text = " ".join(str(error).split())
         raise StorageError(
             f"{path} is damaged ({text}): restore a copy, or move it away and prepare again", path=str(path)

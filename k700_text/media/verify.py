@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from k700_text.errors import DecodeError, StorageError
+from k700_text.errors import DecodeError, SchemaMismatchError, StorageError
 from k700_text.media.clip import Cut, FrameArray, PixelFormat
 from k700_text.media.encode import decode_i420
 from k700_text.media.pool import each_result
 from k700_text.media.prepared import PreparedClip
+from k700_text.media.record import described
 from k700_text.media.shards import (
     INDEX_FILE,
     LOG_MEL,
@@ -27,12 +28,13 @@ from k700_text.media.shards import (
     ShardRow,
     damaged_blocks,
     finished_shards,
+    index_table,
     member_key,
     read_shard_rows,
     rows_of,
+    tar_end_bytes,
 )
 from k700_text.media.storage import open_storage
-from k700_text.schema import SHARD_SCHEMA
 
 _FRAMES_AT_ONCE = 64
 _SECONDS_PER_CLIP = 60.0
@@ -140,7 +142,7 @@ def verify_shard(out: Path, name: str) -> ShardReport:
         storage = open_storage(out)
         settings = PreparedSettings.from_json(storage.read_file(SETTINGS_FILE), str(out / SETTINGS_FILE))
         problems = [Damage(shard, clip_id, reason) for clip_id, reason in _tar_problems(out / shard, rows, settings)]
-    except (DecodeError, OSError) as error:
+    except (DecodeError, SchemaMismatchError, OSError) as error:
         return ShardReport(0, 0, 0, (Damage(shard, None, str(error)),))
     stored = [row for row in rows if not row.is_skipped]
     num_frames = 0
@@ -208,8 +210,9 @@ def _check_parts(row: ShardRow, record: bytes, settings: PreparedSettings) -> No
 
     try:
         description = json.load(part(row.json_offset, row.json_bytes))
-        if description.get("clip_id") != row.clip_id:
-            raise DecodeError(f"its .json is of clip {description.get('clip_id')}")
+        for name, value in described(row, settings).items():
+            if description.get(name) != value:
+                raise DecodeError(f"its .json says {name} {description.get(name)}, the index {value}")
         if not row.has_audio:
             return
         if settings.audio == LOG_MEL:
@@ -245,8 +248,18 @@ def _tar_problems(path: Path, rows: Sequence[ShardRow], settings: PreparedSettin
                     yield clip_id, f"{member.name} is not where the index says"
     except tarfile.TarError as error:
         yield None, f"not a tar file: {error}"
+    yield from _end_problems(path, max((row.record_offset + row.record_bytes for row in rows), default=0))
     for name, (clip_id, _, _) in expected.items():
         yield clip_id, f"{name} is missing from the tar file"
+
+
+def _end_problems(path: Path, end: int) -> Iterator[tuple[None, str]]:
+    """Yields what is wrong with a tar file behind its last clip: there are two empty blocks, or a few more."""
+    with path.open("rb") as file:
+        file.seek(end)
+        rest = file.read(2 * tarfile.RECORDSIZE)
+    if any(rest) or len(rest) != tar_end_bytes(end):
+        yield None, "does not end as it was written: it was cut off, or something was written behind its last clip"
 
 
 def _places(row: ShardRow, settings: PreparedSettings) -> Iterator[tuple[str, int, int]]:
@@ -265,13 +278,19 @@ def _places(row: ShardRow, settings: PreparedSettings) -> Iterator[tuple[str, in
 def _index_damage(out: Path, names: Sequence[str]) -> Iterator[Damage]:
     """Yields what is wrong with the index of all shards."""
     try:
-        found = ShardIndex(out / INDEX_FILE).table.select(SHARD_SCHEMA.names)
-        rows = pa.concat_tables([SHARD_SCHEMA.empty_table(), *(read_shard_rows(out, name) for name in names)])
-    except DecodeError as error:
+        expected = index_table(out)
+        found = ShardIndex(out / INDEX_FILE).table
+        # Damaged offsets lead Arrow out of its buffers, unless they are looked at first.
+        found.validate(full=True)
+        if not found.select(expected.column_names).replace_schema_metadata(None).equals(expected):
+            raise StorageError("is not the sum of the shards' own rows: run the same `k700-text prepare` again")
+    except (DecodeError, SchemaMismatchError) as error:
         yield Damage(INDEX_FILE, None, str(error))
-        return
-    if not found.replace_schema_metadata(None).equals(rows.replace_schema_metadata(None)):
-        yield Damage(INDEX_FILE, None, "is not the sum of the shards' own rows: run the same `k700-text prepare` again")
+    except pa.ArrowInvalid as error:
+        yield Damage(INDEX_FILE, None, f"is damaged ({error}): run the same `k700-text prepare` again")
     for path in sorted(out.glob("*-*.tar")):
         if path.stem not in names:
             yield Damage(path.name, None, "has no rows (.arrow): it is not finished, or its rows were removed")
+    for path in sorted(out.glob("*-*.arrow")):
+        if path.stem not in names:
+            yield Damage(f"{path.stem}.tar", None, "is missing: copy it there again, or prepare again")

@@ -58,13 +58,20 @@ class PartFile:
 
     @contextmanager
     def named(self) -> Iterator[None]:
-        """Puts the name of the file into errors of the system, which have none when an open file is written."""
-        try:
+        """Puts the name that the file will have into errors of the system."""
+        with errors_named(self._path):
             yield
-        except OSError as error:
-            if error.errno is None or error.filename is not None:
-                raise
-            raise OSError(error.errno, error.strerror, str(self._path)) from error
+
+
+@contextmanager
+def errors_named(path: Path) -> Iterator[None]:
+    """Puts the name of a file into errors of the system, which have none when an open file is written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def remove_parts(folder: str | Path) -> None:

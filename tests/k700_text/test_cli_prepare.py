@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from k700_text.cli.main import _invoke
 from k700_text.errors import ConfigError, StorageError, UsageError
@@ -116,3 +117,10 @@ def test_mistakes_are_one_clear_line(
     with pytest.raises(error, match=message):
         _invoke(["prepare", *(str(places.get(word, word)) for word in words)])
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("seconds", ["inf", "nan", "1e10", "0"])
+def test_a_time_limit_is_one_that_a_clock_can_hold(world: Path, tmp_path: Path, seconds: str) -> None:
+    with pytest.raises(typer.Exit) as ended:
+        _invoke(["prepare", str(world / "clips"), "--out", str(tmp_path / "out"), "--clip-timeout", seconds])
+    assert ended.value.exit_code == 2 and not (tmp_path / "out").exists()

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,3 +72,24 @@ def test_another_file_is_begun_anew(tmp_path: Path, content: bytes) -> None:
     journal = make(tmp_path / "j", "a")
     assert names_in(journal) == "a"
     assert json.loads((tmp_path / "j").read_text().splitlines()[0]) == HEADER
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from k700_text.media.journal import Journal\n"
+        "journal = Journal(Path(sys.argv[1]), {})\n"
+        "journal.resume(lambda note: True)\n"
+        "with journal.appending() as note:\n"
+        "    for number in range(100): note(str(number), (1, 2), {})\n"
+    )
+    full = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "j"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)),
+    )
+    assert full.stderr.splitlines()[-1] == f"OSError: [Errno 27] File too large: '{tmp_path / 'j'}'"
+    assert (tmp_path / "j").stat().st_size == 1000
+    assert [note["clip_file"] for note in Journal(tmp_path / "j", {}).notes()] == [str(k) for k in range(27)]

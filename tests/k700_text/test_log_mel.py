@@ -11,6 +11,7 @@ import torch
 import torchaudio
 
 from k700_text.config import AudioConfig
+from k700_text.media import log_mel as log_mel_module
 from k700_text.media.levels import rms
 from k700_text.media.log_mel import (
     log_mel,

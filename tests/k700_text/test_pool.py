@@ -75,6 +75,11 @@ def test_every_job_gives_its_result() -> None:
     assert list(each_result(tenfold, [], workers=2)) == []
 
 
+def test_a_job_may_take_any_time() -> None:
+    # Systems refuse to wait that long: a shard of 100,000 clips may take two years.
+    assert dict(each_result(tenfold, [(1,)], workers=1, max_seconds_per_job=1e9)) == {0: 10}
+
+
 def test_one_worker_is_this_process_unless_time_is_limited() -> None:
     assert dict(each_result(work_at_home, [(0,)], workers=1)) == {0: os.getpid()}
     assert dict(each_result(work_at_home, [(0,)], workers=1, max_seconds_per_job=60)) != {0: os.getpid()}

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import pyarrow as pa
 import pytest
 
 from k700_text.errors import K700TextError, StorageError, UsageError
@@ -387,6 +388,8 @@ def test_nothing_to_prepare_is_one_clear_line(world: Path, tmp_path: Path) -> No
         run_plan(run_of(world, tmp_path / "out", root=tmp_path / "empty"))
     with pytest.raises(UsageError, match="empty: holds no clip files"):
         run_plan(run_of(world, tmp_path / "out", root=tmp_path / "empty", manifests=[]))
+    with pytest.raises(UsageError, match="no clips in the manifest"):
+        run_plan(run_of(world, tmp_path / "out", manifests=[write_manifest(tmp_path / "none.parquet", [])]))
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="file is a file: name a folder"):
         run_plan(run_of(world, tmp_path / "file"))
@@ -455,9 +458,82 @@ def test_checking_finds_rows_that_do_not_fit(prepared: tuple[Path, PrepareSummar
     shutil.copy(out / "train-000000.arrow", out / "train-000001.arrow")
     (out / "val-000000.arrow").unlink()
     found = {(each.shard, each.clip_id is None) for each in verify(out, workers=1).damage}
-    assert found >= {("index.arrow", True), ("train-000001.tar", False), ("val-000000.tar", True)}
+    assert found >= {("index.arrow", True), ("train-000001.tar", True), ("val-000000.tar", True)}
+    (out / "train-000002.tar").unlink()
+    reasons = {each.shard: each.reason for each in verify(out, workers=1).damage}
+    assert reasons["train-000002.tar"].startswith("is missing: copy it there again")
     with pytest.raises(StorageError, match="no prepared shards there"):
         verify(tmp_path)
+
+
+def test_checking_finds_what_lies_outside_of_the_clips(prepared: tuple[Path, PrepareSummary], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(prepared[0], out)
+    flipped(out / "train-000000.tar", -1)
+    (out / "train-000001.tar").write_bytes((out / "train-000001.tar").read_bytes() + bytes(512))
+    # The last column of the index: in which order the clips are found.
+    index = pa.ipc.open_file((out / "index.arrow").read_bytes()).read_all()
+    order = index["by_clip_id"].combine_chunks()
+    changed = index.set_column(index.column_names.index("by_clip_id"), index.field("by_clip_id"), order[::-1])
+    with pa.ipc.new_file(out / "index.arrow", changed.schema) as writer:
+        writer.write_table(changed)
+    found = {(each.shard, each.clip_id): each.reason for each in verify(out, workers=1).damage}
+    assert set(found) == {("train-000000.tar", None), ("train-000001.tar", None), ("index.arrow", None)}
+    assert "does not end as it was written" in found["train-000000.tar", None]
+
+
+def test_checking_finds_rows_that_are_not_what_is_beside_the_clip(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mislabelling(task: ClipTask, *rest: Any) -> Any:
+        made = prepare_clip(task, *rest)
+        return replace(made, row=replace(made.row, label="other")) if task.clip_id == clip_id_of(1) else made
+
+    monkeypatch.setattr(prepare_module, "prepare_clip", mislabelling)
+    prepare_here(world / "clips", tmp_path / "out", world / "manifest.parquet", shard_size=100)
+    damage = verify_shard(tmp_path / "out", "train-000000").damage
+    assert [(each.clip_id, each.reason) for each in damage] == [
+        (clip_id_of(1), "its .json says label label 1, the index other")
+    ]
+
+
+def test_a_clip_in_two_shards_counts_once(world: Path, prepared: tuple[Path, PrepareSummary], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(prepared[0], out)
+    plan = make_plan(world / "clips", tmp_path / "none", [world / "manifest.parquet"], shard_size=100)
+    task = next(plan.shards())
+    job = ShardJob(
+        out=out, root=world / "clips", task=replace(task, name="train-000009"), settings=SMALL, limits=DecodeLimits()
+    )
+    write_shard(job)
+    summary = run_plan(run_of(world, out))
+    expected = replace(prepared[1], num_shards=5, num_bytes=summary.num_bytes)
+    assert summary == expected
+
+
+def test_what_killed_processes_left_is_removed(
+    world: Path, prepared: tuple[Path, PrepareSummary], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(prepared[0], out)
+    (out / ".train-000000.at").write_text(clip_id_of(0))
+    (out / ".train-000001.tar.0badcafe.part").write_bytes(b"torn")
+    run_plan(run_of(world, out))
+    assert content(out) == content(prepared[0])
+
+
+def test_a_file_that_was_cut_off_says_so(tmp_path: Path) -> None:
+    # Its header is at the beginning and tells of all that is not there.
+    data = make_clip(tmp_path / "whole.mp4", audio=None).read_bytes()
+    media = data.index(b"mdat")
+    (tmp_path / "cut.mp4").write_bytes(data[: media + (len(data) - media) * 4 // 5])
+    rows = {
+        name: prepare_clip(ClipTask(name, *[None] * 6, name), tmp_path, SMALL, DecodeLimits()).row
+        for name in ("whole.mp4", "cut.mp4")
+    }
+    assert rows["whole.mp4"].reason is None and rows["whole.mp4"].video_seconds == 2.0
+    assert 0.3 < rows["cut.mp4"].video_seconds < 1.8
+    assert "video: its end is missing, the rest is kept" in (rows["cut.mp4"].reason or "").split("; ")
 
 
 def test_a_frame_damaged_before_the_checksum_is_found_all_the_same(

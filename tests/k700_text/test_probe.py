@@ -290,13 +290,15 @@ def test_a_disk_that_is_full_is_one_line(
     opened = Path.open
 
     def open_on_a_full_disk(path: Path, mode: str = "r", **options: Any) -> Any:
-        return opened(Path("/dev/full") if mode == "a" else path, mode, **options)
+        return opened(Path("/dev/full") if mode == "ab" else path, mode, **options)
 
     monkeypatch.setattr(Path, "open", open_on_a_full_disk)
     words = ["probe", str(clips), "--out", str(out), "--workers", "1"]
     assert run_guarded(lambda: _invoke(words), debug=False) == 1
     errors = capsys.readouterr().err
-    assert errors.startswith("error: no space left on the device") and errors.count("\n") == 1
+    assert (
+        errors.startswith(f"error: no space left on the device {journal}: free some space") and errors.count("\n") == 1
+    )
 
 
 def test_reasons_are_counted_by_kind() -> None:

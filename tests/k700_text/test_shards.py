@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import pickle
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import pytest
 from k700_text.config import AudioConfig
 from k700_text.errors import ConfigError, SchemaMismatchError, StorageError
 from k700_text.media.packets import KEY, ClipPackets, PacketTable
+from k700_text.media.seal import OPEN_SEAL, sealed
 from k700_text.media.shards import (
     CHECKED_BYTES,
     INDEX_FILE,
@@ -227,19 +229,26 @@ def big_table(num_rows: int) -> pa.Table:
     for field in SHARD_SCHEMA:
         if field.name in columns:
             continue
+        if field.name == "shard":
+            columns["shard"] = ["train-000000.tar"] * num_rows
+            continue
         if field.nullable:
             columns[field.name] = pa.nulls(num_rows, field.type)
         else:
             columns[field.name] = pa.array(np.ones(num_rows, np.int8)).cast(pa.string()).cast(field.type)
-    return pa.table({name: columns[name] for name in SHARD_SCHEMA.names}, schema=with_metadata(SHARD_SCHEMA))
+    return pa.table(
+        {name: columns[name] for name in SHARD_SCHEMA.names}, schema=with_metadata(SHARD_SCHEMA, seal=OPEN_SEAL)
+    )
 
 
 def test_a_large_index_opens_at_once_and_pickles_to_its_path(tmp_path: Path) -> None:
     num_rows = 100_000
     table = big_table(num_rows)
     (tmp_path / "train-000000.tar").touch()
-    with pa.ipc.new_file(tmp_path / "train-000000.arrow", table.schema) as writer:
+    buffer = pa.BufferOutputStream()
+    with pa.ipc.new_file(buffer, table.schema) as writer:
         writer.write_table(table)
+    (tmp_path / "train-000000.arrow").write_bytes(sealed(buffer.getvalue().to_pybytes()))
     write_index(tmp_path)
     began = time.perf_counter()
     index = ShardIndex(tmp_path / INDEX_FILE)
@@ -264,12 +273,49 @@ def test_a_missing_or_damaged_index_is_one_clear_line(tmp_path: Path, damage: by
 def test_an_index_of_another_version_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "train-000000", "a")
     path = tmp_path / "train-000000.arrow"
-    table = pa.ipc.open_file(path).read_all()
-    path.unlink()
-    with pa.ipc.new_file(path, table.schema.remove_metadata()) as writer:
-        writer.write_table(table.replace_schema_metadata(None))
+    table = pa.ipc.open_file(path.read_bytes()).read_all().replace_schema_metadata({"seal": OPEN_SEAL})
+    buffer = pa.BufferOutputStream()
+    with pa.ipc.new_file(buffer, table.schema) as writer:
+        writer.write_table(table)
+    path.write_bytes(sealed(buffer.getvalue().to_pybytes()))
     with pytest.raises(SchemaMismatchError, match="schema version none"):
         read_shard_rows(tmp_path, "train-000000")
+
+
+def test_every_flipped_bit_of_the_rows_is_found_before_arrow_sees_it(tmp_path: Path) -> None:
+    # A file name that looks like a seal is data.
+    with ShardWriter(tmp_path, "train-000000") as writer:
+        writer.skip(row_of("a", reason="crc32:00000000", clip_file="crc32:"))
+        rows = writer.finish()
+    assert rows_of(read_shard_rows(tmp_path, "train-000000")) == rows
+    path = tmp_path / "train-000000.arrow"
+    data = path.read_bytes()
+    for position in range(0, len(data), 3):
+        path.write_bytes(data[:position] + bytes([data[position] ^ 1 << position % 8]) + data[position + 1 :])
+        with pytest.raises(StorageError, match=r"arrow is damaged \(its checksum does not fit\): restore a copy, or"):
+            read_shard_rows(tmp_path, "train-000000")
+    for damaged in (b"", data[:-1], data + b"x", data[: len(data) // 2]):
+        path.write_bytes(damaged)
+        with pytest.raises(StorageError, match="is damaged"):
+            read_shard_rows(tmp_path, "train-000000")
+
+
+def test_a_flipped_bit_of_a_column_name_of_the_index_is_one_clear_line(tmp_path: Path) -> None:
+    write(tmp_path, "train-000000", "a")
+    write_index(tmp_path)
+    data = (tmp_path / INDEX_FILE).read_bytes()
+    position = data.rindex(b"record_bytes")
+    (tmp_path / INDEX_FILE).write_bytes(data[:position] + b"\xf2" + data[position + 1 :])
+    with pytest.raises(StorageError, match=r"index.arrow is damaged .*utf-8"):
+        ShardIndex(tmp_path / INDEX_FILE)
+
+
+def test_a_renamed_or_copied_shard_is_told_of(tmp_path: Path) -> None:
+    write(tmp_path, "train-000000", "a")
+    for kind in ("tar", "arrow"):
+        (tmp_path / f"train-000000.{kind}").rename(tmp_path / f"train-000007.{kind}")
+    with pytest.raises(StorageError, match=r"train-000007.arrow: holds the rows of train-000000.tar: give both files"):
+        write_index(tmp_path)
 
 
 def test_settings_survive_the_file(tmp_path: Path) -> None:
@@ -278,6 +324,15 @@ def test_settings_survive_the_file(tmp_path: Path) -> None:
     assert not is_prepared(tmp_path)
     (tmp_path / "prepared.json").write_text(settings.to_json())
     assert is_prepared(tmp_path) and is_prepared(f"file://{tmp_path}")
+
+
+def test_every_flipped_bit_of_the_settings_is_found() -> None:
+    text = PreparedSettings().to_json().encode()
+    for position in range(text.index(b"settings"), len(text)):
+        for bit in (0, 4):
+            damaged = text[:position] + bytes([text[position] ^ 1 << bit]) + text[position + 1 :]
+            with pytest.raises(StorageError, match=r"prepared\.json is damaged"):
+                PreparedSettings.from_json(damaged, "prepared.json")
 
 
 @pytest.mark.parametrize(
@@ -297,7 +352,17 @@ def test_damaged_settings_are_one_clear_line(text: str, error: type[Exception], 
 
 @pytest.mark.parametrize(
     "values",
-    [{"frame_rate": 0}, {"short_side": 255}, {"audio": "mp3"}, {"shard_size": 0}, {"max_seconds": -1}, {"num_mels": 0}],
+    [
+        {"frame_rate": 0},
+        {"frame_rate": 1e6},
+        {"frame_rate": 1e-4},
+        {"max_seconds": math.inf},
+        {"short_side": 255},
+        {"audio": "mp3"},
+        {"shard_size": 0},
+        {"max_seconds": -1},
+        {"num_mels": 0},
+    ],
 )
 def test_settings_out_of_range_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(values))):
