@@ -104,6 +104,7 @@ def test_a_hang_inside_c_costs_one_job() -> None:
     assert lost == {1: "was stopped: it took more than 1 s"}
 
 
+@pytest.mark.slow
 def test_who_takes_the_results_may_be_slow() -> None:
     done = {}
     for index, result in each_result(tenfold, [(n,) for n in range(3)], workers=2, max_seconds_per_job=1.0):

@@ -232,7 +232,8 @@ def write_with_hanging_clip(job: ShardJob) -> int:
 
 
 @pytest.mark.parametrize(
-    "stand_in", [pytest.param(write_with_deadly_clip, marks=pytest.mark.slow), write_with_hanging_clip]
+    "stand_in",
+    [pytest.param(each, marks=pytest.mark.slow) for each in (write_with_deadly_clip, write_with_hanging_clip)],
 )
 def test_a_clip_that_kills_or_hangs_its_process_costs_that_clip_only(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stand_in: Callable[[ShardJob], int]

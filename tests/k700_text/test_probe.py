@@ -231,7 +231,7 @@ def test_ctrl_c_is_quiet_and_leaves_finished_work(many: Path, tmp_path: Path) ->
     assert journal.read_bytes().count(b"\n") >= 20 and not out.exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
 def test_a_killed_run_goes_on_where_it_was(many: Path, tmp_path: Path, number: signal.Signals) -> None:
     out, index = tmp_path / "probe.parquet", tmp_path / "clips.packets"
     run = start(many, out, "--packets", str(index))
