@@ -1,8 +1,8 @@
 """Colours on the device: YUV 4:2:0, as the loader hands frames over, to the RGB that the trunk sees.
 
-A frame is half as many bytes in 4:2:0, and converting it costs a GPU next to nothing, a loader process a fifth of its
-time. ITU-R BT.601, limited range; each value of colour difference stands for a square of 2x2 pixels, as in the RGB that
-the loader makes, so that both show the same to a level or two.
+A frame is half as many bytes in 4:2:0 on its way from loader to device. ITU-R BT.601, limited range; each value of
+colour difference stands for a square of 2x2 pixels, as in the RGB that the loader makes, so that both show the same to
+three levels.
 
 Axes: N frames, H height, W width, C colour; a frame in 4:2:0 has H * 3 / 2 rows (``k700_text.media.clip.PixelFormat``).
 """
