@@ -126,11 +126,11 @@ def _plan_rows(found: PreparePlan, estimate: PrepareEstimate) -> list[tuple[str,
             ("a clip", f"{estimate.clip_bytes / 1000:.0f} kB, {estimate.clip_seconds:.2f} CPU-s{share}"),
         ]
     if estimate.total_bytes is not None and estimate.wall_seconds is not None:
-        room = f"{estimate.free_bytes / 1e9:.1f} GB free"
+        room = f"{_size(estimate.free_bytes)} free"
         hours = estimate.wall_seconds * estimate.workers / 3600
         warning = "" if estimate.total_bytes < estimate.free_bytes else ": NOT ENOUGH"
         rows += [
-            ("will take", f"{estimate.total_bytes / 1e9:.2f} GB of disk ({room}{warning})"),
+            ("will take", f"{_size(estimate.total_bytes)} of disk ({room}{warning})"),
             ("and", f"{span(estimate.wall_seconds)} (h:mm:ss) with {estimate.workers} workers, {hours:.1f} core-hours"),
         ]
     return rows
@@ -152,7 +152,7 @@ def _report(run: PrepareRun, summary: PrepareSummary, forecast: Mapping[str, Any
             ("left", summary.num_left),
             *((f"reason: {reason}", count) for reason, count in reasons[:_MAX_LINES]),
             ("shards", summary.num_shards),
-            ("size", f"{summary.num_bytes / 1e9:.2f} GB"),
+            ("size", _size(summary.num_bytes)),
         ]
         emit_table("prepare", rows)
     if summary.num_left:
@@ -180,7 +180,11 @@ def _verify_rows(summary: VerifySummary) -> list[tuple[str, object]]:
         ("shards", summary.num_shards),
         ("clips", summary.num_clips),
         ("frames decoded, in two ways", summary.num_frames),
-        ("size", f"{summary.num_bytes / 1e9:.2f} GB"),
+        ("size", _size(summary.num_bytes)),
         ("damage", len(summary.damage)),
         *lines,
     ]
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"

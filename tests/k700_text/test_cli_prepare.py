@@ -40,7 +40,7 @@ def test_plan_prints_what_it_would_cost_and_writes_nothing(
     words = ["prepare", world / "clips", "--out", tmp_path / "out", "--manifest", world / "manifest.parquet", *SMALL]
     _invoke([*map(str, words), "--sample", "3", "--plan"])
     text = capsys.readouterr().out
-    for part in ("9 in 4 shards", "3 clips", "PSNR", "SSIM", "kB", "CPU-s", "video encoder", "GB of disk", "workers"):
+    for part in ("9 in 4 shards", "3 clips", "PSNR", "SSIM", "kB", "CPU-s", "video encoder", "MB of disk", "workers"):
         assert part in text, text
     assert not (tmp_path / "out").exists()
 
