@@ -9,21 +9,38 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from k700_text.config import AudioConfig, TextConfig, VideoConfig
 from lava_model.errors import ConfigError
 
 LossForm = Literal["symmetric", "pooled", "infonce", "mil_nce"]
-Centroid = Literal["leave_one_out", "literal", "stop_grad"]
+Centroid = Literal["leave_one_out", "literal", "stop_grad", "kmeans"]
+Negatives = Literal["global", "local"]
 MissingPolicy = Literal["complete_pair", "available_mean"]
 Pooling = Literal["cls", "mean"]
+Positions = Literal["factorised", "learned", "sinusoidal"]
 OptimName = Literal["adamw", "adam"]
 Schedule = Literal["cosine", "constant"]
 Precision = Literal["auto", "bf16", "fp32"]
 PixelFormat = Literal["yuv420p", "rgb24"]
 
-EARLIER_SETTINGS = {"model.pixel_format": "rgb24", "data.chunk_size": 1, "data.buffer_chunks": 128}
+EARLIER_SETTINGS = {
+    "model.pixel_format": "rgb24",
+    "model.positions": "factorised",
+    "data.chunk_size": 1,
+    "data.buffer_chunks": 128,
+    "data.accumulate": 1,
+    "loss.negatives": "local",
+    "loss.learn_temperature": False,
+    "loss.max_scale": 100.0,
+    "loss.mask_same_title": False,
+    "loss.mask_same_video": False,
+    "loss.num_clusters": 256,
+    "loss.cluster_queue": 4096,
+    "loss.cluster_every": 50,
+    "optim.ema_decay": 0.0,
+}
 """What versions did that did not have these settings, by dotted name: for their checkpoints and exported models."""
 
 _TRUNK_CHANNELS = {1: 64, 2: 128, 3: 256, 4: 512}
@@ -64,6 +81,10 @@ class LavaConfig:
     """Width of the embeddings in each of the spaces av, vt and avt."""
     pooling: Pooling = "cls"
     """``cls``: output at an extra learned token; ``mean``: mean over the real tokens."""
+    positions: Positions = "factorised"
+    """Positional encodings: ``factorised`` (video: a learned vector for each time plus one for each cell), ``learned``
+    (one for each token) or ``sinusoidal`` (fixed; video: of time, row and column). Audio and text are one row of
+    tokens, so that the first two are the same there."""
     dropout: float = 0.0
     """Dropout probability inside the transformers."""
     num_frames: int = 16
@@ -122,6 +143,8 @@ class LavaConfig:
 
     def _at_odds(self) -> list[str]:
         problems = []
+        if self.positions not in get_args(Positions):
+            problems.append(f"positions must be one of {', '.join(get_args(Positions))}, got {self.positions!r}")
         if self.pooling not in ("cls", "mean"):
             problems.append(f"pooling must be 'cls' or 'mean', got {self.pooling!r}")
         if not 0 <= self.dropout < 1:
@@ -229,16 +252,43 @@ class LossConfig:
     """``pooled`` is eq. 1 to the letter; ``infonce``, ``symmetric`` and ``mil_nce`` are row losses."""
     centroid: Centroid = "leave_one_out"
     """What a modality is held against in eq. 4: the mean of all (``literal``), the same without gradient
-    (``stop_grad``), or the mean of the others (``leave_one_out``)."""
+    (``stop_grad``), the mean of the others (``leave_one_out``), or the k-means cluster that the mean falls into
+    (``kmeans``, as Chen et al. 2021, which the paper argues against)."""
     policy: MissingPolicy = "complete_pair"
     """Rows of eq. 4: those with all modalities, or those with at least two (``available_mean``)."""
+    negatives: Negatives = "global"
+    """Whose rows are negatives: those of all processes, or (``local``) of the own one only. One process: the same."""
+    mask_same_title: bool = False
+    """Rows with the same title are no negatives of each other where text takes part (VT, AVT, AT)."""
+    mask_same_video: bool = False
+    """Clips of the same YouTube video are no negatives of each other, in any term."""
     temperature: float = 0.07
-    """Divides the cosine similarities."""
+    """Divides the cosine similarities; where it is learned, its first value."""
+    learn_temperature: bool = False
+    """Learn log(1 / temperature), one for all terms."""
+    max_scale: float = 100.0
+    """Upper limit of 1 / temperature where it is learned."""
+    num_clusters: int = 256
+    """Clusters of ``centroid = kmeans``."""
+    cluster_queue: int = 4096
+    """Newest mean embeddings that ``kmeans`` clusters."""
+    cluster_every: int = 50
+    """Steps between two runs of ``kmeans``."""
     weights: LossWeights = field(default_factory=LossWeights)
     """Weight of each term."""
 
     def __post_init__(self) -> None:
-        problems = _not_positive(temperature=self.temperature)
+        problems = _not_positive(
+            temperature=self.temperature,
+            max_scale=self.max_scale,
+            num_clusters=self.num_clusters,
+            cluster_queue=self.cluster_queue,
+            cluster_every=self.cluster_every,
+        )
+        if self.learn_temperature and self.temperature * self.max_scale < 1:
+            problems.append(f"temperature ({self.temperature}) must be at least 1 / max_scale ({1 / self.max_scale:g})")
+        if self.centroid == "kmeans" and self.cluster_queue < self.num_clusters:
+            problems.append(f"cluster_queue ({self.cluster_queue}) must be at least num_clusters ({self.num_clusters})")
         if self.weights == LossWeights(av=0, vt=0, avt=0, at=0):
             problems.append("the loss weights av, vt, avt and at are all 0: nothing would train")
         _refuse(problems)
@@ -266,8 +316,12 @@ class OptimConfig:
     """Learning rate at the last step over the peak."""
     clip_norm: float = 1.0
     """Gradients longer than this are scaled down to it; 0 is off."""
+    ema_decay: float = 0.0
+    """Decay of a moving average of the weights, which then is what is evaluated and exported; 0 is off."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.ema_decay < 1:
+            _refuse([f"ema_decay must be in 0..1, got {self.ema_decay}"])
         problems = _not_positive(lr=self.lr, eps=self.eps)
         problems += _negative(weight_decay=self.weight_decay, clip_norm=self.clip_norm)
         for name in ("warmup_fraction", "final_lr_fraction"):
@@ -301,7 +355,13 @@ class DataConfig:
     synthetic_samples: int = 2048
     """Number of made-up training samples."""
     batch_size: int = 32
-    """Samples of one optimiser step on one process."""
+    """Samples that are contrasted with each other on one process."""
+    micro_batch: int | None = None
+    """Samples that go through the model at once: less memory for the same loss and gradient (GradCache), for one more
+    forward pass of the encoders; none: all of a batch."""
+    accumulate: int = 1
+    """Batches whose gradients are averaged for one optimiser step. It adds no negatives: ``micro_batch`` does, with a
+    larger ``batch_size``."""
     num_workers: int = 8
     """Loader processes, no more than there are cores; 0 decodes in the training process."""
     chunk_size: int = 1
@@ -311,7 +371,12 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         problems = _negative(num_workers=self.num_workers)
-        problems += _not_positive(chunk_size=self.chunk_size, buffer_chunks=self.buffer_chunks)
+        problems += _not_positive(
+            chunk_size=self.chunk_size,
+            buffer_chunks=self.buffer_chunks,
+            accumulate=self.accumulate,
+            **({} if self.micro_batch is None else {"micro_batch": self.micro_batch}),
+        )
         if self.batch_size < 2:
             problems.append(f"batch_size must be at least 2, a contrast needs another sample; got {self.batch_size}")
         if self.synthetic and self.synthetic_samples < self.batch_size:
@@ -349,6 +414,13 @@ class RunConfig:
     """Newest checkpoints kept."""
     tensorboard: bool = False
     """Write TensorBoard files too."""
+    wandb: str | None = None
+    """Log to this Weights & Biases project too."""
+    profile_steps: int = 0
+    """Steps to record with torch.profiler, early in this start of the run; 0 is off."""
+    peak_tflops: float | None = None
+    """What the device can do at most in the precision used, for the share of it that is used (MFU); none: known
+    devices by name, no MFU on others."""
 
     def __post_init__(self) -> None:
         problems = _not_positive(
@@ -358,7 +430,9 @@ class RunConfig:
             checkpoint_every=self.checkpoint_every,
             keep_checkpoints=self.keep_checkpoints,
         )
-        problems += _negative(eval_every=self.eval_every, seed=self.seed)
+        problems += _negative(eval_every=self.eval_every, seed=self.seed, profile_steps=self.profile_steps)
+        if self.peak_tflops is not None:
+            problems += _not_positive(peak_tflops=self.peak_tflops)
         if self.max_steps is not None:
             problems += _not_positive(max_steps=self.max_steps)
         _refuse(problems)

@@ -8,7 +8,10 @@
     ├── DataError              training or evaluation data that do not fit the model or are too few
     ├── WeightsError           trunk weights that cannot be found or do not fit
     ├── CheckpointError        a checkpoint or model folder that cannot be read, written or used here
+    ├── HubError               the Hugging Face Hub cannot be reached or refuses
     ├── OutputError            a file of the run that cannot be written
+    ├── TrackingError          numbers cannot be sent where they were asked to go
+    ├── RankLostError          another process of the run ended or does not answer
     └── NonFiniteLossError     the loss or its gradient is not a number; .report_path names the culprits' file
 """
 
@@ -50,8 +53,20 @@ class CheckpointError(LavaError):
     """A checkpoint or exported model that cannot be read, written or used with this configuration."""
 
 
+class HubError(LavaError):
+    """The Hugging Face Hub cannot be reached, has no such model, or refuses."""
+
+
 class OutputError(LavaError):
     """A log, record or other file of a run that cannot be written."""
+
+
+class TrackingError(LavaError):
+    """A place for a run's numbers, beside its log, that cannot be used: no key, no network."""
+
+
+class RankLostError(LavaError):
+    """Another process of the run ended, or did not answer in time; this one cannot go on without it."""
 
 
 class NonFiniteLossError(LavaError):

@@ -1,46 +1,41 @@
-"""The contrastive objective: NCE forms (eq. 1), the terms AV, VT and centroid AVT (eq. 2-5), exact masks.
+"""The contrastive objective: NCE, and the terms AV, VT and centroid AVT (eq. 2-5) on exactly the rows they are about.
 
-A row that is not valid for a term leaves it altogether: as a query and as a negative. Values and gradients are those
-of the formula on the valid rows, with shapes that do not depend on how many are valid. A term with fewer than two
-valid rows has no contrast and is zero, still connected to the graph. Similarities and log-sum-exp are float32
-(float64 for float64 input) outside autocast.
+A row that is not valid for a term leaves it altogether: as a query and as a negative. So does a row without any
+negative. Values and gradients are those of the formula on the remaining rows (see ``contrast``), with shapes that do
+not depend on how many they are. A term without such rows has no contrast and is zero, still connected to the graph.
+Similarities and log-sum-exp are float32 (float64 for float64 input) outside autocast.
 
-With s_ij = cos(query_i, key_j) / temperature over N valid rows, the forms are:
-
-- ``pooled``: lse over all N^2 of s - lse over its diagonal (eq. 1 to the letter: one ratio for the whole batch).
-- ``infonce``: mean over i of lse_j s_ij - s_ii.
-- ``symmetric``: mean of infonce of s and of its transpose.
-- ``mil_nce``: mean over i of lse over row i and column i, s_ii counted in both, - s_ii (as in the public MIL-NCE
-  code, which has neither normalisation nor temperature).
-
-At uniform s they are ln N, and ln 2N for ``mil_nce``.
-
-Axes: B batch, E embedding.
+Axes: B batch, N rows of all ranks, E embedding, G groupings, K clusters or contrasts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, get_args
 
 import torch
 from torch import Tensor
 
-from lava_model.config import Centroid, LossConfig, LossForm, LossWeights, MissingPolicy
-from lava_model.modalities import SPACES, Modality
+from lava_model.config import Centroid, LossForm, LossWeights, MissingPolicy, Negatives
+from lava_model.contrast import Pool, RowStatistics, cluster_statistics, losses_of, row_statistics
+from lava_model.distributed import Ranks, gather
+from lava_model.modalities import MODALITIES, SPACES, Modality
 
 if TYPE_CHECKING:
-    from k700_text.data.sample import Batch
     from lava_model.model import Embeddings
 
-_MASKED = -1e30
-"""Finite, so that a row of nothing else has no NaN in its gradient; exp(_MASKED - s) is exactly 0."""
+_Contrast = Callable[..., RowStatistics]
+"""row_statistics with a run's choices filled in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossOutput:
-    """The weighted total and its terms before weighting (scalars), and the rows that each term rests on (int64)."""
+    """The weighted total and its terms before weighting (scalars), and the rows that each term rests on (int64).
+
+    With ranks all of these are over the rows of all ranks, and the same on each.
+    """
 
     total: Tensor
     av: Tensor
@@ -60,6 +55,9 @@ def nce(
     temperature: float | Tensor = 0.07,
     form: LossForm = "symmetric",
     valid_B: Tensor | None = None,
+    groups_BG: Tensor | None = None,
+    negatives: Negatives = "global",
+    ranks: Ranks | None = None,
 ) -> Tensor:
     """Returns the contrastive loss of queries against keys, a scalar; row i of one belongs to row i of the other.
 
@@ -67,26 +65,40 @@ def nce(
         queries_BE: any floating dtype and length; normalised here.
         keys_BE: the same.
         temperature: divides the cosine similarities.
-        form: see the module's docstring.
+        form: see ``contrast``.
         valid_B: bool; rows that are False take no part, whatever they hold. None: all take part.
+        groups_BG: int64; rows with the same number in a column are no negatives of each other. 0 is no group.
+        negatives: whether rows of other ranks are negatives too (``global``) or not (``local``).
+        ranks: who else calls this with rows, as many on each rank; the loss is over the rows of all. None: nobody.
 
     Raises:
         ValueError: shapes that do not match, an unknown form, or a temperature that is not above 0 (a tensor's value
             is not looked at: that would wait for the device).
     """
-    _check(queries_BE, keys_BE, form, valid_B)
-    if not isinstance(temperature, Tensor) and not 0 < temperature < float("inf"):
-        raise ValueError(f"temperature must be above 0 and finite, got {temperature}")
-    dtype = torch.promote_types(torch.promote_types(queries_BE.dtype, keys_BE.dtype), torch.float32)
+    _check_nce(queries_BE, keys_BE, valid_B, groups_BG)
+    _check_choices(form=form, negatives=negatives)
+    _check_temperature(temperature)
+    ranks = ranks or Ranks()
+    dtype = _dtype_of(queries_BE, keys_BE)
     if valid_B is None:
         valid_B = torch.ones(len(queries_BE), dtype=torch.bool, device=queries_BE.device)
+    if groups_BG is None:
+        groups_BG = valid_B.new_zeros((len(valid_B), 0), dtype=torch.int64)
     with torch.autocast(queries_BE.device.type, enabled=False):
-        queries_BE, keys_BE = _unit(queries_BE.to(dtype), valid_B), _unit(keys_BE.to(dtype), valid_B)
-        scores_BB = queries_BE @ keys_BE.T / temperature
-        scores_BB = scores_BB.masked_fill(~(valid_B[:, None] & valid_B), _MASKED)
-        loss = _pooled(scores_BB) if form == "pooled" else _mean(_rows(scores_BB, form), valid_B)
-        # One row alone has nothing to be told from. The loss is finite here, so its zeroed gradient is zero.
-        return torch.where(valid_B.sum() >= 2, loss, 0.0)
+        pool = Pool.of(len(queries_BE), negatives, ranks)
+        queries_NE, keys_NE = pool.gather(torch.stack([queries_BE.to(dtype), keys_BE.to(dtype)], dim=1)).unbind(dim=1)
+        numbers_N = pool.gather(torch.cat([valid_B[:, None].long(), groups_BG], dim=1))
+        valid_N, groups_NG = numbers_N[:, 0] > 0, numbers_N[:, 1:]
+        statistics = row_statistics(
+            queries_NE,
+            keys_NE,
+            valid_N,
+            pool=pool,
+            temperature=temperature,
+            form=form,
+            excluded_BN=_excluded(pool, *groups_NG.unbind(dim=1)),
+        )
+        return losses_of(RowStatistics.unpack(gather(statistics.pack()[:, None], ranks)), form)[0]
 
 
 def lava_loss(
@@ -100,6 +112,11 @@ def lava_loss(
     centroid: Centroid = "leave_one_out",
     weights: LossWeights | Mapping[str, float] | None = None,
     policy: MissingPolicy = "complete_pair",
+    titles_B: Tensor | None = None,
+    videos_B: Tensor | None = None,
+    clusters_KE: Tensor | None = None,
+    negatives: Negatives = "global",
+    ranks: Ranks | None = None,
 ) -> LossOutput:
     """Returns the LAVA loss, eq. 5, with its terms.
 
@@ -114,110 +131,214 @@ def lava_loss(
         temperature: divides the cosine similarities.
         form: of every NCE.
         centroid: ``literal`` (mean of all), ``stop_grad`` (the same, no gradient through it), ``leave_one_out``
-            (mean of the others: with the mean of all, a modality is a third of its own target).
+            (mean of the others: with the mean of all, a modality is a third of its own target), or ``kmeans``: each
+            modality is classified as the cluster nearest to the mean (Chen et al. 2021, arXiv 2104.12671, L_cluster).
         weights: of the terms; the default is 1, 1, 1 and no AT.
         policy: eq. 4 rests on the rows with all modalities (``complete_pair``) or with two (``available_mean``).
+        titles_B: int64; rows with the same number have the same title, and are no negatives of each other in terms
+            with text. 0, and rows without text: no title.
+        videos_B: int64; the same for clips of one video, in all terms but that of clusters.
+        clusters_KE: unit-norm centres for ``kmeans``; all zero: none yet, and the term is zero.
+        negatives: whether rows of other ranks are negatives too (``global``) or not (``local``).
+        ranks: who else calls this with rows, as many on each rank; the loss is over the rows of all, and on each rank
+            its gradient is W times the rank's share, so that the mean over W ranks is the gradient. None: nobody.
 
     Raises:
-        ValueError: an unknown centroid or policy.
+        ValueError: an unknown choice, clusters that are missing, or a temperature that is not above 0.
     """
-    _check_choices(centroid, policy)
-    weights = LossWeights.of(weights or {})
-    present: dict[Modality, Tensor] = {"video": has_video.bool(), "audio": has_audio.bool(), "text": has_text.bool()}
-    has_av = present["video"] & present["audio"]
-    has_vt = present["video"] & present["text"]
-    has_at = present["audio"] & present["text"]
+    _check_choices(form=form, centroid=centroid, policy=policy, negatives=negatives)
+    _check_temperature(temperature)
+    if centroid == "kmeans" and clusters_KE is None:
+        raise ValueError("centroid 'kmeans' needs clusters_KE")
+    weights, ranks = LossWeights.of(weights or {}), ranks or Ranks()
+    with torch.autocast(has_video.device.type, enabled=False):
+        own = _Rows.of(embeddings, (has_video, has_audio, has_text), titles_B, videos_B)
+        pool = Pool.of(len(has_video), negatives, ranks)
+        rows = own.gathered(pool)
+        contrast = partial(row_statistics, pool=pool, temperature=temperature, form=form)
+        if centroid == "kmeans":
+            assert clusters_KE is not None
+            joint_statistics = _cluster_statistics(own, clusters_KE, policy, temperature)
+        else:
+            joint_statistics = _centroid_statistics(rows, pool, contrast, centroid, policy)
+        statistics = [*_pair_statistics(rows, pool, contrast), *joint_statistics]
+        # All that ranks tell each other about their losses: a few numbers for each row and contrast.
+        packed_NKS = gather(torch.stack([each.pack() for each in statistics], dim=1), ranks)
+        pairs, joint = RowStatistics.unpack(packed_NKS[:, :3]), RowStatistics.unpack(packed_NKS[:, 3:])
+        av, vt, at = losses_of(pairs, form)
+        avt = losses_of(joint, "infonce" if centroid == "kmeans" else form).sum()
+        num_av, num_vt, num_at = pairs.is_valid.sum(dim=0)
+        return LossOutput(
+            total=weights.av * av + weights.vt * vt + weights.avt * avt + weights.at * at,
+            av=av,
+            vt=vt,
+            avt=avt,
+            at=at,
+            num_av=num_av,
+            num_vt=num_vt,
+            num_avt=joint.is_valid.any(dim=1).sum(),
+            num_at=num_at,
+        )
 
-    def contrast(queries_BE: Tensor, keys_BE: Tensor, valid_B: Tensor) -> Tensor:
-        return nce(queries_BE, keys_BE, temperature=temperature, form=form, valid_B=valid_B)
 
-    av = contrast(embeddings.av_video, embeddings.av_audio, has_av)
-    vt = contrast(embeddings.vt_video, embeddings.vt_text, has_vt)
-    at = contrast(embeddings.avt_audio, embeddings.avt_text, has_at)
-    has_avt = torch.stack(list(present.values())).sum(dim=0) >= (3 if policy == "complete_pair" else 2)
-    projected = {modality: embeddings.of("avt", modality) for modality in SPACES["avt"]}
-    targets = _centroids(projected, present, centroid)
-    avt = torch.stack([contrast(projected[m], targets[m], has_avt & present[m]) for m in SPACES["avt"]]).sum()
-    return LossOutput(
-        total=weights.av * av + weights.vt * vt + weights.avt * avt + weights.at * at,
-        av=av,
-        vt=vt,
-        avt=avt,
-        at=at,
-        num_av=has_av.sum(),
-        num_vt=has_vt.sum(),
-        num_avt=has_avt.sum(),
-        num_at=has_at.sum(),
-    )
+def joint_means(
+    embeddings: Embeddings, present: Mapping[Modality, Tensor], policy: MissingPolicy
+) -> tuple[Tensor, Tensor]:
+    """Returns the means (B, E) of the present modalities in the avt space, and for which rows eq. 4 has one.
+
+    Args:
+        embeddings: an absent modality's rows may hold anything.
+        present: bool (B,) for each modality.
+        policy: which rows eq. 4 rests on, bool (B,) in the result.
+    """
+    return _centroids(embeddings, present, "literal")["video"], _is_joint(present, policy)
 
 
-def batch_loss(embeddings: Embeddings, batch: Batch, config: LossConfig) -> LossOutput:
-    """Returns the LAVA loss of a batch as configured."""
-    return lava_loss(
-        embeddings,
-        has_video=batch.has_video,
-        has_audio=batch.has_audio,
-        has_text=batch.has_text,
-        temperature=config.temperature,
-        form=config.form,
-        centroid=config.centroid,
-        weights=config.weights,
-        policy=config.policy,
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rows:
+    """Rows of one rank or of a pool, and what decides whom they are held against."""
+
+    embeddings: Embeddings
+    present: dict[Modality, Tensor]
+    titles: Tensor
+    videos: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        embeddings: Embeddings,
+        flags: tuple[Tensor, Tensor, Tensor],
+        titles_B: Tensor | None,
+        videos_B: Tensor | None,
+    ) -> _Rows:
+        """Returns the rows of a rank, in the precision of the loss.
+
+        Raises:
+            ValueError: tensors that do not have one row for each sample.
+        """
+        none_B = torch.zeros_like(flags[0], dtype=torch.int64)
+        ids = {
+            "titles_B": none_B if titles_B is None else titles_B,
+            "videos_B": none_B if videos_B is None else videos_B,
+        }
+        flagged = dict(zip(("has_video", "has_audio", "has_text"), flags, strict=True))
+        matrices = {field.name: getattr(embeddings, field.name) for field in fields(embeddings)}
+        for name, tensor in {**matrices, **flagged, **ids}.items():
+            if tensor.shape[:1] != flags[0].shape or tensor.ndim != (2 if name in matrices else 1):
+                raise ValueError(
+                    f"{name} must have a row for each of {len(flags[0])} samples, got {tuple(tensor.shape)}"
+                )
+        present = dict(zip(MODALITIES, (flag.bool() for flag in flags), strict=True))
+        dtype = _dtype_of(*matrices.values())
+        return cls(
+            embeddings=embeddings.map(lambda tensor_BE: tensor_BE.to(dtype)),
+            present=present,
+            titles=torch.where(present["text"], ids["titles_B"], 0),
+            videos=ids["videos_B"],
+        )
+
+    def gathered(self, pool: Pool) -> _Rows:
+        """Returns the rows of the pool, by two collectives where it holds those of other ranks."""
+        if pool.ranks.is_alone:
+            return self
+        names = [field.name for field in fields(self.embeddings)]
+        tensors = [getattr(self.embeddings, name) for name in names]
+        parts = torch.split(pool.gather(torch.cat(tensors, dim=1)), [tensor.shape[1] for tensor in tensors], dim=1)
+        # Hashes are 64 bits: no float holds them.
+        numbers_N = pool.gather(torch.stack([*self.present.values(), self.titles, self.videos], dim=1)).unbind(dim=1)
+        return _Rows(
+            embeddings=replace(self.embeddings, **dict(zip(names, parts, strict=True))),
+            present=dict(zip(self.present, (flag > 0 for flag in numbers_N[:3]), strict=True)),
+            titles=numbers_N[3],
+            videos=numbers_N[4],
+        )
+
+
+def _pair_statistics(rows: _Rows, pool: Pool, contrast: _Contrast) -> list[RowStatistics]:
+    """Returns AV (eq. 2), VT (eq. 3) and AT, each on the rows that have both modalities."""
+    embeddings, present = rows.embeddings, rows.present
+    video, either = _excluded(pool, rows.videos), _excluded(pool, rows.videos, rows.titles)
+    return [
+        contrast(embeddings.av_video, embeddings.av_audio, present["video"] & present["audio"], excluded_BN=video),
+        contrast(embeddings.vt_video, embeddings.vt_text, present["video"] & present["text"], excluded_BN=either),
+        contrast(embeddings.avt_audio, embeddings.avt_text, present["audio"] & present["text"], excluded_BN=either),
+    ]
+
+
+def _centroid_statistics(
+    rows: _Rows, pool: Pool, contrast: _Contrast, centroid: Centroid, policy: MissingPolicy
+) -> list[RowStatistics]:
+    """Returns eq. 4: one contrast for each modality against what it has in common with the others."""
+    targets, is_joint = _centroids(rows.embeddings, rows.present, centroid), _is_joint(rows.present, policy)
+    excluded = _excluded(pool, rows.videos, rows.titles)
+    return [
+        contrast(rows.embeddings.of("avt", m), targets[m], is_joint & rows.present[m], excluded_BN=excluded)
+        for m in SPACES["avt"]
+    ]
+
+
+def _cluster_statistics(
+    rows: _Rows, clusters_KE: Tensor, policy: MissingPolicy, temperature: float | Tensor
+) -> list[RowStatistics]:
+    means_BE, is_joint_B = joint_means(rows.embeddings, rows.present, policy)
+    return [
+        cluster_statistics(
+            rows.embeddings.of("avt", m), means_BE, is_joint_B & rows.present[m], clusters_KE, temperature=temperature
+        )
+        for m in SPACES["avt"]
+    ]
 
 
 def _centroids(
-    projected: Mapping[Modality, Tensor], present: Mapping[Modality, Tensor], centroid: Centroid
+    embeddings: Embeddings, present: Mapping[Modality, Tensor], centroid: Centroid
 ) -> dict[Modality, Tensor]:
     """Returns for each modality what it is held against, (B, E): means over the modalities that are present."""
-    kept = {modality: torch.where(present[modality][:, None], projected[modality], 0.0) for modality in projected}
+    kept = {m: torch.where(present[m][:, None], embeddings.of("avt", m), 0.0) for m in SPACES["avt"]}
     total_BE = torch.stack(list(kept.values())).sum(dim=0)
-    count_B1 = torch.stack([present[modality] for modality in projected]).sum(dim=0)[:, None]
+    count_B1 = torch.stack([present[m] for m in kept]).sum(dim=0)[:, None]
     if centroid == "leave_one_out":
-        return {m: (total_BE - kept[m]) / (count_B1 - present[m][:, None].long()).clamp(min=1) for m in projected}
+        return {m: (total_BE - kept[m]) / (count_B1 - present[m][:, None].long()).clamp(min=1) for m in kept}
     mean_BE = total_BE / count_B1.clamp(min=1)
-    return dict.fromkeys(projected, mean_BE.detach() if centroid == "stop_grad" else mean_BE)
+    return dict.fromkeys(kept, mean_BE.detach() if centroid == "stop_grad" else mean_BE)
 
 
-def _check(queries_BE: Tensor, keys_BE: Tensor, form: str, valid_B: Tensor | None) -> None:
+def _is_joint(present: Mapping[Modality, Tensor], policy: MissingPolicy) -> Tensor:
+    """Returns which rows eq. 4 rests on, bool (B,)."""
+    return torch.stack(list(present.values())).sum(dim=0) >= (3 if policy == "complete_pair" else 2)
+
+
+def _excluded(pool: Pool, *ids: Tensor) -> Tensor | None:
+    """Returns which pairs are no negatives of each other, bool (B, N), because an id is the same."""
+    return torch.stack([pool.same(ids_N) for ids_N in ids]).any(dim=0) if ids else None
+
+
+def _dtype_of(*tensors: Tensor) -> torch.dtype:
+    dtype = torch.float32
+    for tensor in tensors:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype
+
+
+def _check_choices(**choices: str) -> None:
+    known = {"form": LossForm, "centroid": Centroid, "policy": MissingPolicy, "negatives": Negatives}
+    for name, value in choices.items():
+        if value not in get_args(known[name]):
+            raise ValueError(f"unknown {name} {value!r}: use one of {', '.join(get_args(known[name]))}")
+
+
+def _check_temperature(temperature: float | Tensor) -> None:
+    if not isinstance(temperature, Tensor) and not 0 < temperature < float("inf"):
+        raise ValueError(f"temperature must be above 0 and finite, got {temperature}")
+
+
+def _check_nce(queries_BE: Tensor, keys_BE: Tensor, valid_B: Tensor | None, groups_BG: Tensor | None) -> None:
     if queries_BE.ndim != 2 or queries_BE.shape != keys_BE.shape:
         raise ValueError(f"queries {tuple(queries_BE.shape)} and keys {tuple(keys_BE.shape)} must be the same (B, E)")
     if valid_B is not None and (valid_B.dtype != torch.bool or valid_B.shape != queries_BE.shape[:1]):
         raise ValueError(f"valid_B must be bool ({len(queries_BE)},), got {valid_B.dtype} {tuple(valid_B.shape)}")
-    if form not in get_args(LossForm):
-        raise ValueError(f"unknown form {form!r}: use one of {', '.join(get_args(LossForm))}")
-
-
-def _check_choices(centroid: str, policy: str) -> None:
-    if centroid not in get_args(Centroid) or policy not in get_args(MissingPolicy):
-        raise ValueError(f"unknown {centroid = } or {policy = }")
-
-
-def _unit(vectors_BE: Tensor, valid_B: Tensor) -> Tensor:
-    """Returns the rows at unit length; those not valid, and zero ones, stay (next to) zero with a finite gradient."""
-    vectors_BE = torch.where(valid_B[:, None], vectors_BE, 0.0)
-    # Squares of very long or short rows leave the range of float32. The direction does not depend on this scale, so
-    # its gradient is exact without one through the scale.
-    largest_B1 = vectors_BE.detach().abs().amax(dim=1, keepdim=True)
-    # Subnormal rows count as zero ones: the gradient of their direction has no finite number.
-    vectors_BE = vectors_BE / torch.where(largest_B1 >= torch.finfo(largest_B1.dtype).tiny, largest_B1, 1.0)
-    squared_B1 = vectors_BE.square().sum(dim=1, keepdim=True)
-    return vectors_BE * torch.where(squared_B1 > 0, squared_B1, 1.0).rsqrt()
-
-
-def _pooled(scores_BB: Tensor) -> Tensor:
-    return scores_BB.flatten().logsumexp(0) - scores_BB.diagonal().logsumexp(0)
-
-
-def _rows(scores_BB: Tensor, form: LossForm) -> Tensor:
-    if form == "infonce":
-        denominator_B = scores_BB.logsumexp(1)
-    elif form == "symmetric":
-        denominator_B = (scores_BB.logsumexp(1) + scores_BB.logsumexp(0)) / 2
-    else:
-        denominator_B = torch.cat([scores_BB, scores_BB.T], dim=1).logsumexp(1)
-    return denominator_B - scores_BB.diagonal()
-
-
-def _mean(losses_B: Tensor, valid_B: Tensor) -> Tensor:
-    return torch.where(valid_B, losses_B, 0.0).sum() / valid_B.sum().clamp(min=1)
+    if groups_BG is not None and (
+        groups_BG.dtype != torch.int64 or groups_BG.ndim != 2 or len(groups_BG) != len(queries_BE)
+    ):
+        raise ValueError(
+            f"groups_BG must be int64 ({len(queries_BE)}, G), got {groups_BG.dtype} {tuple(groups_BG.shape)}"
+        )

@@ -1,13 +1,16 @@
-"""Configurations as plain dictionaries and from dotted command-line options; unknown keys are refused."""
+"""Configurations as plain dictionaries, from files and from dotted options; unknown keys are refused."""
 
 from __future__ import annotations
 
 import contextlib
 import difflib
 import io
+import json
+import tomllib
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from lava_model.errors import ConfigError, MissingExtraError
@@ -49,6 +52,54 @@ def from_dict(cls: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
     return built
 
 
+def from_file(base: ConfigT, path: Path) -> ConfigT:
+    """Returns a configuration with the settings of a file; what it leaves out stays as in ``base``.
+
+    Args:
+        base: what the file changes.
+        path: TOML or JSON, told apart by its content, with the groups as tables or objects; or a run folder, whose
+            config.json it is.
+
+    Raises:
+        ConfigError: the file cannot be read or parsed (with the line), or its settings do not fit.
+    """
+    path = path / "config.json" if path.is_dir() else path
+    try:
+        text = path.read_text("utf-8-sig")
+        # A JSON object starts with a brace, and no TOML document does.
+        if text.lstrip().startswith("{"):
+            values = json.loads(text, object_pairs_hook=_without_doubles)
+        else:
+            values = tomllib.loads(text)
+    except OSError as error:
+        raise ConfigError(f"--config {path} cannot be read: {error.strerror or error}") from error
+    # Of JSON, of TOML, bytes that are no text, brackets without end; a parser's message names line and column.
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"--config {path} is no TOML or JSON: {error}") from error
+    try:
+        return from_dict(type(base), _merged(to_dict(base), values))
+    except ConfigError as error:
+        raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from error
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return values
+
+
+def _merged(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    both = {
+        name: _merged(base[name], value)
+        if isinstance(value, Mapping) and isinstance(base.get(name), Mapping)
+        else value
+        for name, value in values.items()
+    }
+    return {**base, **both}
+
+
 def _build(cls: Any, values: Mapping[str, Any], prefix: str, problems: list[str]) -> Any:
     hints = get_type_hints(cls)
     names = [entry.name for entry in fields(cls)]
@@ -59,7 +110,7 @@ def _build(cls: Any, values: Mapping[str, Any], prefix: str, problems: list[str]
         elif is_dataclass(hints[name]) and isinstance(value, Mapping):
             arguments[name] = _build(hints[name], value, f"{prefix}{name}.", problems)
         elif not _fits(value, hints[name]):
-            problems.append(f"{prefix}{name} cannot be {value!r}")
+            problems.append(f"{prefix}{name} cannot be {value!r}{_choices(hints[name])}")
         else:
             arguments[name] = _cast(value, hints[name])
     return None if problems else cls(**arguments)
@@ -84,6 +135,10 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint)
+
+
+def _choices(hint: Any) -> str:
+    return f": use {', '.join(map(str, get_args(hint)))}" if get_origin(hint) is Literal else ""
 
 
 def _cast(value: Any, hint: Any) -> Any:

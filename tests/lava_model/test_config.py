@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from dataclasses import fields, is_dataclass, replace
 
 import pytest
 
-from lava_model.config import DataConfig, LavaConfig, LossConfig, OptimConfig, PretrainConfig, RunConfig
-from lava_model.describe import cost, num_tokens, transformer_flops
+from lava_model.config import DataConfig, LavaConfig, LossConfig, LossWeights, OptimConfig, PretrainConfig, RunConfig
 from lava_model.errors import ConfigError
-from lava_model.presets import PRESETS, preset
+from lava_model.presets import OBJECTIVES, PRESETS, preset, with_objective
 from lava_model.pretrain import main
-from lava_model.settings import flatten, from_dict, override, to_dict
+from lava_model.settings import flatten, from_dict, from_file, override, to_dict
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,12 @@ from lava_model.settings import flatten, from_dict, override, to_dict
         (lambda: OptimConfig(betas=(0.9, 1.0)), "betas must be in"),
         (lambda: DataConfig(batch_size=1), "batch_size must be at least 2"),
         (lambda: RunConfig(max_steps=0), "max_steps must be above 0"),
+        (lambda: RunConfig(profile_steps=-1), "profile_steps must be finite and not below 0"),
+        (lambda: RunConfig(peak_tflops=0), "peak_tflops must be above 0"),
+        (lambda: DataConfig(accumulate=0, micro_batch=-1), "accumulate must be above 0.*micro_batch must be above 0"),
+        (lambda: OptimConfig(ema_decay=1), r"ema_decay must be in 0\.\.1"),
+        (lambda: LavaConfig(positions="fourier"), "positions must be one of factorised, learned, sinusoidal"),
+        (lambda: LossConfig(learn_temperature=True, temperature=0.001), "must be at least 1 / max_scale"),
     ],
 )
 def test_values_out_of_range_are_refused(make, message):
@@ -53,11 +60,14 @@ def test_paper_preset_is_the_paper():
     assert (config.data.batch_size, config.run.epochs) == (32, 25)
     assert (config.model.width, config.model.num_layers, config.model.vocab_size) == (1024, 4, 48_000)
     assert config.model.num_video_tokens == 784
-    assert set(flatten(to_dict(config.loss.weights)).values()) == {1.0, 0.0}
+    assert to_dict(config.loss.weights) == {"av": 1, "vt": 1, "avt": 1, "at": 0}
+    # Nothing of what came after it.
+    assert not (config.loss.learn_temperature or config.loss.mask_same_title or config.loss.mask_same_video)
+    assert (config.optim.ema_decay, config.data.accumulate, config.data.micro_batch) == (0, 1, None)
 
 
 def test_default_preset_and_unknown_preset():
-    assert preset("lava").loss == LossConfig(form="symmetric", centroid="leave_one_out")
+    assert preset("lava").loss == LossConfig()
     with pytest.raises(ConfigError, match="unknown preset 'papr': did you mean 'paper'"):
         preset("papr")
 
@@ -129,6 +139,14 @@ def test_dotted_options_are_applied():
         (["--loss.form", "clip"], "invalid choice 'clip'"),
         (["--model.width", "100", "--model.num-heads", "3"], "must be a multiple of num_heads"),
         (["--preset", "nano"], "unknown preset 'nano'"),
+        (["--preset"], "argument --preset: expected one argument (see python -m lava_model.pretrain --help)"),
+        (["--dry-run=yes"], "argument --dry-run: ignored explicit argument 'yes'"),
+        (["--objective", "milnce"], "unknown objective 'milnce': did you mean 'mil-nce'?"),
+        (["--micro-batches", "8"], "unknown option --micro-batches: did you mean --micro-batch?"),
+        (["--data.micro-batch", "0"], "micro_batch must be above 0"),
+        (["--wandb-project", "x"], "unknown option --wandb-project: did you mean --wandb?"),
+        (["--run.peak-tflops", "-1"], "peak_tflops must be above 0"),
+        (["--loss.centroid", "kmeans", "--loss.cluster-queue", "9"], "cluster_queue (9) must be at least num_clusters"),
         (["stray"], "stray"),
     ],
 )
@@ -146,6 +164,123 @@ def test_print_config_is_json_that_reads_back(capsys):
     assert config == replace(preset("tiny"), optim=replace(preset("tiny").optim, lr=3e-4))
 
 
+# --- files ---
+
+
+def test_what_print_config_prints_is_a_config_file(capsys, tmp_path):
+    assert main(["--preset", "tiny", "--objective", "av", "--optim.betas", "0.8", "0.9", "--print-config"]) == 0
+    printed = capsys.readouterr().out
+    run_folder = tmp_path / "run"
+    run_folder.mkdir()
+    (run_folder / "config.json").write_text(printed)
+    for path in (run_folder / "config.json", run_folder):
+        assert main(["--config", str(path), "--print-config"]) == 0
+        assert capsys.readouterr().out == printed
+
+
+def test_a_file_is_above_the_preset_and_below_objective_and_options(tmp_path):
+    path = tmp_path / "settings"
+    path.write_text(
+        """
+        # TOML, with a BOM as some editors leave it
+        [optim]
+        lr = 1
+        betas = [0.5, 0.6]
+        [loss]
+        temperature = 0.5
+        form = "infonce"
+        weights.at = 0.25
+        [data]
+        micro_batch = 4
+        """,
+        "utf-8-sig",
+    )
+    config = from_file(preset("tiny"), path)
+    base = preset("tiny")
+    assert config == replace(
+        base,
+        optim=replace(base.optim, lr=1.0, betas=(0.5, 0.6)),
+        loss=replace(base.loss, temperature=0.5, form="infonce", weights=LossWeights(at=0.25)),
+        data=replace(base.data, micro_batch=4),
+    )
+    words = ["--preset", "tiny", "--config", str(path), "--objective", "mil-nce", "--optim.lr", "2"]
+    resolved = resolve([*words, "--loss.weights.av", "0.125"])
+    assert (resolved.optim.lr, resolved.optim.betas, resolved.data.batch_size) == (2.0, (0.5, 0.6), 32)
+    assert (resolved.loss.form, resolved.loss.temperature) == ("mil_nce", 0.5)
+    assert resolved.loss.weights == LossWeights(av=0.125, vt=1, avt=0, at=0)
+
+
+def resolve(words: list[str]) -> PretrainConfig:
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert main([*words, "--print-config"]) == 0
+    return from_dict(PretrainConfig, json.loads(printed.getvalue()))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[optim]\nlr = \n", "no TOML or JSON: Invalid value (at line 2, column 6)"),
+        (
+            b'{"optim":\n {"lr": 1,,}}',
+            "no TOML or JSON: Expecting property name enclosed in double quotes: line 2 column",
+        ),
+        (b'{"run": {"seed": 1}, "run": {}}', "no TOML or JSON: 'run' is there twice"),
+        (b'{"run":' * 100_000, "no TOML or JSON: maximum recursion depth exceeded"),
+        (b"\xff\xfe", "no TOML or JSON: 'utf-8' codec can't decode"),
+        (b"[optim]\nlrr = 1\n", "c: unknown setting optim.lrr: did you mean optim.lr?"),
+        (b'optim = "adam"\n', "c: optim cannot be 'adam'"),
+        (b"[loss]\nform = 'clip'\n", "c: loss.form cannot be 'clip': use symmetric, pooled, infonce, mil_nce"),
+        (b"[loss]\ntemperature = nan\n", "c: temperature must be above 0 and finite, got nan"),
+        (b"[data]\nbatch_size = 8.5\n", "c: data.batch_size cannot be 8.5"),
+        (b"[data]\nbatch_size = true\n", "c: data.batch_size cannot be True"),
+        (None, "c cannot be read: No such file or directory"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_one_line(capsys, tmp_path, content, message):
+    path = tmp_path / "c"
+    if content is not None:
+        path.write_bytes(content)
+    assert main(["--config", str(path), "--print-config"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert message in printed.err
+    assert str(path) in printed.err
+    assert printed.err.count("\n") == 1
+
+
+# --- objectives ---
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "centroid", "terms"),
+    [
+        ("lava", "symmetric", "leave_one_out", {"av", "vt", "avt"}),
+        ("paper", "pooled", "literal", {"av", "vt", "avt"}),
+        ("av", "infonce", "stop_grad", {"av"}),
+        ("av+vt", "infonce", "stop_grad", {"av", "vt"}),
+        ("av+vt+avt", "infonce", "stop_grad", {"av", "vt", "avt"}),
+        ("av+vt+at", "infonce", "stop_grad", {"av", "vt", "at"}),
+        ("mil-nce", "mil_nce", "stop_grad", {"vt"}),
+        ("kmeans", "infonce", "kmeans", {"av", "vt", "avt"}),
+    ],
+)
+def test_an_objective_changes_what_it_names_and_nothing_else(name, form, centroid, terms):
+    base = preset("tiny")
+    loss = replace(base.loss, form="infonce", centroid="stop_grad", mask_same_title=True, num_clusters=32)
+    found = with_objective(replace(base, loss=loss), name)
+    weights = LossWeights(**{term: float(term in terms) for term in ("av", "vt", "avt", "at")})
+    assert found == replace(base, loss=replace(loss, form=form, centroid=centroid, weights=weights))
+
+
+def test_objectives_and_presets_of_one_name_have_one_loss():
+    assert list(OBJECTIVES) == ["lava", "paper", "av", "av+vt", "av+vt+avt", "av+vt+at", "mil-nce", "kmeans"]
+    for name in ("lava", "paper"):
+        assert with_objective(preset("tiny"), name).loss == preset(name).loss
+        assert with_objective(preset(name), name) == preset(name)
+    learned = replace(preset("tiny"), loss=LossConfig(temperature=0.1, learn_temperature=True))
+    assert with_objective(learned, "paper").loss == preset("paper").loss
+
+
 def test_help_shows_every_setting(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["--help"])
@@ -153,28 +288,9 @@ def test_help_shows_every_setting(capsys):
     shown = capsys.readouterr().out
     for name in flatten(to_dict(preset("lava"))):
         assert f"--{name.replace('_', '-')}" in shown
-    assert "--preset" in shown
+    assert all(option in shown for option in ("--preset", "--config", "--objective"))
+    assert all(f"\n  {name} " in shown for name in OBJECTIVES)
     assert "example:" in shown
-
-
-def test_dry_run_answers_as_text_and_json(capsys):
-    assert main(["--preset", "paper", "--dry-run"]) == 0
-    assert "GFLOP per sample" in capsys.readouterr().out
-    assert main(["--preset", "paper", "--dry-run", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["cost"]["trained_parameters"] == pytest.approx(210e6, rel=0.01)
-
-
-def test_cost_is_that_of_the_notes():
-    # GFLOP per sample computed by hand for 784 video tokens, 8-frame audio patches, feed-forward 4x
-    found = cost(preset("paper"))
-    assert found.trunk_flops == pytest.approx(58.0e9, rel=0.005)
-    assert found.forward_flops["video"] == pytest.approx(89.9e9, rel=0.005)
-    assert found.forward_flops["audio"] == pytest.approx(3.4e9, rel=0.02)
-    assert found.forward_flops["text"] == pytest.approx(13.3e9, rel=0.005)
-    assert found.train_flops == pytest.approx(378e9, rel=0.005)
-    assert found.state_bytes == pytest.approx(3.4e9, rel=0.02)
-    assert transformer_flops(257, LavaConfig()) == pytest.approx(27.2e9, rel=0.01)
-    assert num_tokens(replace(LavaConfig(), pooling="mean")) == {"video": 784, "audio": 32, "text": 128}
 
 
 @pytest.mark.parametrize(
