@@ -23,14 +23,14 @@ _GREEN_OF_V = -_RED_OF_V * _KR / _KG
 
 
 def rgb_from_yuv420(video: Tensor, mean: Tensor | None = None, std: Tensor | None = None) -> Tensor:
-    """Returns RGB, float32 (..., H, W, C), of frames in 4:2:0, uint8 (..., H * 3 / 2, W).
+    """Returns RGB, float (..., H, W, C), of frames in 4:2:0, uint8 (..., H * 3 / 2, W).
 
     Without ``mean`` and ``std`` it is 0 to 255, not rounded; with them it is normalised, ``(rgb - mean) / std``, at no
     further cost.
 
     Args:
         video: H and W are even.
-        mean: float (C,), on the scale of 0 to 255.
+        mean: float (C,), on the scale of 0 to 255; its type is the result's, float32 without it.
         std: float (C,).
     """
     rows, width = video.shape[-2:]
@@ -38,8 +38,8 @@ def rgb_from_yuv420(video: Tensor, mean: Tensor | None = None, std: Tensor | Non
     frames = video.reshape(-1, rows, width)
     mean = torch.zeros(3, device=video.device) if mean is None else mean
     std = torch.ones(3, device=video.device) if std is None else std
-    luma = frames[:, :height].float().view(-1, height // 2, 2, width // 2, 2, 1)
-    planes = frames[:, height:].reshape(-1, 2, height // 2, width // 2).float() - _NEUTRAL
+    luma = frames[:, :height].to(mean.dtype).view(-1, height // 2, 2, width // 2, 2, 1)
+    planes = frames[:, height:].reshape(-1, 2, height // 2, width // 2).to(mean.dtype) - _NEUTRAL
     u, v = planes.unbind(1)
     tint = torch.stack([_RED_OF_V * v, _GREEN_OF_U * u + _GREEN_OF_V * v, _BLUE_OF_U * u], dim=-1)
     # Normalised here, at a quarter of the pixels: the whole picture is written once and clamped in place.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,7 +79,8 @@ class Batch:
     """B samples stacked; the fields of Sample with a leading B.
 
     Attributes:
-        video: uint8 (B, T, H, W, C), or (B, T, H * 3 / 2, W).
+        video: uint8 (B, T, H, W, C), or (B, T, H * 3 / 2, W). In batches of kept features in place of frames: floating
+            point (B, T, P, C), P cells of a frame.
         log_mel: float32 (B, M, F).
         token_ids: int64 (B, S).
         text_mask: bool (B, S).
@@ -127,9 +129,15 @@ class Batch:
         """Returns a copy with memory of its own."""
         return self._map(lambda tensor: tensor.clone())
 
-    def _map(self, function: _TensorFunction) -> Batch:
+    def rows(self, start: int, stop: int) -> Batch:
+        """Returns samples ``start`` to ``stop``, not copied."""
+        part = slice(start, stop)
+        return self._map(lambda tensor: tensor[part], clip_id=self.clip_id[part], label=self.label[part])
+
+    def _map(self, function: _TensorFunction, **texts: Any) -> Batch:
         return replace(
             self,
+            **texts,
             video=function(self.video),
             log_mel=function(self.log_mel),
             token_ids=function(self.token_ids),

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lava_model.config import LavaConfig
+from lava_model.encoders.positions import learned_positions
 
 
 class TransformerBlock(nn.Module):
@@ -70,7 +71,7 @@ class Transformer(nn.Module):
         attention_mask = None if mask_BS is None else _attendable(mask_BS)
         for block in self.blocks:
             tokens_BSD = block(tokens_BSD, attention_mask)
-        return self._pool(self.norm(tokens_BSD), mask_BS).float()
+        return whole_precision(self._pool(self.norm(tokens_BSD), mask_BS))
 
     def _pool(self, tokens_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
         if self.cls is not None:
@@ -92,9 +93,9 @@ class Transformer(nn.Module):
                     layer.weight.mul_((2 * num_layers) ** -0.5)
 
 
-def learned_positions(num_positions: int, width: int) -> nn.Parameter:
-    """Returns zero-mean learned vectors (num_positions, width) of about unit length."""
-    return nn.Parameter(torch.randn(num_positions, width) * width**-0.5)
+def whole_precision(tensor: Tensor) -> Tensor:
+    """Returns the tensor as float32, or as float64 where it is."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def initialise_linear(layer: nn.Linear) -> None:

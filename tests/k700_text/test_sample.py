@@ -40,6 +40,13 @@ def test_to_moves_the_tensors_and_keeps_the_rest() -> None:
     assert batch.video.device.type == batch.has_text.device.type == "meta" and batch.clip_id == ("clip3",)
 
 
+def test_rows_are_a_part_of_every_field_that_is_not_copied() -> None:
+    batch = collate([sample(0), sample(1), sample(2)])
+    part = batch.rows(1, 3)
+    assert len(part) == 2 and part.clip_id == ("clip1", "clip2") and part.has_audio.tolist() == [False, True]
+    assert part.video.data_ptr() == batch.video[1:].data_ptr()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -23,7 +23,8 @@ from lava_model.evaluation.features import (
     select_features,
     weights_fingerprint,
 )
-from lava_model.evaluation.sources import feature_sources, load_model, untrained
+from lava_model.evaluation.sources import feature_sources, untrained
+from lava_model.trained import load_model
 from tests.lava_model.tiny import TINY
 
 SETTINGS = ExtractionSettings(num_views=3, reading={"size": 32}, batch_size=4)
