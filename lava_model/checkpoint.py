@@ -2,7 +2,7 @@
 
 One file per checkpoint, ``step_00000500.pt``: tensors and plain values by torch.save, read back with
 ``weights_only=True``, which refuses everything else. It is written under another name, forced to the disk and renamed,
-so a kill at any moment leaves the previous ones as they were.
+so a kill at any moment leaves the previous ones as they were. Its checksums are looked at before it is read.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import os
 import random
 import re
 import warnings
+import zipfile
+import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -25,7 +27,9 @@ from lava_model.errors import CheckpointError
 from lava_model.settings import flatten
 
 FORMAT = "lava-checkpoint"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_NEW_IN_VERSION_2 = frozenset({"objective", "ema", "world_size"})
+"""What checkpoints of version 1, whose runs had nothing of it, do not hold."""
 
 _REMEDY = "move it away to continue from the one before it"
 
@@ -51,7 +55,18 @@ class TrainingState:
     optimizer: dict[str, Any]
     """State of the optimiser."""
     rng: dict[str, Any]
-    """States of the random-number generators."""
+    """States of the random-number generators of the main process."""
+    objective: dict[str, Any] = field(default_factory=dict)
+    """State of the objective: a learned temperature, clusters."""
+    ema: dict[str, Any] = field(default_factory=dict)
+    """Moving averages of trained weights by their name in ``model``; empty where none is kept."""
+    world_size: int | None = None
+    """Processes that trained together; None: not known (version 1)."""
+
+    @property
+    def weights(self) -> dict[str, Any]:
+        """State of the model that is evaluated and exported: with moving averages where they are kept."""
+        return {**self.model, **self.ema}
 
 
 def save_checkpoint(folder: Path, state: TrainingState, *, keep: int) -> Path:
@@ -65,6 +80,8 @@ def save_checkpoint(folder: Path, state: TrainingState, *, keep: int) -> Path:
     content = {field.name: getattr(state, field.name) for field in fields(state)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(".step_*.pt.partial"):  # by a kill
+            left.unlink()
         with partial.open("wb") as file:
             torch.save({"format": FORMAT, "format_version": FORMAT_VERSION, **content}, file)
             file.flush()
@@ -97,6 +114,9 @@ def load_checkpoint(path: Path) -> TrainingState:
         CheckpointError: the file is missing, damaged, foreign, of another format, or holds a pickled object.
     """
     try:
+        if zipfile.is_zipfile(path) and (damaged := zipfile.ZipFile(path).testzip()):
+            # torch.load does not look at the checksums that torch.save writes.
+            raise ValueError(f"wrong checksum of {damaged}")
         with warnings.catch_warnings():
             # A foreign pickle makes torch warn before it refuses; the refusal is enough.
             warnings.simplefilter("ignore", UserWarning)
@@ -105,22 +125,33 @@ def load_checkpoint(path: Path) -> TrainingState:
         raise CheckpointError(
             f"{path} holds more than tensors and plain values: refused, it could run code; {_REMEDY}"
         ) from error
-    # What torch.load raises for a damaged file depends on where the damage is.
-    except (OSError, RuntimeError, ValueError, LookupError, EOFError, TypeError, AttributeError) as error:
+    # What is raised for a damaged file depends on where the damage is.
+    except (
+        *(OSError, RuntimeError, ValueError, LookupError, EOFError, TypeError, AttributeError),
+        *(zipfile.BadZipFile, zlib.error),
+    ) as error:
         raise CheckpointError(f"{path} cannot be read as a checkpoint ({_brief(error)}); {_REMEDY}") from error
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint of lava_model; {_REMEDY}")
     version = content.pop("format_version", None)
     names = {field.name for field in fields(TrainingState)}
-    if version != FORMAT_VERSION or content.keys() != names:
-        raise CheckpointError(f"{path} has format version {version}, this lava_model reads {FORMAT_VERSION}")
+    if version == 1:
+        names -= _NEW_IN_VERSION_2
+    if version not in (1, FORMAT_VERSION) or content.keys() != names:
+        raise CheckpointError(f"{path} has format version {version}, this lava_model reads 1 to {FORMAT_VERSION}")
     return TrainingState(**content)
 
 
 def check_same_run(
-    state: TrainingState, config: Mapping[str, Any], fingerprint: Mapping[str, str], *, free: frozenset[str], path: Path
+    state: TrainingState,
+    config: Mapping[str, Any],
+    fingerprint: Mapping[str, str],
+    *,
+    free: frozenset[str],
+    path: Path,
+    world_size: int = 1,
 ) -> None:
-    """Refuses to continue a checkpoint with other settings or other data.
+    """Refuses to continue a checkpoint with other settings, other data or a number of processes that changes the run.
 
     Args:
         state: what was loaded.
@@ -128,12 +159,14 @@ def check_same_run(
         fingerprint: of the data at hand.
         free: dotted names of settings that may change.
         path: of the checkpoint, for the message.
+        world_size: processes at hand.
 
     Raises:
         CheckpointError: with the names of the settings, or of the data, that differ.
     """
     theirs, ours = flatten(state.config), flatten(config)
     theirs.update({name: EARLIER_SETTINGS[name] for name in EARLIER_SETTINGS.keys() & ours.keys() - theirs.keys()})
+    free |= _free_by_processes(theirs, ours, state.world_size, world_size, path)
     differing = [
         f"{name} ({theirs.get(name)!r} there, {ours.get(name)!r} here)"
         for name in sorted(theirs.keys() | ours.keys())
@@ -148,6 +181,35 @@ def check_same_run(
     ]
     if changed:
         raise CheckpointError(f"{path} was made with other data: {', '.join(changed)} changed; use another --out")
+
+
+def _free_by_processes(
+    theirs: Mapping[str, Any], ours: Mapping[str, Any], their_size: int | None, our_size: int, path: Path
+) -> frozenset[str]:
+    """Returns the settings that may differ because the run stays the same with these numbers of processes.
+
+    The order of the clips depends only on how many all processes take together, and so does the loss where the
+    negatives are those of all (of one process they always are).
+
+    Raises:
+        CheckpointError: the number of processes changes the run.
+    """
+    if their_size is None or their_size == our_size:
+        return frozenset({"loss.negatives"} if our_size == 1 else ())
+    sizes = [(their_size, theirs.get("data.batch_size")), (our_size, ours.get("data.batch_size"))]
+    batches = [count * (size or 0) for count, size in sizes]
+    contrasts_all = [
+        count == 1 or settings.get("loss.negatives") == "global"
+        for count, settings in ((their_size, theirs), (our_size, ours))
+    ]
+    if batches[0] != batches[1] or not all(contrasts_all):
+        there, here = (f"{count} x {size} clips" for count, size in sizes)
+        raise CheckpointError(
+            f"{path} was made by other processes ({there} there, {here} here): it can go on only where all together"
+            " take as many clips and contrast them with each other (loss.negatives global); start as many processes"
+            " as before, or use another --out"
+        )
+    return frozenset({"loss.negatives", "data.batch_size"})
 
 
 def capture_rng() -> dict[str, Any]:

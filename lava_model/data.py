@@ -12,6 +12,7 @@ from typing import Protocol
 from k700_text.data.sample import Sample
 from lava_model.config import DataConfig, LavaConfig, LossWeights, PretrainConfig
 from lava_model.errors import ConfigError, DataError
+from lava_model.loading import Stacked
 from lava_model.synthetic import SyntheticAVT
 
 
@@ -26,9 +27,9 @@ class Samples(Sized, Protocol):
 class TrainingData:
     """What a run trains on and is measured on."""
 
-    train: Samples
+    train: Samples | Stacked
     """Augmented samples."""
-    val: Samples | None
+    val: Samples | Stacked | None
     """Held-out samples with deterministic views, if any."""
     fingerprint: dict[str, str]
     """What the data are, by content: a resumed run must find the same."""
@@ -120,9 +121,9 @@ def _kinetics(config: PretrainConfig, manifest: Path, clips: str, tokenizer: Pat
         train=train,
         val=None if val_manifest is None else opened(val_manifest, val_clips, val_packets, False),
         fingerprint={
-            "manifest": _digest(manifest),
-            "tokenizer": _digest(tokenizer),
-            "val_manifest": "none" if val_manifest is None else _digest(val_manifest),
+            "manifest": digest(manifest),
+            "tokenizer": digest(tokenizer),
+            "val_manifest": "none" if val_manifest is None else digest(val_manifest),
             **_shards("clips", clips),
             **({} if val_manifest is None else _shards("val_clips", val_clips)),
         },
@@ -148,7 +149,7 @@ def _shards(name: str, clips: str) -> dict[str, str]:
     from k700_text.media.prepared import PreparedClips
     from k700_text.media.shards import is_prepared
 
-    return {name: _digest(PreparedClips(clips).index.path)} if is_prepared(clips) else {}
+    return {name: digest(PreparedClips(clips).index.path)} if is_prepared(clips) else {}
 
 
 def _notes(num_with: Mapping[str, int], dropped: Mapping[str, int], weights: LossWeights) -> tuple[str, ...]:
@@ -178,13 +179,14 @@ def _synthetic(config: PretrainConfig) -> TrainingData:
     )
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """Returns what tells a file's content from another, as a run records it."""
     with path.open("rb") as file:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def steps_per_epoch(num_samples: int, config: PretrainConfig, world_size: int) -> int:
-    """Returns the optimiser steps of a pass over the data; what does not fill a batch is left for another epoch.
+def batches_per_epoch(num_samples: int, config: PretrainConfig, world_size: int) -> int:
+    """Returns the batches of a pass over the data; what does not fill a batch is left for another epoch.
 
     Raises:
         DataError: there are fewer samples than one batch.
@@ -198,6 +200,16 @@ def steps_per_epoch(num_samples: int, config: PretrainConfig, world_size: int) -
 
 
 def total_steps(num_samples: int, config: PretrainConfig, world_size: int) -> int:
-    """Returns the optimiser steps of the whole run, the length of the learning-rate schedule."""
-    steps = config.run.epochs * steps_per_epoch(num_samples, config, world_size)
+    """Returns the optimiser steps of the whole run, the length of the learning-rate schedule.
+
+    Raises:
+        DataError: there are fewer samples than one batch, or all epochs are less than one step.
+    """
+    num_batches = config.run.epochs * batches_per_epoch(num_samples, config, world_size)
+    steps = num_batches // config.data.accumulate
+    if not steps:
+        raise DataError(
+            f"all {config.run.epochs} epochs are {num_batches} batches, fewer than the {config.data.accumulate} of one"
+            " step: pass --data.accumulate with less"
+        )
     return min(steps, config.run.max_steps or steps)

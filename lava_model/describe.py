@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
+import pyarrow.compute as pc
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from k700_text.schema import MANIFEST_SCHEMA, read_table
 from lava_model.config import LavaConfig, PretrainConfig
+from lava_model.data import total_steps
 from lava_model.encoders.trunk import Trunk
+from lava_model.errors import DataError
 from lava_model.model import Lava
 
 _BYTES_PER_TRAINED_PARAMETER = 16
 """fp32 parameter, gradient and the two moments of Adam."""
-_ACTIVATION_BYTES_PER_TOKEN = 34
-"""Per unit of width and layer, in bf16 with a fused attention; twice that in fp32."""
+_BYTES_PER_EMA_PARAMETER = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,38 +39,102 @@ class Cost:
     train_flops: float
     """One sample in training: trunk forward, transformers forward and backward (three forwards)."""
     state_bytes: int
-    """Parameters, gradients and optimiser state."""
+    """Parameters, gradients, optimiser state and moving average."""
+    samples_at_once: int
+    """Samples that go through the model at once: of a micro-batch, else of a batch."""
     activation_bytes: int
-    """Estimate of what the backward pass keeps for one batch."""
+    """Estimate of what the encoders' backward pass keeps for these samples (torch.compile keeps less), and with a
+    micro-batch of the trunk's features of the whole batch."""
+    samples_per_step: int
+    """Samples of an optimiser step: of all ranks and accumulated batches."""
+    total_steps: int | None
+    """Optimiser steps of the run at most, where the number of clips is known."""
+    run_flops: float | None
+    """FLOPs of these steps."""
 
 
-def cost(config: PretrainConfig) -> Cost:
-    """Returns what a configuration costs; nothing of the model's size is allocated."""
-    model = config.model
+def cost(config: PretrainConfig, *, num_clips: int | None = None, world_size: int = 1) -> Cost:
+    """Returns what a configuration costs; nothing of the model's size is allocated.
+
+    Args:
+        config: of the run.
+        num_clips: training clips, where that is known.
+        world_size: ranks that it runs on.
+
+    Raises:
+        DataError: there are fewer clips than a step takes.
+    """
+    model, data = config.model, config.data
     with torch.device("meta"):
         parameters = list(Lava(model).parameters())
     trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     frozen = sum(parameter.numel() for parameter in parameters if not parameter.requires_grad)
-    tokens = num_tokens(model)
-    forward = {name: transformer_flops(count, model) + input_flops(name, model) for name, count in tokens.items()}
-    trunk = trunk_flops(model)
-    batch = config.data.batch_size
+    at_once = min(data.batch_size, data.micro_batch or data.batch_size)
+    per_step = data.batch_size * data.accumulate * world_size
+    steps = None if num_clips is None else total_steps(num_clips, config, world_size)
+    per_parameter = _BYTES_PER_TRAINED_PARAMETER + (_BYTES_PER_EMA_PARAMETER if config.optim.ema_decay else 0)
     return Cost(
-        shapes={
-            "video uint8": (batch, model.num_frames, *model.frame_shape()),
-            "log_mel float32": (batch, model.num_mels, model.num_mel_frames),
-            "token_ids int64": (batch, model.max_text_length),
-            **{f"{name} tokens": (batch, count, model.width) for name, count in tokens.items()},
-            "embeddings float32": (batch, model.embedding_dim),
-        },
+        shapes=_shapes(config, at_once),
         trained_parameters=trained,
         frozen_parameters=frozen,
-        trunk_flops=trunk,
-        forward_flops=forward,
-        train_flops=trunk + 3 * sum(forward.values()),
-        state_bytes=_BYTES_PER_TRAINED_PARAMETER * trained + 4 * frozen,
-        activation_bytes=_activation_bytes(config, tokens),
+        trunk_flops=trunk_flops(model),
+        forward_flops=forward_flops(model),
+        train_flops=train_flops(model),
+        state_bytes=per_parameter * trained + 4 * frozen,
+        samples_at_once=at_once,
+        activation_bytes=_activation_bytes(config, at_once),
+        samples_per_step=per_step,
+        total_steps=steps,
+        run_flops=None if steps is None else train_flops(model) * per_step * steps,
     )
+
+
+def _shapes(config: PretrainConfig, at_once: int) -> dict[str, tuple[int, ...]]:
+    model, batch = config.model, config.data.batch_size
+    return {
+        "video uint8": (batch, model.num_frames, *model.frame_shape()),
+        "log_mel float32": (batch, model.num_mels, model.num_mel_frames),
+        "token_ids int64": (batch, model.max_text_length),
+        **{f"{name} tokens": (at_once, count, model.width) for name, count in num_tokens(model).items()},
+        "embeddings float32": (batch, model.embedding_dim),
+    }
+
+
+def num_clips(config: PretrainConfig) -> int | None:
+    """Returns how many training clips a configuration names, at most; None where it names none.
+
+    Of a manifest that is its rows not known to be without video; that a clip is missing on disk shows in training.
+
+    Raises:
+        DataError: the manifest is not there.
+        K700TextError: it cannot be read.
+    """
+    if config.data.synthetic:
+        return config.data.synthetic_samples
+    if config.data.manifest is None:
+        return None
+    path = Path(config.data.manifest)
+    if not path.exists():
+        raise DataError(f"--manifest {path} does not exist")
+    has_video = read_table(path, MANIFEST_SCHEMA, ["has_video"])["has_video"]
+    return int(pc.sum(pc.fill_null(has_video, True)).as_py() or 0)
+
+
+@cache
+def train_flops(config: LavaConfig) -> float:
+    """Returns the FLOPs that training takes for one sample, by the formula of model-notes 5.1.
+
+    The frozen trunk's forward pass once; three forward passes for what trains, of which two stand for the backward
+    pass. Projection heads and the similarities of the loss are left out: less than a thousandth.
+    """
+    return trunk_flops(config) + 3 * sum(forward_flops(config).values())
+
+
+def forward_flops(config: LavaConfig) -> dict[str, float]:
+    """Returns the FLOPs of each encoder's forward pass over one sample, without the trunk."""
+    return {
+        name: transformer_flops(count, config) + input_flops(name, config) for name, count in num_tokens(config).items()
+    }
 
 
 def num_tokens(config: LavaConfig) -> dict[str, int]:
@@ -94,6 +163,7 @@ def input_flops(modality: str, config: LavaConfig) -> float:
     return 0.0
 
 
+@cache
 def trunk_flops(config: LavaConfig) -> float:
     """Returns the FLOPs of the trunk's forward pass over the frames of a sample, counted on the meta device."""
     frames = torch.empty(1, 1, *config.frame_shape(), dtype=torch.uint8, device="meta")
@@ -104,6 +174,40 @@ def trunk_flops(config: LavaConfig) -> float:
     return float(counter.get_total_flops() * config.num_frames)
 
 
-def _activation_bytes(config: PretrainConfig, tokens: dict[str, int]) -> int:
-    per_token = _ACTIVATION_BYTES_PER_TOKEN * config.model.width * config.model.num_layers
-    return config.data.batch_size * sum(tokens.values()) * per_token * (2 if config.run.precision == "fp32" else 1)
+def _activation_bytes(config: PretrainConfig, at_once: int) -> int:
+    model, run = config.model, config.run
+    is_bf16 = run.precision == "bf16" or (run.precision == "auto" and run.device != "cpu")
+    # Between the two passes of GradCache.
+    features = model.num_video_tokens * model.trunk_channels * (2 if is_bf16 else 4)
+    kept = config.data.batch_size * features if at_once < config.data.batch_size else 0
+    return at_once * activation_bytes(model, is_bf16=is_bf16) + kept
+
+
+def activation_bytes(config: LavaConfig, *, is_bf16: bool) -> int:
+    """Returns about what the encoders keep of one sample for the backward pass, with a fused attention.
+
+    For each token, layer and unit of width, in bf16 autocast: the residual stream before both LayerNorms in fp32 (8),
+    and in bf16 what the linear layers (4), the attention (query, key, value, result: 8) and the feed-forward layers
+    (before and after GELU: 4 times their ratio) take in. In fp32: 32, and 8 times the ratio.
+    """
+    ratio = config.feedforward_ratio
+    per_width = 20 + 4 * ratio if is_bf16 else 32 + 8 * ratio
+    return round(sum(num_tokens(config).values()) * config.num_layers * config.width * per_width)
+
+
+def lines(found: Cost) -> list[str]:
+    """Returns the cost as a table of plain text."""
+    rows = [
+        *((name, " x ".join(map(str, shape))) for name, shape in found.shapes.items()),
+        ("trained parameters", f"{found.trained_parameters / 1e6:.1f} M"),
+        ("frozen parameters", f"{found.frozen_parameters / 1e6:.1f} M"),
+        ("trunk forward", f"{found.trunk_flops / 1e9:.1f} GFLOP per sample"),
+        *((f"{name} forward", f"{flops / 1e9:.1f} GFLOP per sample") for name, flops in found.forward_flops.items()),
+        ("training", f"{found.train_flops / 1e9:.1f} GFLOP per sample"),
+        ("samples of a step", f"{found.samples_per_step}, {found.samples_at_once} at once on each process"),
+        ("model and optimiser", f"{found.state_bytes / 2**30:.2f} GiB"),
+        ("activations (estimate)", f"{found.activation_bytes / 2**30:.2f} GiB for {found.samples_at_once} samples"),
+    ]
+    if found.run_flops is not None:
+        rows.append(("whole run", f"{found.total_steps} steps, {found.run_flops / 1e18:.3g} EFLOP, at most"))
+    return [f"{name:24}{value}" for name, value in rows]

@@ -8,7 +8,7 @@ from lava_model.errors import ConfigError
 
 
 def choose_device(name: str, local_rank: int = 0, *, option: str = "--run.device") -> torch.device:
-    """Returns the device of a name: ``auto`` is cuda where there is one, ``cuda`` this rank's GPU.
+    """Returns the device of a name: ``auto`` is cuda where there is one, ``cuda`` this rank's GPU; fp32 is no TF32.
 
     Args:
         name: auto, cpu, cuda or cuda:N.
@@ -33,6 +33,8 @@ def choose_device(name: str, local_rank: int = 0, *, option: str = "--run.device
     index = local_rank if device.index is None else device.index
     if index >= torch.cuda.device_count():
         raise ConfigError(f"there is no GPU {index}, torch sees {torch.cuda.device_count()}: use another {option}")
+    # torch leaves convolutions, other than matrix products, to TF32: then fp32 would not be what it says.
+    torch.backends.cudnn.allow_tf32 = False
     return torch.device("cuda", index)
 
 

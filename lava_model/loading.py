@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Generator, Iterable, Sequence, Sized
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -21,8 +21,16 @@ class Addressable(Protocol):
         """Returns it."""
 
 
+@runtime_checkable
+class Stacked(Sized, Protocol):
+    """Samples that are at hand already, by whole batches: no process has to read them."""
+
+    def batch(self, addresses: Sequence[Any], /) -> Batch:
+        """Returns the samples of some addresses."""
+
+
 def batches_of(
-    samples: Addressable,
+    samples: Addressable | Stacked,
     order: Iterable[Sequence[Any]],
     *,
     num_workers: int,
@@ -37,6 +45,11 @@ def batches_of(
         DataError: a loader process died, or samples do not fit into one batch.
         K700TextError: reading failed.
     """
+    if isinstance(samples, Stacked):
+        for addresses in order:
+            batch = samples.batch(addresses)
+            yield batch if device is None else batch.to(device)
+        return
     workers = min(num_workers, num_cores())
     try:
         with BatchLoader(samples, order, num_workers=workers, device=device) as loader:

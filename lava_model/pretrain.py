@@ -5,28 +5,24 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib
-import importlib.metadata
 import json
 import os
-import platform
-import subprocess
 import sys
-import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NoReturn
 
 from k700_text.errors import K700TextError
 from lava_model.config import PretrainConfig
-from lava_model.errors import DataError, LavaError, MissingExtraError
-from lava_model.files import writing
-from lava_model.presets import PRESETS, preset
-from lava_model.settings import override, to_dict
+from lava_model.errors import ConfigError, DataError, LavaError, MissingExtraError
+from lava_model.presets import OBJECTIVES, PRESETS, preset, with_objective
+from lava_model.settings import from_file, override, to_dict
 
 if TYPE_CHECKING:
+    import torch
+
     from lava_model.data import TrainingData
-    from lava_model.describe import Cost
     from lava_model.distributed import Ranks
     from lava_model.trainer import TrainResult
 
@@ -46,22 +42,31 @@ SHORT_OPTIONS = {
     "--val-clips": "--data.val-clips",
     "--synthetic": "--data.synthetic",
     "--batch-size": "--data.batch-size",
+    "--micro-batch": "--data.micro-batch",
+    "--accumulate": "--data.accumulate",
     "--num-workers": "--data.num-workers",
+    "--trunk-weights": "--model.trunk-weights",
+    "--negatives": "--loss.negatives",
     "--out": "--run.out",
     "--epochs": "--run.epochs",
     "--max-steps": "--run.max-steps",
     "--seed": "--run.seed",
     "--device": "--run.device",
+    "--tensorboard": "--run.tensorboard",
+    "--wandb": "--run.wandb",
 }
 """Shorter names of the settings that most runs give."""
 
-_OWN_OPTIONS = ("--preset", "--print-config", "--dry-run", "--json", "--debug")
+_OWN_OPTIONS = ("--preset", "--config", "--objective", "--print-config", "--dry-run", "--json", "--debug")
 
 _EPILOG = f"""example: {PROGRAM} --preset tiny --synthetic --out runs/try --max-steps 100
 
 short names: {", ".join(f"{short} = {full}" for short, full in SHORT_OPTIONS.items())}
 
-settings (all of them, with this preset's values):
+objectives:
+{chr(10).join(f"  {name:10} {meaning}" for name, (meaning, _) in OBJECTIVES.items())}
+
+settings (all of them, with the values of preset, file and objective):
 """
 
 
@@ -76,18 +81,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (LavaError, K700TextError, OSError) as error:
         if "--debug" in words:
             traceback.print_exc()
-        _say(f"error: {error}")
+        _say(f"{_rank_prefix()}error: {error}")
         return error.exit_code if isinstance(error, LavaError | K700TextError) else EXIT_FAILED
 
 
 def _run(words: list[str]) -> int:
     asked, settings = _parser().parse_known_args(words)
-    base = preset(asked.preset)
     options = [_full_name(word) for word in settings]
     if asked.help:
         print(_parser().format_help())
         print(_EPILOG)
         options = ["--help"]
+    base = preset(asked.preset)
+    if asked.config is not None:
+        base = from_file(base, Path(asked.config))
+    if asked.objective is not None:
+        base = with_objective(base, asked.objective)
     own = [*SHORT_OPTIONS, *_OWN_OPTIONS]
     config = override(base, options, program=PROGRAM, also_known=own)
     if asked.print_config:
@@ -103,10 +112,28 @@ def _run(words: list[str]) -> int:
     return _pretrain(config, words, as_json=asked.json)
 
 
+class _Parser(argparse.ArgumentParser):
+    """One whose complaint is one line, like those of all other options."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} (see {PROGRAM} --help)")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__, add_help=False, allow_abbrev=False)
+    parser = _Parser(prog=PROGRAM, description=__doc__, add_help=False, allow_abbrev=False)
     parser.add_argument("-h", "--help", action="store_true", help="show this help")
     parser.add_argument("--preset", default="lava", help=f"base configuration: {', '.join(PRESETS)} (default: lava)")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="settings in TOML or JSON, as --print-config prints them and a run folder keeps them; above those of the"
+        " preset, below the options given beside it",
+    )
+    parser.add_argument(
+        "--objective",
+        metavar="NAME",
+        help=f"what to contrast, above preset and file, below --loss.* options: {', '.join(OBJECTIVES)}",
+    )
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration as JSON and stop")
     parser.add_argument("--dry-run", action="store_true", help="print shapes, parameters, FLOPs, memory and stop")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
@@ -120,27 +147,16 @@ def _full_name(word: str) -> str:
 
 
 def _dry_run(config: PretrainConfig, *, as_json: bool) -> int:
-    from lava_model.describe import cost
+    from lava_model.describe import cost, lines, num_clips
+    from lava_model.distributed import described_ranks
 
-    found = cost(config)
-    if as_json:
+    ranks = described_ranks()
+    found = cost(config, num_clips=num_clips(config), world_size=ranks.world_size)
+    if as_json and ranks.is_main:
         print(json.dumps({"command": "pretrain", "version": JSON_VERSION, "cost": dataclasses.asdict(found)}))
-    else:
-        print("\n".join(_cost_lines(found)))
+    elif ranks.is_main:
+        print("\n".join(lines(found)))
     return EXIT_COMPLETE
-
-
-def _cost_lines(found: Cost) -> list[str]:
-    return [
-        *(f"{name:24}{' x '.join(map(str, shape))}" for name, shape in found.shapes.items()),
-        f"{'trained parameters':24}{found.trained_parameters / 1e6:.1f} M",
-        f"{'frozen parameters':24}{found.frozen_parameters / 1e6:.1f} M",
-        f"{'trunk forward':24}{found.trunk_flops / 1e9:.1f} GFLOP per sample",
-        *(f"{name + ' forward':24}{flops / 1e9:.1f} GFLOP per sample" for name, flops in found.forward_flops.items()),
-        f"{'training':24}{found.train_flops / 1e9:.1f} GFLOP per sample",
-        f"{'model and optimiser':24}{found.state_bytes / 2**30:.2f} GiB",
-        f"{'activations (estimate)':24}{found.activation_bytes / 2**30:.2f} GiB per batch",
-    ]
 
 
 def _pretrain(config: PretrainConfig, words: list[str], *, as_json: bool) -> int:
@@ -148,23 +164,36 @@ def _pretrain(config: PretrainConfig, words: list[str], *, as_json: bool) -> int
 
     from lava_model.data import open_data
     from lava_model.device import choose_device
-    from lava_model.distributed import ranks_from_environment
+    from lava_model.distributed import described_ranks, ranks_from_environment
 
-    device = choose_device(config.run.device, int(os.environ.get("LOCAL_RANK", "0")))
+    device = choose_device(config.run.device, described_ranks().local_rank)
     data = open_data(config)
     try:
         with ranks_from_environment(device.type) as ranks:
             return _train(config, data, words, device, ranks, as_json=as_json)
-    except torch.OutOfMemoryError as error:
-        raise DataError(
-            f"a batch of {config.data.batch_size} does not fit into the memory of {device}: pass --data.batch-size"
-            " with less, or a smaller model (--model.video-grid 4)"
-        ) from error
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise DataError(_too_large(config, str(device))) from error
+    except RuntimeError as error:
+        if "DefaultCPUAllocator" not in str(error):
+            raise
+        raise DataError(_too_large(config, str(device))) from error
+
+
+def _too_large(config: PretrainConfig, device: str) -> str:
+    """Returns what to do about samples that do not fit into the memory."""
+    size = min(config.data.batch_size, config.data.micro_batch or config.data.batch_size)
+    less = f"pass --micro-batch {size // 2} (the same loss and gradient in more parts), or " if size > 1 else ""
+    smaller = "less --batch-size, or a smaller model (--model.video-grid 4)"
+    return (
+        f"{size} samples at once do not fit into the memory of {device}: {less}{smaller if less else f'pass {smaller}'}"
+    )
 
 
 def _train(
-    config: PretrainConfig, data: TrainingData, words: list[str], device: Any, ranks: Ranks, *, as_json: bool
+    config: PretrainConfig, data: TrainingData, words: list[str], device: torch.device, ranks: Ranks, *, as_json: bool
 ) -> int:
+    from lava_model.facts import facts_of_run
+    from lava_model.run_folder import record_start
     from lava_model.trainer import Trainer
 
     say = _say if ranks.is_main else _say_nothing
@@ -180,58 +209,24 @@ def _train(
     for note in data.notes:
         say(f"note: {note}")
     if ranks.is_main and not is_finished:
-        _record_start(config, data, words, trainer.out, trainer.resumed_from)
+        record_start(
+            config,
+            data,
+            trainer.out,
+            command=[*PROGRAM.split(), *words],
+            resumed_from=trainer.resumed_from,
+            device=device,
+            ranks=ranks,
+        )
     result = trainer.run()
     if result.finished and ranks.is_main and not is_finished:
-        trainer.model.save_pretrained(export, tokenizer=data.tokenizer)
+        facts = facts_of_run(trainer.out, step=result.step)
+        trainer.evaluated.save_pretrained(export, tokenizer=data.tokenizer, facts=facts)
     if ranks.is_main:
         _say_failures(data.failures)
         _say_plain_reads(data.plain_reads)
-        _report(result, trainer.out, as_json=as_json)
+        _report(result, trainer.out, ranks, as_json=as_json)
     return EXIT_COMPLETE if result.finished else EXIT_INTERRUPTED
-
-
-def _record_start(
-    config: PretrainConfig, data: TrainingData, words: list[str], out: Path, resumed_from: int | None
-) -> None:
-    """Writes what the run was started with; each start adds a line to starts.jsonl."""
-    start = {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "command": [*PROGRAM.split(), *words],
-        "resumed_from": resumed_from,
-        "data": data.fingerprint,
-        "versions": _versions(),
-        "git_commit": _git_commit(),
-    }
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "config.json").write_text(json.dumps(to_dict(config), indent=2) + "\n", "utf-8")
-        with (out / "starts.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(start) + "\n")
-
-
-def _versions() -> dict[str, str]:
-    import torch
-
-    versions = {"python": platform.python_version()}
-    for name in ("k700-text", "torch", "torchvision", "av", "tokenizers", "safetensors", "numpy"):
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "missing"
-    # The name of the build, which the package's version leaves out: 2.11.0+cpu.
-    return {**versions, "torch": torch.__version__}
-
-
-def _git_commit() -> str | None:
-    """Returns the commit of the code, or None where it was installed without git."""
-    try:
-        answer = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-        )
-    except OSError:
-        return None
-    return answer.stdout.strip() or None
 
 
 def _say_failures(failures: Mapping[str, str]) -> None:
@@ -247,7 +242,7 @@ def _say_plain_reads(plain_reads: Mapping[str, int]) -> None:
         _say(f"note: clips were read without the packet index, at about half the speed: {reasons}")
 
 
-def _report(result: TrainResult, out: Path, *, as_json: bool) -> None:
+def _report(result: TrainResult, out: Path, ranks: Ranks, *, as_json: bool) -> None:
     if not result.finished:
         _say(
             f"stopped by {result.stopped_by} at step {result.step} of {result.total_steps}; checkpoint saved;"
@@ -260,7 +255,10 @@ def _report(result: TrainResult, out: Path, *, as_json: bool) -> None:
             "finished": result.finished,
             "resumed_from": result.resumed_from,
             "stopped_by": result.stopped_by,
+            "world_size": ranks.world_size,
             "samples_per_second": result.samples_per_second,
+            "mfu_percent": result.last_train.get("mfu_percent"),
+            "temperature": result.last_train.get("temperature"),
             "train": dict(result.last_train),
             "val": dict(result.last_val),
             "out": str(out),
@@ -275,6 +273,11 @@ def _report(result: TrainResult, out: Path, *, as_json: bool) -> None:
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+def _rank_prefix() -> str:
+    """Returns which of several processes speaks; nothing where there is one."""
+    return "" if os.environ.get("WORLD_SIZE", "1") == "1" else f"[rank {os.environ.get('RANK', '?')}] "
 
 
 def _say_nothing(line: str) -> None:

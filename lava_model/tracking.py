@@ -1,14 +1,20 @@
-"""Where the numbers of a run go: always log.jsonl, TensorBoard when asked."""
+"""Where the numbers of a run go: always log.jsonl, TensorBoard and Weights & Biases when asked.
+
+The log is the record: a run stops when it cannot be written. The others are mirrors of it. What they need is asked for
+before training; when one fails later, that is said once and the run goes on.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from lava_model.config import PretrainConfig
 from lava_model.errors import MissingExtraError
 from lava_model.files import writing
+from lava_model.wandb_log import WandbLog
 
 Values = Mapping[str, float | int | None]
 
@@ -21,6 +27,35 @@ class Tracker(Protocol):
 
     def close(self) -> None:
         """Writes out what is still held."""
+
+
+def open_trackers(
+    config: PretrainConfig, out: Path, resume_step: int | None, *, say: Callable[[str], None] = lambda line: None
+) -> list[Tracker]:
+    """Returns the trackers that a run asks for; the first is its JsonlLog.
+
+    Args:
+        config: of the run.
+        out: run folder.
+        resume_step: the step that the run goes on from: none has later ones afterwards; None: it starts anew.
+        say: takes a line for the user.
+
+    Raises:
+        OutputError: the log cannot be written.
+        MissingExtraError: a package is not installed.
+        TrackingError: Weights & Biases has no key or cannot be reached.
+    """
+    trackers: list[Tracker] = [JsonlLog(out / "log.jsonl", resume_step=resume_step)]
+    try:
+        if config.run.tensorboard:
+            trackers.append(Mirror("TensorBoard", TensorBoardLog(out / "tensorboard", resume_step=resume_step), say))
+        if config.run.wandb is not None:
+            trackers.append(Mirror("Weights & Biases", WandbLog(config, out, resume_step=resume_step, say=say), say))
+    except BaseException:
+        for tracker in trackers:
+            tracker.close()
+        raise
+    return trackers
 
 
 class JsonlLog:
@@ -66,17 +101,19 @@ class TensorBoardLog:
     """TensorBoard scalars named kind/value."""
 
     def __init__(self, folder: Path, *, resume_step: int | None) -> None:
-        """Opens a new event file; steps after ``resume_step`` in earlier files are hidden.
+        """Opens a new event file; steps after ``resume_step`` in earlier files are hidden, without one all of them.
 
         Raises:
             MissingExtraError: tensorboard is not installed.
+            OutputError: the folder cannot be written.
         """
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise MissingExtraError("--run.tensorboard needs tensorboard: pip install 'k700-text[train]'") from error
-        purge_step = None if resume_step is None else resume_step + 1
-        self._writer: Any = SummaryWriter(str(folder), purge_step=purge_step)
+        purge_step = 0 if resume_step is None else resume_step + 1
+        with writing(folder):
+            self._writer: Any = SummaryWriter(str(folder), purge_step=purge_step)
 
     def log(self, kind: str, step: int, values: Values) -> None:
         """Adds the numbers that are there."""
@@ -87,6 +124,41 @@ class TensorBoardLog:
     def close(self) -> None:
         """Closes the event file."""
         self._writer.close()
+
+
+class Mirror:
+    """A tracker whose failure does not end the run: it is told once, and what follows is not sent there any more."""
+
+    def __init__(self, name: str, tracker: Tracker, say: Callable[[str], None]) -> None:
+        """Wraps a tracker.
+
+        Args:
+            name: what to call it.
+            tracker: that may fail.
+            say: takes the line about it.
+        """
+        self.name = name
+        self.tracker = tracker
+        self.say = say
+        self.has_failed = False
+
+    def log(self, kind: str, step: int, values: Values) -> None:
+        """Records the numbers, unless it failed before."""
+        self._attempt(lambda: self.tracker.log(kind, step, values))
+
+    def close(self) -> None:
+        """Closes the tracker, unless it failed before."""
+        self._attempt(self.tracker.close)
+
+    def _attempt(self, action: Callable[[], None]) -> None:
+        if self.has_failed:
+            return
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001  # a library's failure, of whatever kind, must not cost a run
+            self.has_failed = True
+            reason = " ".join(str(error).split()) or type(error).__name__
+            self.say(f"note: {self.name} failed and gets no more numbers, log.jsonl has them all ({reason[:200]})")
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

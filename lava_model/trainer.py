@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from k700_text.data.sample import Batch
 from k700_text.data.sampler import StepSampler
@@ -26,19 +24,23 @@ from lava_model.checkpoint import (
     save_checkpoint,
 )
 from lava_model.config import PretrainConfig
-from lava_model.data import TrainingData, steps_per_epoch, total_steps
-from lava_model.distributed import Ranks, any_rank, replicate, wait_for_all
-from lava_model.errors import CheckpointError, NonFiniteLossError
-from lava_model.files import writing
+from lava_model.data import TrainingData, batches_per_epoch, total_steps
+from lava_model.distributed import Ranks, any_rank, from_main, wait_for_all
+from lava_model.ema import MovingAverage
+from lava_model.errors import CheckpointError
+from lava_model.hardware import mfu, peak_memory_bytes
 from lava_model.heldout import evaluate_heldout
 from lava_model.interrupts import StopRequest
 from lava_model.loading import batches_of
-from lava_model.loss import batch_loss
-from lava_model.metrics import measure, report
+from lava_model.metrics import report
 from lava_model.model import Lava
-from lava_model.optim import build_optimizer, lr_at, set_lr
+from lava_model.objective import Objective
+from lava_model.optim import lr_at
+from lava_model.pace import Pace, TimedBatches, clock
+from lava_model.profiling import Profile
 from lava_model.settings import to_dict
-from lava_model.tracking import JsonlLog, TensorBoardLog, Tracker, Values
+from lava_model.step import StepResult, TrainStep
+from lava_model.tracking import JsonlLog, Tracker, Values, open_trackers
 
 FREE_SETTINGS = frozenset(
     {
@@ -51,6 +53,7 @@ FREE_SETTINGS = frozenset(
         "data.packets",
         "data.val_packets",
         "data.num_workers",
+        "data.micro_batch",
         "run.out",
         "run.device",
         "run.compile",
@@ -59,10 +62,14 @@ FREE_SETTINGS = frozenset(
         "run.checkpoint_every",
         "run.keep_checkpoints",
         "run.tensorboard",
+        "run.wandb",
+        "run.profile_steps",
+        "run.peak_tflops",
     }
 )
 """Settings that a resumed run may change. Files may move: the fingerprint says whether they are the same; the trunk's
-weights come from the checkpoint."""
+weights come from the checkpoint. With another ``micro_batch``, device or ``compile`` the run goes on the same up to
+rounding (and, with dropout, with other draws); with the rest bit for bit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +98,16 @@ class TrainResult:
 
 
 class Trainer:
-    """Trains a model on data into a run folder, continuing whatever is there."""
+    """Trains a model on data into a run folder, continuing whatever is there.
+
+    Attributes:
+        model: that trains.
+        evaluated: that is evaluated and to be exported: the moving average of the former if one is kept, else itself.
+        objective: the loss.
+        step: optimiser steps done.
+        total_steps: optimiser steps of the whole run.
+        resumed_from: step that this process started from, if it continues a run.
+    """
 
     def __init__(
         self,
@@ -122,24 +138,22 @@ class Trainer:
         self.progress = progress
         self.out = Path(config.run.out)
         self.total_steps = total_steps(len(data.train), config, self.ranks.world_size)
-        self.steps_per_epoch = steps_per_epoch(len(data.train), config, self.ranks.world_size)
         self.step = 0
         self.resumed_from: int | None = None
         newest = list_checkpoints(self.out / "checkpoints")
         state = self._load(newest[-1]) if newest else None
         self._seed()
         self.model = _build_model(config, state).to(device)
-        self.optimizer = build_optimizer(self.model, config.optim)
+        self.objective = Objective(config.loss, config.model.embedding_dim).to(device)
+        self._average = MovingAverage(self.model, config.optim.ema_decay) if config.optim.ema_decay else None
+        self.evaluated = self._average.model if self._average else self.model
+        self._make_step = TrainStep(self.model, self.objective, config, device=device, ranks=self.ranks)
         if state is not None:
             self._resume(state)
-        self._own_randomness()
-        if config.run.compile:
-            self.model.compile()
-        self._replica = replicate(self.model, self.ranks)
-        self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=_uses_bf16(config, device))
+        self._check_agreement()
         self._trackers: list[Tracker] = []
         self._last: dict[str, Values] = {"train": {}, "val": {}}
-        self._num_steps, self._seconds, self._waited_seconds = 0, 0.0, 0.0
+        self._pace = Pace()
 
     def run(self) -> TrainResult:
         """Trains to the end or to a stop signal, with a checkpoint at either.
@@ -153,8 +167,12 @@ class Trainer:
         self._open_trackers()
         try:
             # Closing ends the loader's processes, whatever an error on its way up still holds.
-            with StopRequest() as stop, closing(self._batches()) as batches:
-                self._train(stop, batches)
+            with (
+                StopRequest() as stop,
+                Profile(self.config, self.out, self.device, self.ranks) as profile,
+                closing(self._batches()) as batches,
+            ):
+                self._train(stop, profile, TimedBatches(batches))
         finally:
             for tracker in self._trackers:
                 tracker.close()
@@ -163,89 +181,74 @@ class Trainer:
             total_steps=self.total_steps,
             resumed_from=self.resumed_from,
             stopped_by=None if self.step >= self.total_steps else stop.signal_name,
-            samples_per_second=self._samples_per_second(self._num_steps, self._seconds),
+            samples_per_second=self._samples_per_second(self._pace),
             last_train=self._last["train"],
             last_val=self._last["val"],
         )
 
-    def _train(self, stop: StopRequest, batches: Iterator[Batch]) -> None:
+    def _train(self, stop: StopRequest, profile: Profile, batches: TimedBatches) -> None:
         run = self.config.run
         if self.step == 0:
             self._evaluate()
-        window_steps, window_start, window_waited = 0, time.perf_counter(), 0.0
+        window = Pace()  # since the last line of the log
         while self.step < self.total_steps:
-            started = time.perf_counter()
-            batch = next(batches)
-            waited = time.perf_counter() - started
-            measured = self._train_step(batch)
-            window_steps, window_waited = window_steps + 1, window_waited + waited
-            self._num_steps, self._seconds = self._num_steps + 1, self._seconds + time.perf_counter() - started
-            is_last = self.step == self.total_steps
-            if self.step % run.log_every == 0 or is_last:
-                seconds = time.perf_counter() - window_start
-                self._log_train(measured, window_steps, seconds, window_waited)
-                window_steps, window_start, window_waited = 0, time.perf_counter(), 0.0
+            started, waited = time.perf_counter(), batches.waited_seconds
+            is_last = self.step + 1 == self.total_steps
+            is_logged = is_last or (self.step + 1) % run.log_every == 0
+            result = self._train_step(batches, measuring=is_logged)
+            stopping = any_rank(stop.signal_name is not None, self.ranks, self.device)
+            for pace in (self._pace, window):
+                pace.add(time.perf_counter() - started, batches.waited_seconds - waited)
+            profile.step()  # after the clock: writing the recording takes seconds
+            if is_logged:
+                self._log_train(result, window)
+                window = Pace()
             if is_last or (run.eval_every and self.step % run.eval_every == 0):
                 self._evaluate()
-                window_start = time.perf_counter()
-            stopping = any_rank(stop.signal_name is not None, self.ranks, self.device)
             if is_last or stopping or self.step % run.checkpoint_every == 0:
                 self._save()
-                window_start = time.perf_counter()
             if stopping:
                 return
 
-    def _train_step(self, batch: Batch) -> dict[str, Tensor]:
-        """Makes one optimiser step and returns its numbers, still on the device."""
-        set_lr(self.optimizer, lr_at(self.step, self.total_steps, self.config.optim))
-        self.model.train()
-        with self._autocast:
-            embeddings = self._replica(batch)
-        loss = batch_loss(embeddings, batch, self.config.loss)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
-        limit = self.config.optim.clip_norm or float("inf")
-        grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        measured = {**measure(embeddings, batch, loss), "grad_norm": grad_norm}
-        # One look at the device per step; the update must not happen if the numbers are no numbers.
-        if any_rank(not bool(torch.isfinite(loss.total.detach() + grad_norm)), self.ranks, self.device):
-            self._refuse_step(batch, measured)
-        self.optimizer.step()
+    def _train_step(self, batches: Iterator[Batch], *, measuring: bool) -> StepResult:
+        lr = lr_at(self.step, self.total_steps, self.config.optim)
+        result = self._make_step(batches, self.step, lr, measuring=measuring)
         self.step += 1
-        return measured
+        if self._average:
+            self._average.update(self.step)
+        return result
 
-    def _refuse_step(self, batch: Batch, measured: dict[str, Tensor]) -> None:
-        path = self.out / f"nonfinite_step_{self.step:08d}_rank_{self.ranks.rank}.json"
-        numbers = {name: repr(float(value)) for name, value in measured.items()}
-        content = {"step": self.step, "clip_ids": list(batch.clip_id), "numbers": numbers}
-        with writing(path):
-            path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-        raise NonFiniteLossError(
-            f"the loss or its gradient is not finite at step {self.step}; the batch's clips are listed in {path};"
-            f" look at them, or try a lower --optim.lr, then run again from the last checkpoint",
-            report_path=path,
-        )
-
-    def _log_train(self, measured: dict[str, Tensor], num_steps: int, seconds: float, waited: float) -> None:
-        numbers = report([{name: value for name, value in measured.items() if name != "grad_norm"}])
-        numbers["grad_norm"] = float(measured["grad_norm"])
-        numbers["lr"] = lr_at(self.step - 1, self.total_steps, self.config.optim)
-        numbers["epoch"] = (self.step - 1) // self.steps_per_epoch
-        numbers["samples_per_second"] = self._samples_per_second(num_steps, seconds)
-        numbers["data_wait_percent"] = 100 * waited / seconds if seconds else 0.0
+    @torch.no_grad()
+    def _log_train(self, result: StepResult, pace: Pace) -> None:
+        samples_per_second = self._samples_per_second(pace)
+        memory_bytes = peak_memory_bytes(self.device)
+        numbers = {
+            **report(result.measured),
+            "grad_norm": float(result.grad_norm),
+            "lr": lr_at(self.step - 1, self.total_steps, self.config.optim),
+            "temperature": float(self.objective.temperature),
+            "epoch": self._epoch(self.step - 1),
+            "samples_per_second": samples_per_second,
+            "data_wait_percent": pace.waited_percent,
+            "mfu_percent": mfu(samples_per_second, self.config, self.device, self.ranks.world_size),
+            "peak_memory_gib": None if memory_bytes is None else memory_bytes / 2**30,
+        }
         self._log("train", numbers)
-        left = (self.total_steps - self.step) * seconds / max(1, num_steps)
+        left = (self.total_steps - self.step) * pace.seconds / pace.steps
+        used = "" if numbers["mfu_percent"] is None else f"  MFU {numbers['mfu_percent']:.0f} %"
         self.progress(
             f"step {self.step}/{self.total_steps}  loss {numbers['loss']:.3f}"
             f"  R@1 av {_percent(numbers['recall_at_1_av'])} vt {_percent(numbers['recall_at_1_vt'])}"
-            f"  {numbers['samples_per_second']:.0f} samples/s  data wait {numbers['data_wait_percent']:.0f} %"
-            f"  {_clock(left)} left"
+            f"  {samples_per_second:.0f} samples/s  data wait {numbers['data_wait_percent']:.0f} %"
+            f"{used}  {clock(left)} left"
         )
 
     def _evaluate(self) -> None:
-        if self.data.val is None:
+        if self.data.val is None or not self.ranks.is_main:  # the others wait at the next step
             return
-        numbers = evaluate_heldout(self.model, self.data.val, self.config, self.device, self._autocast)
+        numbers = evaluate_heldout(
+            self.evaluated, self.objective, self.data.val, self.config, self.device, self._make_step.autocast
+        )
         self._log("val", numbers)
         self.progress(
             f"step {self.step}/{self.total_steps}  held-out loss {numbers['loss']:.3f} (chance {numbers['chance']:.3f})"
@@ -257,32 +260,35 @@ class Trainer:
         for tracker in self._trackers:
             tracker.log(kind, self.step, numbers)
 
-    def _samples_per_second(self, num_steps: int, seconds: float) -> float:
-        samples = num_steps * self.config.data.batch_size * self.ranks.world_size
-        return samples / seconds if seconds else 0.0
+    def _samples_per_second(self, pace: Pace) -> float:
+        data = self.config.data
+        return pace.steps_per_second * data.batch_size * data.accumulate * self.ranks.world_size
 
     def _batches(self) -> Generator[Batch, None, None]:
+        data = self.config.data
         order = StepSampler(
             len(self.data.train),
-            self.config.data.batch_size,
+            data.batch_size,
             self.config.run.seed,
-            start_step=self.step,
-            num_steps=self.total_steps - self.step,
+            start_step=self.step * data.accumulate,
+            num_steps=(self.total_steps - self.step) * data.accumulate,
             rank=self.ranks.rank,
             world_size=self.ranks.world_size,
-            chunk_size=self.config.data.chunk_size,
-            buffer_chunks=self.config.data.buffer_chunks,
+            chunk_size=data.chunk_size,
+            buffer_chunks=data.buffer_chunks,
         )
-        return batches_of(self.data.train, order, num_workers=self.config.data.num_workers, device=self.device)
+        return batches_of(self.data.train, order, num_workers=data.num_workers, device=self.device)
 
     def _open_trackers(self) -> None:
         if not self.ranks.is_main:
             return
-        log = JsonlLog(self.out / "log.jsonl", resume_step=self.resumed_from)
+        if self.step >= self.total_steps:  # nothing is to be told to anyone
+            self._trackers = [JsonlLog(self.out / "log.jsonl", resume_step=self.resumed_from)]
+        else:
+            self._trackers = open_trackers(self.config, self.out, self.resumed_from, say=self.progress)
+        log = self._trackers[0]
+        assert isinstance(log, JsonlLog)
         self._last.update(log.last)
-        self._trackers.append(log)
-        if self.config.run.tensorboard:
-            self._trackers.append(TensorBoardLog(self.out / "tensorboard", resume_step=self.resumed_from))
 
     def _seed(self) -> None:
         random.seed(self.config.run.seed)
@@ -291,36 +297,65 @@ class Trainer:
 
     def _load(self, path: Path) -> TrainingState:
         state = load_checkpoint(path)
-        check_same_run(state, to_dict(self.config), self.data.fingerprint, free=FREE_SETTINGS, path=path)
+        check_same_run(
+            state,
+            to_dict(self.config),
+            self.data.fingerprint,
+            free=FREE_SETTINGS,
+            path=path,
+            world_size=self.ranks.world_size,
+        )
+        if state.total_steps != self.total_steps:  # version 1 does not tell the number of processes
+            raise CheckpointError(
+                f"{path} is of a run of {state.total_steps} steps, this one has {self.total_steps}: start as many"
+                " processes as before, or use another --out"
+            )
         return state
 
     def _resume(self, state: TrainingState) -> None:
         try:
-            self.optimizer.load_state_dict(state.optimizer)
-        except (KeyError, ValueError) as error:
-            raise CheckpointError(f"the checkpoint in {self.out} holds another optimiser: use another --out") from error
+            self._make_step.optimizer.load_state_dict(state.optimizer)
+            if state.objective:
+                self.objective.load_state_dict(state.objective)
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"the checkpoint in {self.out} holds another optimiser or objective: use another --out"
+            ) from error
+        if self._average:
+            self._average.load_state_dict(state.ema)
         restore_rng(state.rng)
         self.step = self.resumed_from = state.step
 
-    def _own_randomness(self) -> None:
-        # Ranks start from the same weights but draw their own dropout; rank 0's state is the checkpoint's.
-        if not self.ranks.is_main:
-            torch.manual_seed(self.config.run.seed + 1_000_003 * self.ranks.rank + self.step)
+    def _check_agreement(self) -> None:
+        step = int(from_main(torch.tensor(self.step, device=self.device), self.ranks))
+        if any_rank(step != self.step, self.ranks, self.device):
+            raise CheckpointError(
+                f"process {self.ranks.rank} finds the run in {self.out} at step {self.step}, the main one at {step}:"
+                " all must see the same folder"
+            )
 
     def _save(self) -> None:
         if self.ranks.is_main:
             state = TrainingState(
                 step=self.step,
-                epoch=self.step // self.steps_per_epoch,
+                epoch=self._epoch(self.step),
                 total_steps=self.total_steps,
                 config=to_dict(self.config),
                 fingerprint=self.data.fingerprint,
                 model=self.model.state_dict(),
-                optimizer=self.optimizer.state_dict(),
+                optimizer=self._make_step.optimizer.state_dict(),
                 rng=capture_rng(),
+                objective=self.objective.state_dict(),
+                ema=self._average.state_dict() if self._average else {},
+                world_size=self.ranks.world_size,
             )
             save_checkpoint(self.out / "checkpoints", state, keep=self.config.run.keep_checkpoints)
         wait_for_all(self.ranks)
+
+    def _epoch(self, step: int) -> int:
+        """Returns the passes over the data that are done before a step."""
+        batches = batches_per_epoch(len(self.data.train), self.config, self.ranks.world_size)
+        return step * self.config.data.accumulate // batches
 
 
 def _build_model(config: PretrainConfig, state: TrainingState | None) -> Lava:
@@ -330,15 +365,5 @@ def _build_model(config: PretrainConfig, state: TrainingState | None) -> Lava:
     return Lava.from_state(config.model, state.model, source=config.run.out)
 
 
-def _uses_bf16(config: PretrainConfig, device: torch.device) -> bool:
-    return config.run.precision == "bf16" or (config.run.precision == "auto" and device.type == "cuda")
-
-
 def _percent(share: float | int | None) -> str:
     return "-" if share is None else f"{100 * share:.0f} %"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"

@@ -21,6 +21,7 @@ SOURCES = sorted([*(ROOT / "k700_text").rglob("*.py"), *(ROOT / "lava_model").rg
         ),
         (r"^\s*import sqlite3|^\s*from sqlite3", {"k700_text/crawl/ledger_store.py"}),
         (r"^\s*import tokenizers|^\s*from tokenizers", {"k700_text/data/text.py"}),
+        (r"^\s*import huggingface_hub|^\s*from huggingface_hub", {"lava_model/hub.py"}),
     ],
 )
 def test_an_outside_thing_has_one_owner(pattern: str, owners: set[str]) -> None:

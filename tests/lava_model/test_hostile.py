@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import subprocess
 import sys
 
@@ -22,22 +21,9 @@ from lava_model.loading import batches_of
 from lava_model.loss import nce
 from lava_model.model import Lava
 from lava_model.presets import preset
+from lava_model.pretrain import main as pretrain
 from lava_model.tracking import JsonlLog
-
-
-class Undecodable:
-    """Samples that fail as a clip in a worker does, or take their process with them."""
-
-    def __init__(self, is_fatal=False):
-        self.is_fatal = is_fatal
-
-    def __len__(self):
-        return 4
-
-    def __getitem__(self, item):
-        if self.is_fatal:
-            os._exit(1)
-        raise DecodeError("11 of 12 clips do not decode: a.mp4: bad", path="a.mp4")
+from tests.lava_model.undecodable import Undecodable
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -55,7 +41,7 @@ def test_a_loader_process_that_dies_is_one_line():
 _FAILING_PROGRAM = """
 import sys
 sys.path[:0] = {path!r}
-from test_hostile import Undecodable
+from tests.lava_model.undecodable import Undecodable
 from lava_model.loading import batches_of
 from k700_text.errors import DecodeError
 try:
@@ -66,7 +52,7 @@ except DecodeError as error:
 
 
 def test_a_program_ends_after_a_failure_in_a_loader_process(request):
-    program = _FAILING_PROGRAM.format(path=[str(request.path.parent)])
+    program = _FAILING_PROGRAM.format(path=[str(request.path.parents[2])])
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stdout) == (0, "11 of 12 clips do not decode: a.mp4: bad\n"), ended.stderr
 
@@ -173,6 +159,45 @@ def test_evaluate_without_a_task_says_so(capsys):
     assert evaluate([]) == 2
     output = capsys.readouterr()
     assert output.out == "" and output.err.startswith("error: no task given") and output.err.count("\n") == 1
+
+
+def _out_of_gpu_memory():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nOf the allocated memory ...")
+
+
+@pytest.mark.parametrize("fail", [_out_of_gpu_memory, lambda: torch.empty(2**60)])
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [
+        ([], "32 samples at once do not fit into the memory of cpu: pass --micro-batch 16 "),
+        (["--micro-batch", "8"], "8 samples at once do not fit into the memory of cpu: pass --micro-batch 4 "),
+        (["--micro-batch", "1"], "1 samples at once do not fit into the memory of cpu: pass less --batch-size"),
+    ],
+)
+def test_too_little_memory_is_one_line_with_a_remedy(tmp_path, capsys, monkeypatch, fail, options, remedy):
+    monkeypatch.setattr("lava_model.trainer.Trainer.__init__", lambda *arguments, **named: fail())
+    words = ["--preset", "tiny", "--synthetic", "--device", "cpu", "--out", str(tmp_path / "run"), *options]
+    assert pretrain(words) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"error: {remedy}")
+    assert printed.err.count("\n") == 1
+
+
+def test_another_failure_inside_torch_is_no_memory_problem(tmp_path, monkeypatch):
+    def fail(*arguments, **named):
+        raise RuntimeError("expected scalar type")
+
+    monkeypatch.setattr("lava_model.trainer.Trainer.__init__", fail)
+    with pytest.raises(RuntimeError, match="expected scalar type"):
+        pretrain(["--preset", "tiny", "--synthetic", "--device", "cpu", "--out", str(tmp_path / "run")])
+
+
+def test_one_of_several_processes_says_which_it_is(capsys, monkeypatch):
+    for name, value in (("WORLD_SIZE", "4"), ("RANK", "3")):
+        monkeypatch.setenv(name, value)
+    assert pretrain(["--optim.lrr", "1"]) == 2
+    assert capsys.readouterr().err == "[rank 3] error: unknown option --optim.lrr: did you mean --optim.lr?\n"
 
 
 def test_a_missing_extra_is_an_import_error_with_a_remedy(monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,14 +18,14 @@ from lava_model.checkpoint import TrainingState, capture_rng, check_same_run
 from lava_model.config import PretrainConfig
 from lava_model.data import open_data
 from lava_model.errors import CheckpointError, DataError
-from lava_model.evaluation.sources import load_model
 from lava_model.evaluation.views import ClipViews
-from lava_model.export import CONFIG_FILE
 from lava_model.loading import batches_of
 from lava_model.presets import tiny
 from lava_model.pretrain import main
+from lava_model.pretrained import CONFIG_FILE
 from lava_model.settings import to_dict
 from lava_model.synthetic import SyntheticAVT
+from lava_model.trained import load_model
 from lava_model.trainer import FREE_SETTINGS
 from tests.k700_text.media_files import clip_id_of, make_clip, write_manifest
 from tests.k700_text.preparing import prepare_here
@@ -143,6 +144,39 @@ def test_what_does_not_exist_is_named_by_its_option(data: Path) -> None:
             open_data(config_of(data, **{name: str(data / "nowhere")}))
 
 
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (["--batch-size", "8"], r"4 training clips are fewer than one batch of 8: pass --data.batch-size with less"),
+        (["--data.accumulate", "99"], r"all 2 epochs are 4 batches, fewer than the 99 of one step"),
+        (["--batch-size", "1"], r"batch_size must be at least 2, a contrast needs another sample"),
+        (["--manifest", "{root}/elsewhere.parquet"], r"no clip to serve from .*: 4 without a clip file"),
+        (["--manifest", "{root}/empty.parquet"], r"no clip to serve from .*: the manifest has no rows"),
+        (["--manifest", "{root}/untitled.parquet", "--loss.weights.av", "0", "--loss.weights.avt", "0"], "has a title"),
+        (["--tokenizer", "{root}/manifest.parquet"], r"cannot be read as a tokenizer.json"),
+        (["--model.vocab-size", "64"], r"has \d+ entries but the model only 64: pass --model.vocab-size"),
+        (["--model.trunk-weights", "{root}/tokenizer.json"], r"tokenizer.json"),
+        (["--val-manifest", "{root}/one.parquet"], r"held-out evaluation needs at least 2 clips, got 1"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_train_is_one_line_before_the_first_step(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: list[str], line: str
+) -> None:
+    rows = [{"clip_id": clip_id_of(number)} for number in range(NUM_CLIPS)]
+    write_manifest(data / "untitled.parquet", rows)
+    write_manifest(data / "one.parquet", rows[:1])
+    write_manifest(data / "empty.parquet", [])
+    write_manifest(data / "elsewhere.parquet", [{"clip_id": clip_id_of(number + 50)} for number in range(NUM_CLIPS)])
+    options = ["--manifest", f"{data}/manifest.parquet", "--clips", f"{data}/clips", "--tokenizer"]
+    options += [f"{data}/tokenizer.json", "--model.vocab-size", "300", "--batch-size", "2", "--epochs", "2"]
+    changed = [word.format(root=data) for word in change]
+    assert main(["--preset", "tiny", *options, "--device", "cpu", "--out", str(tmp_path / "run"), *changed]) in (1, 2)
+    errors = [text for text in capsys.readouterr().err.splitlines() if text.startswith("error:")]
+    assert len(errors) == 1 and re.search(line, errors[0]), errors
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
 def test_options_reach_the_order(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--data.chunk-size", "2", "--packets", "x.arrow", "--model.pixel-format", "rgb24", "--print-config"]
     assert main(options) == 0
@@ -184,7 +218,7 @@ def test_models_of_an_earlier_version_are_read_as_what_they_were(tmp_path: Path)
     Lava(TINY).save_pretrained(tmp_path / "export")
     path = tmp_path / "export" / CONFIG_FILE
     exported = json.loads(path.read_text())
-    assert exported["preprocessing"]["video"]["pixel_format"] == "yuv420p"
+    assert exported["preprocessing"]["video"].pop("pixel_format") == "yuv420p"
     del exported["model"]["pixel_format"]
     path.write_text(json.dumps(exported))
     assert Lava.from_pretrained(tmp_path / "export").config == replace(TINY, pixel_format="rgb24")

@@ -18,12 +18,12 @@ import pytest
 import torch
 
 from k700_text.data.sample import Sample
-from lava_model import Lava
+from lava_model import Lava, heldout
 from lava_model.checkpoint import list_checkpoints, load_checkpoint
-from lava_model.config import PretrainConfig
-from lava_model.data import TrainingData
+from lava_model.config import EARLIER_SETTINGS, PretrainConfig
+from lava_model.data import TrainingData, total_steps
 from lava_model.errors import CheckpointError, DataError, NonFiniteLossError
-from lava_model.heldout import heldout_batches
+from lava_model.heldout import evaluate_heldout, heldout_batches
 from lava_model.loading import batches_of
 from lava_model.presets import tiny
 from lava_model.pretrain import main
@@ -34,8 +34,24 @@ SMALL_OPTIONS = [
     *("--preset", "tiny", "--synthetic", "--device", "cpu", "--data.synthetic-samples", "64", "--data.batch-size", "8"),
     *("--model.width", "32", "--model.num-heads", "2", "--model.num-layers", "1", "--model.dropout", "0.1"),
     *("--model.num-frames", "1", "--model.frame-size", "32", "--model.short-side", "32", "--model.trunk-stage", "1"),
+    *("--model.num-mels", "20", "--model.num-mel-frames", "64"),
     *("--model.vocab-size", "100", "--model.max-text-length", "12"),
     *("--run.eval-batches", "2", "--run.eval-every", "5", "--run.checkpoint-every", "5"),
+]
+
+
+STATEFUL_OPTIONS = [
+    *("--optim.ema-decay", "0.8", "--loss.learn-temperature", "--data.accumulate", "2", "--data.micro-batch", "5"),
+    *(
+        "--loss.centroid",
+        "kmeans",
+        "--loss.num-clusters",
+        "4",
+        "--loss.cluster-queue",
+        "16",
+        "--loss.cluster-every",
+        "3",
+    ),
 ]
 
 
@@ -61,6 +77,8 @@ def small_config(out: Path, **run: object) -> PretrainConfig:
             trunk_stage=1,
             frame_size=32,
             short_side=32,
+            num_mels=20,
+            num_mel_frames=64,
             vocab_size=100,
             max_text_length=12,
         ),
@@ -136,8 +154,11 @@ def test_training_lowers_the_held_out_loss(tmp_path):
 
 
 def test_killed_and_resumed_is_bit_for_bit_the_uninterrupted_run(tmp_path):
-    """20 steps against: kill -9 somewhere after step 10, then the same command again, with other loader processes."""
-    arguments = [*SMALL_OPTIONS, "--max-steps", "20", "--out"]
+    """20 steps against: kill -9 somewhere after step 10, then the same command again, with other loader processes.
+
+    With all that has a state of its own: dropout, moving average, clusters, learned temperature, several batches.
+    """
+    arguments = [*SMALL_OPTIONS, *STATEFUL_OPTIONS, "--max-steps", "20", "--out"]
     command = [sys.executable, "-m", "lava_model.pretrain", *arguments, str(tmp_path / "killed"), "--num-workers", "1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
@@ -158,11 +179,106 @@ def test_killed_and_resumed_is_bit_for_bit_the_uninterrupted_run(tmp_path):
     ends = {name: list_checkpoints(tmp_path / name / "checkpoints")[-1] for name in ("killed", "whole")}
     killed, whole = load_checkpoint(ends["killed"]), load_checkpoint(ends["whole"])
     assert killed.step == whole.step == 20
-    for name in ("model", "optimizer", "rng"):
+    for name in ("model", "optimizer", "rng", "objective", "ema"):
         assert_same_tensors(getattr(killed, name), getattr(whole, name))
     assert without_times(log_of(tmp_path / "killed")) == without_times(log_of(tmp_path / "whole"))
+    assert killed.ema and killed.objective["bank.clusters"].any()
     weights = [(tmp_path / name / "export" / "model.safetensors").read_bytes() for name in ("killed", "whole")]
     assert weights[0] == weights[1]
+    exported = Lava.from_pretrained(tmp_path / "killed" / "export").state_dict()
+    assert all(torch.equal(exported[name], average) for name, average in killed.ema.items())
+
+
+def stop_after(run: Trainer, step: int) -> None:
+    """Lets a signal come during a step, counted from 1."""
+    make_step = run._train_step
+
+    def step_with_signal(batches, *, measuring):
+        if run.step + 1 == step:
+            signal.raise_signal(signal.SIGUSR1)
+        return make_step(batches, measuring=measuring)
+
+    run._train_step = step_with_signal  # type: ignore[method-assign]  # the same step
+
+
+def test_resumed_twice_in_one_epoch_with_other_loader_processes_is_the_uninterrupted_run(tmp_path):
+    """6 steps of 2 batches, where 8 batches are an epoch: in one go, and stopped after 2 and after 3 steps."""
+    ended = {}
+    for name, stops in (("whole", ()), ("stopped", (2, 3))):
+        config = small_config(tmp_path / name, max_steps=6, eval_every=2, eval_batches=1)
+        config = replace(
+            config,
+            model=replace(config.model, dropout=0.2),
+            data=replace(config.data, batch_size=8, accumulate=2),
+            optim=replace(config.optim, ema_decay=0.9),
+            loss=replace(config.loss, learn_temperature=True),
+        )
+        for number, stop in enumerate((*stops, None)):
+            torch.manual_seed(number)  # whatever this process drew before
+            config = replace(config, data=replace(config.data, num_workers=number % 2))
+            run = trainer(config, small_data(config, 64))
+            if stop is not None:
+                stop_after(run, stop)
+            ended[name] = run.run()
+        assert ended[name].finished
+    assert ended["stopped"].resumed_from == 3
+    ends = [load_checkpoint(list_checkpoints(tmp_path / name / "checkpoints")[-1]) for name in ended]
+    for field in ("model", "optimizer", "objective", "ema", "rng", "epoch"):
+        assert_same_tensors(getattr(ends[0], field), getattr(ends[1], field))
+    logs = [without_times(log_of(tmp_path / name)) for name in ended]
+    assert logs[0] == logs[1]
+    assert [line["epoch"] for line in logs[0] if line["kind"] == "train"] == [0, 0, 0, 0, 1, 1]
+    assert len({line["temperature"] for line in logs[0] if line["kind"] == "train"}) == 5, "the last step has lr 0"
+
+
+def test_a_damaged_newest_checkpoint_is_one_line_that_says_what_helps(tmp_path):
+    config = small_config(tmp_path, max_steps=2, checkpoint_every=1)
+    trainer(config, replace(small_data(config), val=None)).run()
+    older, newest = list_checkpoints(tmp_path / "checkpoints")
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    with pytest.raises(CheckpointError, match=r"step_00000002\.pt .*move it away to continue from the one before it"):
+        trainer(config)
+    newest.rename(tmp_path / "damaged.pt")
+    assert trainer(config).resumed_from == 1
+    assert older.exists()
+
+
+def test_a_run_of_version_1_goes_on(tmp_path):
+    """As the last release wrote it: without the new settings, fields and their meanings."""
+    config = small_config(tmp_path, max_steps=2, checkpoint_every=1)
+    trainer(config, replace(small_data(config), val=None)).run()
+    older, newest = list_checkpoints(tmp_path / "checkpoints")
+    content = torch.load(older, weights_only=True)
+    content["format_version"] = 1
+    for name in ("objective", "ema", "world_size"):
+        del content[name]
+    for name in EARLIER_SETTINGS:
+        group, setting = name.split(".")
+        if name != "model.pixel_format":
+            del content["config"][group][setting]
+    torch.save(content, older)
+    newest.unlink()
+    again = trainer(config, replace(small_data(config), val=None))
+    assert again.resumed_from == 1
+    assert again.run().finished
+    content["total_steps"] = 4
+    torch.save(content, older)
+    list_checkpoints(tmp_path / "checkpoints")[-1].unlink()
+    with pytest.raises(CheckpointError, match="is of a run of 4 steps, this one has 2: start as many processes"):
+        trainer(config)
+
+
+def test_what_is_evaluated_is_the_moving_average(tmp_path):
+    config = small_config(tmp_path, max_steps=3, eval_every=0, eval_batches=1)
+    config = replace(config, optim=replace(config.optim, ema_decay=0.5))
+    run = trainer(config)
+    result = run.run()
+    numbers = [
+        evaluate_heldout(model, run.objective, run.data.val, config, run.device, run._make_step.autocast)
+        for model in (run.evaluated, run.model)
+    ]
+    assert result.last_val == numbers[0]
+    assert numbers[0]["loss"] != numbers[1]["loss"]
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -171,12 +287,12 @@ def test_sigterm_checkpoints_and_the_same_command_goes_on(tmp_path, capsys, monk
     first = trainer(replace(config, data=replace(config.data, num_workers=num_workers)))
     make_step = first._train_step
 
-    def step_then_signal(batch):
+    def step_then_signal(batches, measuring):
         if first.step == 2:
             # As schedulers do it: the whole group is signalled.
             for process in [multiprocessing.current_process(), *multiprocessing.active_children()]:
                 os.kill(process.pid, signal.SIGTERM)
-        return make_step(batch)
+        return make_step(batches, measuring=measuring)
 
     monkeypatch.setattr(first, "_train_step", step_then_signal)
     result = first.run()
@@ -221,16 +337,22 @@ def test_other_data_are_refused_on_resume(tmp_path):
         trainer(config, small_data(config, 256))
 
 
+def test_processes_that_do_not_see_the_same_folder_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("lava_model.trainer.from_main", lambda tensor, ranks: tensor + 5)
+    with pytest.raises(CheckpointError, match="at step 0, the main one at 5: all must see the same folder"):
+        trainer(small_config(tmp_path))
+
+
 def test_a_step_that_is_not_finite_stops_before_the_update_and_names_the_clips(tmp_path):
     config = small_config(tmp_path, max_steps=5, checkpoint_every=1)
     broken = trainer(config, replace(small_data(config), val=None))
     train_step = broken._train_step
 
-    def poison(batch):
+    def poison(batches, measuring):
         if broken.step == 2:
             with torch.no_grad():
                 broken.model.heads["av_video"].weight[0, 0] = math.nan
-        return train_step(batch)
+        return train_step(batches, measuring=measuring)
 
     broken._train_step = poison  # type: ignore[method-assign]  # the fault that is tested
     with pytest.raises(NonFiniteLossError, match="not finite at step 2") as failure:
@@ -257,6 +379,46 @@ def test_held_out_batches_are_fixed_full_and_disjoint(tmp_path):
     assert [len(batch) for batch in batches] == [16, 16, 16]
     assert len({index for batch in batches for index in batch}) == 48
     assert [len(batch) for batch in heldout_batches(SyntheticAVT(config.model, 5), config)] == [5]
+
+
+def test_held_out_retrieval_among_all_does_not_depend_on_the_batch_size(tmp_path, monkeypatch):
+    config = small_config(tmp_path, eval_batches=100)
+    run = trainer(config)
+    torch.manual_seed(0)
+    expected = torch.rand(2)
+    torch.manual_seed(0)
+    found = []
+    for batch_size in (16, 32):
+        asked = replace(config, data=replace(config.data, batch_size=batch_size))
+        autocast = run._make_step.autocast
+        found.append(evaluate_heldout(run.model, run.objective, run.data.val, asked, run.device, autocast))
+    assert torch.equal(torch.rand(2), expected), "held-out evaluation draws random numbers"
+    for pair in ("av", "vt", "at"):
+        names = (f"recall_at_1_all_{pair}", f"num_all_{pair}")
+        assert [found[0][name] for name in names] == [found[1][name] for name in names]
+        assert found[0][names[0]] <= found[0][f"recall_at_1_{pair}"]
+    assert found[0]["num_all_av"] == sum(run.data.val[index].has_audio for index in range(64))
+    monkeypatch.setattr("lava_model.heldout.MAX_POOL", 20)
+    few = evaluate_heldout(run.model, run.objective, run.data.val, config, run.device, run._make_step.autocast)
+    assert few["num_all_av"] == few["num_all_vt"] == 20
+
+
+def test_retrieval_among_all_is_that_of_all_similarities_at_once(monkeypatch):
+    keys = torch.nn.functional.normalize(torch.randn(50, 6, generator=torch.Generator().manual_seed(0)), dim=1)
+    queries = keys + 0.4 * torch.randn(50, 6, generator=torch.Generator().manual_seed(1))
+    expected = int(((queries @ keys.T).argmax(dim=1) == torch.arange(50)).sum())
+    assert 5 < expected < 45
+    monkeypatch.setattr("lava_model.heldout._QUERIES_AT_ONCE", 7)
+    assert heldout._num_retrieved(queries, keys) == expected
+
+
+def test_steps_count_accumulated_batches_and_refuse_too_many(tmp_path):
+    config = small_config(tmp_path)
+    config = replace(config, run=replace(config.run, epochs=3), data=replace(config.data, accumulate=5))
+    assert total_steps(100, config, 1) == 3 * (100 // 16) // 5
+    assert total_steps(100, config, 2) == 3 * (100 // 32) // 5
+    with pytest.raises(DataError, match=r"all 3 epochs are 3 batches, fewer than the 5 of one step"):
+        total_steps(20, config, 1)
 
 
 def test_tensorboard_files_appear_when_asked(tmp_path):

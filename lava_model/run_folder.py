@@ -1,0 +1,114 @@
+"""What a run was started with: its settings, and for each start the command, versions, code, data and machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from k700_text.media.pool import num_cores
+from lava_model.config import PretrainConfig
+from lava_model.distributed import Ranks
+from lava_model.facts import coverage_of
+from lava_model.files import writing
+from lava_model.settings import to_dict
+
+if TYPE_CHECKING:
+    from lava_model.data import TrainingData
+
+_PACKAGES = ("k700-text", "torchvision", "av", "tokenizers", "safetensors", "numpy")
+_ROOT, _CODE = Path(__file__).resolve().parents[1], ("k700_text", "lava_model")
+
+
+def record_start(
+    config: PretrainConfig,
+    data: TrainingData,
+    out: Path,
+    *,
+    command: Sequence[str],
+    resumed_from: int | None,
+    device: torch.device,
+    ranks: Ranks,
+) -> None:
+    """Writes config.json, and adds a line to starts.jsonl.
+
+    Args:
+        config: of the run.
+        data: that it trains on.
+        out: run folder.
+        command: words of the command line.
+        resumed_from: step that the run goes on from, if it does.
+        device: that this rank trains on.
+        ranks: how many there are.
+
+    Raises:
+        OutputError: they cannot be written.
+        ManifestError: the manifest cannot be read.
+    """
+    coverage = coverage_of(data, config)
+    start = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "command": list(command),
+        "resumed_from": resumed_from,
+        "data": data.fingerprint,
+        "coverage": None if coverage is None else dataclasses.asdict(coverage),
+        "versions": versions(),
+        **code_revision(),
+        **machine(device, ranks),
+    }
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "config.json").write_text(json.dumps(to_dict(config), indent=2) + "\n", "utf-8")
+        with (out / "starts.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(start) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of Python and of the packages that decide what is computed."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "missing"
+    # The name of the build, which the package's version leaves out: 2.11.0+cpu.
+    return {**found, "torch": torch.__version__}
+
+
+def code_revision(root: Path = _ROOT) -> dict[str, Any]:
+    """Returns the commit of the code, and whether its files differ from it; both None where no commit holds them.
+
+    Args:
+        root: folder of the packages.
+    """
+    # Installed somewhere inside another repository, the code is none of its files.
+    if _git(root, "ls-files", "--error-unmatch", *_CODE) is None:
+        return {"git_commit": None, "git_dirty": None}
+    commit, changes = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain", "--", *_CODE)
+    return {"git_commit": commit, "git_dirty": None if commit is None else bool(changes)}
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    """Returns what git answers in a folder; None where it refuses, or there is no git."""
+    try:
+        answer = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+def machine(device: torch.device, ranks: Ranks) -> dict[str, Any]:
+    """Returns what the run runs on: the device's name, the ranks and the cores that this process may use."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        "world_size": ranks.world_size,
+        "num_cores": num_cores(),
+    }
