@@ -1,143 +1,164 @@
-"""A model as a folder that outlives this code: tensors in safetensors, everything else in JSON.
+"""Exports a trained model for reuse: ``python -m lava_model.export RUN --out FOLDER [--push OWNER/NAME]``.
 
-::
-
-    model.safetensors   all weights, the trunk's included: reading never downloads
-    config.json         format, model settings, preprocessing (frames, mel, text)
-    tokenizer.json      the tokenizer, where one was given
+stdout is the answer (where the model is, or one JSON object with ``--json``), stderr is progress. Exit codes: 0 done,
+1 failed, 2 usage, 130 interrupted.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import shutil
-from collections.abc import Mapping
-from dataclasses import asdict
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, NoReturn
 
-import safetensors
-import safetensors.torch
-import torch
-from torch import Tensor
-
-import lava_model
-from lava_model.config import EARLIER_SETTINGS, LavaConfig
-from lava_model.errors import CheckpointError, ConfigError
-from lava_model.settings import from_dict, to_dict
+from k700_text.errors import K700TextError
+from lava_model.errors import CheckpointError, ConfigError, LavaError, MissingExtraError
 
 if TYPE_CHECKING:
+    from lava_model.checkpoint import TrainingState
+    from lava_model.facts import ModelFacts
     from lava_model.model import Lava
 
-FORMAT = "lava-model"
-FORMAT_VERSION = 1
+PROGRAM = "python -m lava_model.export"
+JSON_VERSION = 1
 
-WEIGHTS_FILE = "model.safetensors"
-CONFIG_FILE = "config.json"
-TOKENIZER_FILE = "tokenizer.json"
+EXIT_COMPLETE, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
 
-LavaT = TypeVar("LavaT", bound="Lava")
+_EPILOG = f"example: {PROGRAM} runs/lava --out lava-k700 --push OWNER/NAME --private"
 
 
-def write_model(model: Lava, folder: Path, *, tokenizer: Path | None) -> None:
-    """Writes the folder; config.json comes last, so a folder that has it is whole.
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the program and returns its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _run(_parser().parse_args(words))
+    except SystemExit as stop:  # --help
+        return int(stop.code or 0)
+    except KeyboardInterrupt:
+        _say("interrupted: run the same command again")
+        return EXIT_INTERRUPTED
+    except (LavaError, K700TextError, OSError) as error:
+        if "--debug" in words:
+            traceback.print_exc()
+        _say(f"error: {error}")
+        return error.exit_code if isinstance(error, LavaError | K700TextError) else EXIT_FAILED
+    return EXIT_COMPLETE
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a wrong command line in one line, as the other programs do."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} (see {PROGRAM} --help)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog=PROGRAM, description=__doc__, epilog=_EPILOG, allow_abbrev=False)
+    parser.add_argument("source", type=Path, metavar="RUN", help="run folder, step_*.pt file or exported model")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the exported model")
+    parser.add_argument("--tokenizer", type=Path, help="tokenizer.json of the run, where it is not found any more")
+    parser.add_argument("--push", metavar="OWNER/NAME", help="upload it to the Hugging Face Hub (HF_TOKEN)")
+    parser.add_argument("--private", action="store_true", help="with --push: only its owners may see it")
+    parser.add_argument("--revision", help="with --push: branch to upload to")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
+    return parser
+
+
+def _run(asked: argparse.Namespace) -> None:
+    if not asked.push and (asked.private or asked.revision):
+        raise ConfigError("--private and --revision go with --push OWNER/NAME")
+    try:
+        found = open_source(asked.source, tokenizer=asked.tokenizer)
+    except ImportError as error:
+        raise MissingExtraError(f"exporting needs {error.name or error}: pip install 'k700-text[train]'") from error
+    facts = replace(found.facts, repo_id=asked.push or found.facts.repo_id)
+    _say(f"exporting {found.place} to {asked.out}")
+    found.model.save_pretrained(asked.out, tokenizer=found.tokenizer, facts=facts)
+    address = None
+    if asked.push:
+        from lava_model.hub import push_to_hub
+
+        _say(f"uploading {asked.out} to {asked.push}")
+        address = push_to_hub(asked.out, asked.push, private=asked.private, revision=asked.revision)
+    if asked.json:
+        values = {"source": str(found.place), "out": str(asked.out), "push": asked.push, "commit_url": address}
+        print(json.dumps({"command": "export", "version": JSON_VERSION, **values}))
+    else:
+        print(f"the model is in {asked.out}" + (f" and at {address}" if address else ""))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A model to export, and what goes with it."""
+
+    place: Path
+    """Checkpoint file or exported folder it was read from."""
+    model: Lava
+    """With the moving average of its weights where one was kept."""
+    facts: ModelFacts
+    """What is known of its training."""
+    tokenizer: Path | None
+    """None: it trained without one, or the model knows it itself."""
+
+
+def open_source(path: Path, *, tokenizer: Path | None = None) -> Source:
+    """Returns the model that a run folder, checkpoint file or exported folder names.
+
+    Args:
+        path: where to look; of a run folder the newest checkpoint counts.
+        tokenizer: file of the tokenizer, instead of the one that the run names.
 
     Raises:
-        CheckpointError: the folder cannot be written, or the tokenizer is missing.
+        CheckpointError: there is no model, or its tokenizer is not to be found or another.
     """
-    config = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "lava_model_version": lava_model.__version__,
-        "model": to_dict(model.config),
-        "preprocessing": {
-            "video": asdict(model.config.video_config()),
-            "audio": asdict(model.config.audio_config()),
-            "text": asdict(model.config.text_config()),
-        },
-    }
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / WEIGHTS_FILE, lambda path: safetensors.torch.save_file(state, path, {"format": "pt"}))
-        if tokenizer is not None:
-            _replace(folder / TOKENIZER_FILE, lambda path: shutil.copyfile(tokenizer, path))
-        _replace(folder / CONFIG_FILE, lambda path: path.write_text(json.dumps(config, indent=2) + "\n", "utf-8"))
-    except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"the model cannot be written to {folder}: {error}") from error
+    from lava_model.checkpoint import load_checkpoint
+    from lava_model.facts import facts_of_run, told_settings
+    from lava_model.model import Lava
+    from lava_model.pretrained import read_facts
+    from lava_model.trained import find_model, model_of_checkpoint
+
+    place = find_model(path)
+    if place.is_dir():
+        return Source(place=place, model=Lava.from_pretrained(place), facts=read_facts(place), tokenizer=tokenizer)
+    state = load_checkpoint(place)
+    run = place.parent.parent
+    facts = replace(
+        facts_of_run(run, step=state.step),
+        settings=told_settings(state.config),
+        data=state.fingerprint,
+        world_size=state.world_size,
+    )
+    model = model_of_checkpoint(state, place)
+    return Source(place=place, model=model, facts=facts, tokenizer=_tokenizer_of(state, run, tokenizer))
 
 
-def read_model(cls: type[LavaT], folder: Path) -> LavaT:
-    """Returns the model of a folder.
+def _tokenizer_of(state: TrainingState, run: Path, given: Path | None) -> Path | None:
+    """Returns the tokenizer that a checkpoint was trained with; None where it was trained without one."""
+    from lava_model.data import digest
 
-    Raises:
-        CheckpointError: the folder or a file is missing, foreign, or does not fit its configuration.
-    """
-    config = read_config(folder)
-    state = _read_weights(folder / WEIGHTS_FILE)
-    with torch.device("meta"):
-        model = cls(config)
-    _check_fit(folder, model.state_dict(), state)
-    model.load_state_dict(state, assign=True)
-    model.eval()
-    return model
-
-
-def read_config(folder: Path) -> LavaConfig:
-    """Returns the model settings of an exported folder.
-
-    Raises:
-        CheckpointError: config.json is missing, foreign or of a newer format.
-    """
-    path = folder / CONFIG_FILE
-    if not path.is_file():
-        raise CheckpointError(f"no exported model at {folder}: {CONFIG_FILE} is missing")
-    try:
-        values: Any = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(values, dict) or values.get("format") != FORMAT or not isinstance(values.get("model"), dict):
-        raise CheckpointError(f"{path} is not the configuration of an exported LAVA model")
-    if values.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path} has format version {values.get('format_version')}, this lava_model reads {FORMAT_VERSION}"
-        )
-    try:
-        return saved_config(values["model"])
-    except ConfigError as error:
-        raise CheckpointError(f"{path} has settings that do not fit: {error}") from error
+    wanted = state.fingerprint.get("tokenizer")
+    if wanted is None:
+        return given
+    named = state.config.get("data", {}).get("tokenizer")
+    candidates = [given] if given else [Path(named), run / "export" / "tokenizer.json"] if named else []
+    for path in candidates:
+        if path.is_file() and digest(path) == wanted:
+            return path
+    if given is not None:
+        raise CheckpointError(f"{given} is not the tokenizer that {run} was trained with: its ids mean other words")
+    raise CheckpointError(
+        f"the tokenizer of {run} is not at {named} any more, or has changed: pass --tokenizer with the file"
+    )
 
 
-def saved_config(values: Mapping[str, Any]) -> LavaConfig:
-    """Returns model settings as some version has saved them.
-
-    Raises:
-        ConfigError: a setting is unknown or does not fit.
-    """
-    earlier = {name.removeprefix("model."): value for name, value in EARLIER_SETTINGS.items() if "model." in name}
-    return from_dict(LavaConfig, {**earlier, **values})
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise CheckpointError(f"no exported model at {path.parent}: {path.name} is missing")
-    try:
-        state: dict[str, Tensor] = safetensors.torch.load_file(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
-    return state
-
-
-def _check_fit(folder: Path, expected: dict[str, Tensor], actual: dict[str, Tensor]) -> None:
-    missing, foreign = sorted(expected.keys() - actual.keys()), sorted(actual.keys() - expected.keys())
-    other = [name for name in expected if name in actual and expected[name].shape != actual[name].shape]
-    for names, what in ((missing, "lacks"), (foreign, "has the foreign"), (other, "has another shape of")):
-        if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise CheckpointError(f"{folder / WEIGHTS_FILE} {what} {names[0]}{more}: it does not fit its {CONFIG_FILE}")
-
-
-def _replace(path: Path, write: Any) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    write(partial)
-    partial.replace(path)
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,33 +1,37 @@
 """Lava: three encoders and the projection heads of the spaces av, vt and avt.
 
-Axes: B batch, D width (features), E embedding.
+Axes: B batch, T frames, P cells of a frame, C channels of the trunk, D width (features), E embedding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lava_model.clips import OnFailure, read_clips, warn
 from lava_model.config import LavaConfig
 from lava_model.encoders.audio import AudioEncoder
 from lava_model.encoders.text import TextEncoder
-from lava_model.encoders.transformer import initialise_linear
+from lava_model.encoders.transformer import initialise_linear, whole_precision
 from lava_model.encoders.video import VideoEncoder
 from lava_model.errors import CheckpointError, DataError
-from lava_model.export import read_model, write_model
+from lava_model.facts import ModelFacts
+from lava_model.hub import find_pretrained
 from lava_model.modalities import MODALITIES, SPACES, Modality, Space
+from lava_model.pretrained import read_model, write_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from k700_text.data.sample import Batch
+    from k700_text.data.text import TitleTokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,9 +53,22 @@ class Embeddings:
         embeddings_BE: Tensor = getattr(self, f"{space}_{modality}")
         return embeddings_BE
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> Embeddings:
+        """Returns the embeddings with a function applied to each tensor."""
+        return Embeddings(**{field.name: function(getattr(self, field.name)) for field in fields(self)})
+
+    @staticmethod
+    def cat(parts: Sequence[Embeddings]) -> Embeddings:
+        """Returns the rows of all parts below each other."""
+        names = [field.name for field in fields(Embeddings)]
+        return Embeddings(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+
 
 class Lava(nn.Module):
-    """The LAVA model (LAVA paper, section 2): video, audio and text in three joint spaces."""
+    """The LAVA model (LAVA paper, section 2): video, audio and text in three joint spaces.
+
+    ``tokenizer`` turns titles into token ids in ``read``; a loaded model has the one it was exported with.
+    """
 
     def __init__(self, config: LavaConfig) -> None:
         """Builds the model; only ``config.trunk_weights`` may read a file or, for ``imagenet``, the network.
@@ -61,6 +78,7 @@ class Lava(nn.Module):
         """
         super().__init__()
         self.config = config
+        self.tokenizer: TitleTokenizer | None = None
         self.video_encoder = VideoEncoder(config)
         self.audio_encoder = AudioEncoder(config)
         self.text_encoder = TextEncoder(config)
@@ -75,24 +93,72 @@ class Lava(nn.Module):
             assert isinstance(head, nn.Linear)
             initialise_linear(head)
 
-    def forward(self, batch: Batch) -> Embeddings:
+    @torch.no_grad()
+    def patches(self, batch: Batch) -> Tensor:
+        """Returns what the frozen trunk makes of the frames, (B, T, P, C), without gradient.
+
+        For whoever passes a batch through the encoders more than once: ``forward`` takes it. Its type is the trunk's
+        under the caller's autocast. A video that is floating point is taken for patches already (a study's cached
+        views).
+
+        Raises:
+            DataError: the frames have other shapes than the model was made for, or are not uint8.
+        """
+        if batch.video.is_floating_point():
+            return batch.video
+        config = self.config
+        # Either pixel format, whatever the model was trained on: they show the same.
+        _check_shape("video", batch.video, (config.num_frames, *config.frame_shape(batch.pixel_format)))
+        if batch.video.dtype != torch.uint8:
+            raise DataError(f"the model takes video as uint8, the batch has {batch.video.dtype}")
+        patches_BTPC: Tensor = self.video_encoder.trunk(batch.video)
+        return patches_BTPC
+
+    def forward(self, batch: Batch, patches_BTPC: Tensor | None = None) -> Embeddings:
         """Returns the embeddings of all modalities in all spaces.
 
         An absent modality passes through its encoder all the same (the same parameters take part in each step, on
         each rank), but gives zeros and no gradient.
 
+        Args:
+            batch: the samples.
+            patches_BTPC: ``patches(batch)``, or the same from elsewhere: the frames are then not looked at.
+
         Raises:
             DataError: the batch has other shapes than the model was made for.
         """
+        features = {modality: self._features(modality, batch, patches_BTPC) for modality in MODALITIES}
+        return self.project(features, batch)
+
+    def project(self, features: Mapping[Modality, Tensor], batch: Batch) -> Embeddings:
+        """Returns the embeddings of features.
+
+        Args:
+            features: float (B, width) of each modality.
+            batch: which of them are present.
+        """
         present = _presence(batch)
-        features = {modality: self._features(modality, batch) for modality in MODALITIES}
         projected = {}
         for space, modalities in SPACES.items():
             for modality in modalities:
                 head = self.heads[f"{space}_{modality}"]
-                unit_BE = F.normalize(head(features[modality]).float(), dim=1)
+                unit_BE = F.normalize(whole_precision(head(features[modality])), dim=1)
                 projected[f"{space}_{modality}"] = torch.where(present[modality][:, None], unit_BE, 0.0)
         return Embeddings(**projected)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compiles the parts where the time goes, each on its own: the trunk and the three encoders.
+
+        Not the whole: so ``patches`` is compiled too, the trunk is compiled for one part of the frames however many
+        there are, and a pass over given patches needs no second graph of everything.
+
+        Args:
+            *args: as ``torch.compile`` takes them.
+            **kwargs: likewise.
+        """
+        trunk = self.video_encoder.trunk.resnet
+        for part in (trunk, self.video_encoder, self.audio_encoder, self.text_encoder):
+            part.compile(*args, **kwargs)
 
     @torch.no_grad()
     def encode(self, batch: Batch, modalities: Sequence[Modality] = ("video",)) -> dict[str, Tensor]:
@@ -119,22 +185,60 @@ class Lava(nn.Module):
             embeddings: Embeddings = self(batch)
         return embeddings
 
-    def save_pretrained(self, path: str | Path, *, tokenizer: str | Path | None = None) -> None:
-        """Writes a folder that ``from_pretrained`` reads: model.safetensors, config.json and the tokenizer.
+    def read(
+        self,
+        clips: Sequence[str | Path | None],
+        titles: Sequence[str | None] | None = None,
+        *,
+        num_windows: int = 1,
+        on_failure: OnFailure = warn,
+    ) -> Batch:
+        """Returns clip files and their titles as a batch for this model, on its device, cut as evaluation cuts them.
+
+        What is silent, missing or does not decode has its flag False, and zeros. All of it is held in memory: pass
+        some dozens of clips at once.
+
+        Args:
+            clips: files of any format; None where there is only a title.
+            titles: one for each clip, None where it has none; they need the model's ``tokenizer``.
+            num_windows: windows of each clip, spread over it; window w of clip i is row ``i * num_windows + w``. One
+                lies in the middle.
+            on_failure: called with file and reason where a stream does not decode.
 
         Raises:
-            CheckpointError: the folder cannot be written, or the tokenizer is missing.
+            DataError: a file is not there, the lengths differ, or there are titles and no tokenizer.
         """
-        write_model(self, Path(path), tokenizer=None if tokenizer is None else Path(tokenizer))
+        return read_clips(self, clips, titles, num_windows=num_windows, on_failure=on_failure)
+
+    def save_pretrained(
+        self, path: str | Path, *, tokenizer: str | Path | None = None, facts: ModelFacts | None = None
+    ) -> None:
+        """Writes a folder that ``from_pretrained`` reads: weights, configuration, tokenizer and model card.
+
+        Args:
+            path: the folder; an earlier export there is replaced.
+            tokenizer: its file; None: the one that this model was loaded with.
+            facts: what the card says about the training.
+
+        Raises:
+            CheckpointError: the folder cannot be written, or the tokenizer is missing, is none, or does not fit.
+        """
+        write_model(self, Path(path), tokenizer=None if tokenizer is None else Path(tokenizer), facts=facts)
 
     @classmethod
-    def from_pretrained(cls, path: str | Path) -> Self:
-        """Returns the model of a folder, on the CPU, in eval mode; nothing is unpickled or downloaded.
+    def from_pretrained(cls, path: str | Path, *, revision: str | None = None) -> Self:
+        """Returns the model of a folder or of the Hugging Face Hub, on the CPU, in eval mode; nothing is unpickled.
+
+        Args:
+            path: an exported folder; where there is none of that name, a text ``owner/name`` is looked for on the Hub.
+            revision: branch, tag or commit on the Hub.
 
         Raises:
             CheckpointError: the folder or a file is missing, foreign, or does not fit its configuration.
+            HubError: the Hub cannot be reached or has no such model.
+            MissingExtraError: it is not a folder, and huggingface_hub is not installed.
         """
-        return read_model(cls, Path(path))
+        return read_model(cls, find_pretrained(path, revision=revision))
 
     @classmethod
     def from_state(cls, config: LavaConfig, state: Mapping[str, Tensor], *, source: str | Path) -> Self:
@@ -158,12 +262,14 @@ class Lava(nn.Module):
             ) from error
         return model
 
-    def _features(self, modality: Modality, batch: Batch) -> Tensor:
+    def _features(self, modality: Modality, batch: Batch, patches_BTPC: Tensor | None = None) -> Tensor:
         config = self.config
         if modality == "video":
-            # Either pixel format, whatever the model was trained on: they show the same.
-            _check_shape("video", batch.video, (config.num_frames, *config.frame_shape(batch.pixel_format)))
-            features_BD = self.video_encoder(batch.video)
+            patches_BTPC = self.patches(batch) if patches_BTPC is None else patches_BTPC
+            _check_shape("patches", patches_BTPC, (config.num_frames, config.video_grid**2, config.trunk_channels))
+            if len(patches_BTPC) != len(batch):
+                raise DataError(f"the batch has {len(batch)} samples, the patches are of {len(patches_BTPC)}")
+            features_BD = self.video_encoder(patches_BTPC)
         elif modality == "audio":
             _check_shape("log_mel", batch.log_mel, (config.num_mels, config.num_mel_frames))
             features_BD = self.audio_encoder(batch.log_mel)

@@ -24,10 +24,11 @@ from lava_model.evaluation.features import (
 from lava_model.evaluation.linear_probe import ProbeTask, make_task, probe
 from lava_model.evaluation.protocols import Protocol, get_protocol
 from lava_model.evaluation.results import Scores, compare, probe_record
-from lava_model.evaluation.sources import LEARNED, RANDOM_INIT, TRUNK_ONLY, feature_sources, load_model
+from lava_model.evaluation.sources import LEARNED, RANDOM_INIT, TRUNK_ONLY, feature_sources
 from lava_model.evaluation.views import ClipViews
 from lava_model.modalities import Modality
 from lava_model.settings import to_dict
+from lava_model.trained import load_model
 
 if TYPE_CHECKING:
     from lava_model.evaluate import LinearProbeOptions

@@ -9,17 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from k700_text.data.sample import Batch
-from lava_model.checkpoint import list_checkpoints, load_checkpoint
 from lava_model.config import LavaConfig
-from lava_model.errors import CheckpointError, ConfigError
 from lava_model.evaluation.features import FeatureSource, weights_fingerprint
-from lava_model.export import WEIGHTS_FILE, saved_config
 from lava_model.modalities import Modality
 from lava_model.model import Lava
 from lava_model.settings import to_dict
@@ -27,25 +23,6 @@ from lava_model.settings import to_dict
 LEARNED = "learned"
 TRUNK_ONLY = "trunk_only"
 RANDOM_INIT = "random_init"
-
-
-def load_model(path: Path) -> tuple[Lava, Path]:
-    """Returns the model of an exported folder, of a run folder or of one checkpoint file, and where it was found.
-
-    Of a run folder the newest checkpoint counts, since an export may be older.
-
-    Raises:
-        CheckpointError: there is none, or it cannot be read.
-    """
-    if not path.exists():
-        raise CheckpointError(f"no checkpoint at {path}: give an exported model, a run folder or a step_*.pt file")
-    checkpoints = [path] if path.is_file() else list_checkpoints(path / "checkpoints") or list_checkpoints(path)
-    for export in (path, path / "export"):
-        if (export / WEIGHTS_FILE).is_file() and not checkpoints:
-            return Lava.from_pretrained(export), export
-    if not checkpoints:
-        raise CheckpointError(f"{path} holds neither an exported model ({WEIGHTS_FILE}) nor checkpoints (step_*.pt)")
-    return _model_of_checkpoint(checkpoints[-1]), checkpoints[-1]
 
 
 def feature_sources(
@@ -108,12 +85,3 @@ def _source(name: str, model: Lava, modalities: Sequence[Modality]) -> FeatureSo
 def _shape_settings(config: LavaConfig) -> dict[str, object]:
     """What determines features beside the weights; where the trunk's weights came from does not."""
     return {name: value for name, value in to_dict(config).items() if name not in ("trunk_weights", "trunk_seed")}
-
-
-def _model_of_checkpoint(path: Path) -> Lava:
-    state = load_checkpoint(path)
-    try:
-        config = saved_config(state.config["model"])
-    except (ConfigError, KeyError) as error:
-        raise CheckpointError(f"{path} has model settings that do not fit: {error}") from error
-    return Lava.from_state(config, state.model, source=path).eval()

@@ -1,8 +1,7 @@
-"""Lava: shapes, counts, absent modalities, and a model as a folder."""
+"""Lava: shapes, counts and absent modalities."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields, replace
 
 import pytest
@@ -10,12 +9,15 @@ import torch
 
 from k700_text.data.sample import Batch, collate
 from lava_model import Embeddings, Lava, LavaConfig
-from lava_model.errors import CheckpointError, DataError
-from lava_model.loss import batch_loss
+from lava_model.errors import DataError
+from lava_model.modalities import MODALITIES
+from lava_model.objective import Objective
+from lava_model.optim import build_optimizer
 from lava_model.presets import tiny
 from lava_model.synthetic import SyntheticAVT
 
 SMALL = replace(tiny().model, width=32, num_heads=2, embedding_dim=16, num_frames=2, vocab_size=100, max_text_length=12)
+OBJECTIVE = Objective(tiny().loss, SMALL.embedding_dim)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def test_embeddings_are_unit_norm_where_present_and_zero_elsewhere(model, batch)
 
 def test_gradient_reaches_every_trained_parameter(model, batch):
     model.zero_grad()
-    batch_loss(model(batch), batch, tiny().loss).total.backward()
+    OBJECTIVE(model(batch), batch).total.backward()
     untouched = [
         name for name, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())
     ]
@@ -63,7 +65,7 @@ def test_what_an_absent_modality_holds_changes_nothing(model, batch):
     gradients = []
     for one in (batch, spoilt):
         model.zero_grad()
-        batch_loss(model(one), one, tiny().loss).total.backward()
+        OBJECTIVE(model(one), one).total.backward()
         gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradient, gradients[1][name], rtol=0, atol=1e-7)
@@ -73,7 +75,7 @@ def test_a_batch_without_text_still_touches_the_text_encoder(model, batch):
     # Ranks of a distributed run must all have the same parameters in their graph.
     empty = replace(batch, has_text=torch.zeros(6, dtype=torch.bool), text_mask=torch.zeros_like(batch.text_mask))
     model.zero_grad()
-    batch_loss(model(empty), empty, tiny().loss).total.backward()
+    OBJECTIVE(model(empty), empty).total.backward()
     gradients = [p.grad for p in model.text_encoder.parameters()]
     assert all(gradient is not None and not gradient.any() for gradient in gradients)
 
@@ -126,14 +128,141 @@ def test_paper_size_has_the_expected_parameters():
     assert frozen == 11_176_512
 
 
-def test_audio_and_video_token_options_fit():
-    for config in (
-        replace(SMALL, audio_patch_frames=1),
-        replace(SMALL, video_grid=1),
-        replace(SMALL, pooling="mean", dropout=0.1, feedforward_ratio=1.0, trunk_stage=1),
-    ):
-        samples = SyntheticAVT(config, 2)
-        assert Lava(config)(collate([samples[0, 0], samples[0, 1]])).avt_audio.shape == (2, 16)
+@pytest.mark.parametrize(
+    ("changes", "tokens"),
+    [
+        ({}, (784, 32)),
+        ({"video_grid": 4, "audio_patch_frames": 1, "feedforward_ratio": 1.0}, (256, 256)),
+        ({"video_grid": 1, "pooling": "mean", "positions": "learned", "num_heads": 4}, (16, 32)),
+        (
+            {"trunk_stage": 3, "video_grid": 14, "num_frames": 4, "positions": "sinusoidal", "pixel_format": "rgb24"},
+            (784, 32),
+        ),
+    ],
+)
+def test_nothing_on_the_way_to_the_gradient_looks_at_a_value(changes, tokens):
+    # On the meta device there are no values: a wait for the GPU, or a shape that depends on data, would raise. Frames
+    # are uint8 up to the trunk.
+    config = replace(LavaConfig(vocab_size=100), **changes)
+    assert (config.num_video_tokens, config.num_audio_tokens) == tokens
+    with torch.device("meta"):
+        model = Lava(config)
+        batch = Batch(
+            video=torch.zeros(3, config.num_frames, *config.frame_shape(), dtype=torch.uint8),
+            log_mel=torch.zeros(3, 80, 256),
+            token_ids=torch.zeros(3, 128, dtype=torch.int64),
+            text_mask=torch.zeros(3, 128, dtype=torch.bool),
+            **{f"has_{modality}": torch.zeros(3, dtype=torch.bool) for modality in MODALITIES},
+            clip_id=("a", "b", "c"),
+            label=(None,) * 3,
+        )
+    seen = []
+    model.video_encoder.trunk.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+    embeddings = model(batch)
+    assert seen == [torch.uint8]
+    torch.stack([getattr(embeddings, field.name) for field in fields(Embeddings)]).sum().backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_samples_are_told_apart_before_training(pooling):
+    # A random trunk sees all made-up pictures alike, so that videos start close together, but not in one point.
+    config = replace(SMALL, width=64, pooling=pooling)
+    torch.manual_seed(0)
+    samples = SyntheticAVT(config, 8, audio_fraction=1, text_fraction=1)
+    embeddings = Lava(config).embed(collate([samples[0, index] for index in range(8)]))
+    pairs = torch.triu_indices(8, 8, offset=1).unbind(0)
+    for field, limit in (("avt_video", 0.999), ("avt_audio", 0.95), ("avt_text", 0.95)):
+        values = getattr(embeddings, field)
+        cosines = (values @ values.T)[pairs]
+        assert cosines.mean() < limit
+        assert cosines.std() > 1e-3
+
+
+# --- the trunk once, the encoders more often ---
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp64", "bf16"])
+def test_a_pass_over_patches_is_the_pass_over_frames_bit_for_bit(batch, precision):
+    torch.manual_seed(0)
+    model = Lava(SMALL)
+    dtype = {"fp32": torch.float32, "fp64": torch.float64, "bf16": torch.bfloat16}[precision]
+    if precision == "fp64":
+        model.double()
+    no_frames = replace(batch, video=torch.zeros(6, dtype=torch.uint8))
+    gradients = []
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        patches_BTPC = model.patches(batch)
+        assert patches_BTPC.shape == (6, 2, 9, 128)
+        assert patches_BTPC.dtype == dtype
+        assert not patches_BTPC.requires_grad
+        for embeddings in (model(batch), model(no_frames, patches_BTPC)):
+            model.zero_grad()
+            OBJECTIVE(embeddings, batch).total.backward()
+            values = [getattr(embeddings, field.name) for field in fields(Embeddings)]
+            gradients.append([*values, *(p.grad.clone() for p in model.parameters() if p.requires_grad)])
+    assert gradients[0][0].dtype == (dtype if precision == "fp64" else torch.float32)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*gradients, strict=True))
+
+
+def test_what_are_no_frames_and_no_patches_is_refused(model, batch):
+    patches_BTPC = model.patches(batch)
+    with pytest.raises(DataError, match="the batch has 6 samples, the patches are of 1"):
+        model(batch, patches_BTPC[:1])
+    with pytest.raises(DataError, match=r"takes patches of \(2, 9, 128\) per sample, the batch has \(9, 2, 128\)"):
+        model(batch, patches_BTPC.transpose(1, 2))
+    with pytest.raises(DataError, match=r"takes patches of .* the batch has \(2, 48, 48, 3\)"):
+        model(replace(batch, video=torch.zeros(6, 2, 48, 48, 3)))
+    with pytest.raises(DataError, match=r"takes video as uint8, the batch has torch\.int64"):
+        model(replace(batch, video=batch.video.long()))
+
+
+def test_training_leaves_the_trunk_as_it_is(batch):
+    torch.manual_seed(0)
+    model = Lava(SMALL)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    optimizer = build_optimizer(model, tiny().optim)
+    for _ in range(2):
+        model.train()
+        assert not any(module.training for module in model.video_encoder.trunk.modules())
+        optimizer.zero_grad()
+        OBJECTIVE(model(batch), batch).total.backward()
+        optimizer.step()
+    same = {name for name, tensor in model.state_dict().items() if torch.equal(before[name], tensor)}
+    assert same == {name for name in before if ".trunk." in name}
+    assert sum("running_mean" in name for name in same) == 10
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore")  # what the compiler itself warns about is not ours
+def test_a_compiled_model_is_the_model_and_is_compiled_once(batch):
+    config = replace(SMALL, num_layers=1)
+    torch.manual_seed(0)
+    plain, model = Lava(config), Lava(config)
+    model.load_state_dict(plain.state_dict())
+    model.compile(fullgraph=True)  # a break in the graph raises
+    samples = SyntheticAVT(SMALL, 12, audio_fraction=0.6, text_fraction=0.6)
+    other = collate([samples[0, index] for index in range(6, 12)])
+    assert not torch.equal(other.has_text, batch.has_text)
+    for number, one in enumerate([batch, other]):
+        # As GradCache has it: the trunk once, the encoders without gradient, then with. Once that has been seen, other
+        # masks and other clips compile nothing anew, nor does a pass over frames.
+        with torch._dynamo.config.patch(error_on_recompile=number > 0):
+            patches_BTPC = model.patches(one)
+            with torch.no_grad():
+                first = model(one, patches_BTPC)
+            found = model(one, patches_BTPC) if number == 0 else model(one)
+            OBJECTIVE(found, one).total.backward()
+        expected = plain(one)
+        OBJECTIVE(expected, one).total.backward()
+        for field in fields(Embeddings):
+            for passed in (first, found):
+                value = getattr(expected, field.name)
+                torch.testing.assert_close(getattr(passed, field.name), value, rtol=0, atol=1e-5)
+    for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-5)
+    assert model.state_dict().keys() == plain.state_dict().keys()
 
 
 def test_bf16_autocast_gives_float32_embeddings_close_to_float32_ones(model, batch):
@@ -141,69 +270,3 @@ def test_bf16_autocast_gives_float32_embeddings_close_to_float32_ones(model, bat
         mixed = model.embed(batch)
     assert mixed.av_video.dtype == torch.float32
     assert torch.cosine_similarity(mixed.av_video, model.embed(batch).av_video).min() > 0.99
-
-
-# --- a model as a folder ---
-
-
-def test_a_saved_model_comes_back_exactly(model, batch, tmp_path):
-    (tmp_path / "tok.json").write_text('{"model": {}}')
-    model.save_pretrained(tmp_path / "model", tokenizer=tmp_path / "tok.json")
-    again = Lava.from_pretrained(tmp_path / "model")
-    assert again.config == SMALL
-    assert not again.training
-    assert not any(p.requires_grad for p in again.video_encoder.trunk.parameters())
-    assert all(p.requires_grad for p in again.heads.parameters())
-    for field in fields(Embeddings):
-        assert torch.equal(getattr(again.embed(batch), field.name), getattr(model.embed(batch), field.name))
-    assert (tmp_path / "model" / "tokenizer.json").read_text() == '{"model": {}}'
-    config = json.loads((tmp_path / "model" / "config.json").read_text())
-    assert config["preprocessing"]["video"]["size"] == 48
-    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [
-        "config.json",
-        "model.safetensors",
-        "tokenizer.json",
-    ]
-
-
-def test_reading_a_model_never_looks_for_trunk_weights(model, tmp_path):
-    model.save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    config["model"]["trunk_weights"] = "imagenet"
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    assert Lava.from_pretrained(tmp_path).config.trunk_weights == "imagenet"
-
-
-def _spoil(folder, **changes):
-    config = json.loads((folder / "config.json").read_text())
-    config["model"].update(changes)
-    (folder / "config.json").write_text(json.dumps(config))
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda folder: (folder / "config.json").unlink(), "config.json is missing"),
-        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
-        (lambda folder: (folder / "config.json").write_text("{"), "cannot be read as JSON"),
-        (lambda folder: (folder / "config.json").write_text('{"model_type": "clip"}'), "not the configuration of"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"\x80\x04junk"), "cannot be read as safetensors"),
-        (lambda folder: _spoil(folder, widht=3), "unknown setting widht: did you mean width"),
-        (lambda folder: _spoil(folder, embedding_dim=8), "another shape of heads.av_video.weight and 13 more"),
-        (lambda folder: _spoil(folder, num_layers=3), "lacks audio_encoder.transformer.blocks.2"),
-        (lambda folder: _spoil(folder, num_layers=1), "has the foreign audio_encoder.transformer.blocks.1"),
-    ],
-)
-def test_a_folder_that_does_not_fit_is_one_line(model, tmp_path, spoil, message):
-    model.save_pretrained(tmp_path)
-    spoil(tmp_path)
-    with pytest.raises(CheckpointError, match=message) as failure:
-        Lava.from_pretrained(tmp_path)
-    assert "\n" not in str(failure.value)
-
-
-def test_saving_with_a_missing_tokenizer_fails_before_the_folder_looks_whole(model, tmp_path):
-    with pytest.raises(CheckpointError, match="cannot be written"):
-        model.save_pretrained(tmp_path / "m", tokenizer=tmp_path / "absent.json")
-    with pytest.raises(CheckpointError, match=r"config\.json is missing"):
-        Lava.from_pretrained(tmp_path / "m")
