@@ -1,0 +1,1 @@
+"""Controlled comparisons: variants of one run that differ in one thing, over seeds, in one table."""
