@@ -11,7 +11,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,8 +30,9 @@ Words = list[str | Path]
 
 @dataclass(frozen=True, slots=True)
 class DemoSize:
-    """How large a miniature Kinetics the demo makes."""
+    """Which miniature Kinetics the demo makes, and how large."""
 
+    seed: int = 0
     num_classes: int = 10
     clips_per_class: int = 80
     labelled_per_class: int = 12
@@ -140,11 +141,12 @@ def run_data_steps(folder: DemoFolder, steps: Steps, size: DemoSize) -> dict[str
     train, val = folder.annotations / "train.csv", folder.annotations / "val.csv"
     answers: dict[str, Any] = {}
     words: Words = ["k700_text", "sandbox", "--no-serve", "--workers", str(num_cores())]
+    words += ["--seed", str(size.seed)]
     words += ["--num-classes", str(size.num_classes), "--clips-per-class", str(size.clips_per_class)]
     words += ["--labelled-per-class", str(size.labelled_per_class)]
     words += ["--annotations", folder.annotations, "--clips", folder.clips, "--labelled", folder.labelled]
     answers["sandbox"] = steps.run("a miniature Kinetics: annotations and H.264/AAC clips", words)
-    world = World()
+    world = World(size.seed)
     miniature = make_kinetics(world, num_classes=size.num_classes, clips_per_class=size.clips_per_class)
     with SandboxServer(world, clips=miniature.clips) as server:
         say(f"(the sandbox answers on {server.url}; without --endpoint the real services are asked)")
@@ -193,6 +195,13 @@ def _share(count: int, total: int) -> str:
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to keep everything in.")] = Path("demo-run"),
     small: Annotated[bool, typer.Option("--small", help="Few clips: shows the chain in a minute.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed is another world.")] = 0,
+    clips_per_class: Annotated[
+        int | None, typer.Option(min=1, help="Training clips of each class.", show_default=False)
+    ] = None,
+    labelled_per_class: Annotated[
+        int | None, typer.Option(min=0, help="Labelled videos of each class.", show_default=False)
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Runs the data half of the chain on the offline sandbox: clips, crawl, probe, manifest, tokenizer.
@@ -201,8 +210,15 @@ def demo(
 
     Example: k700-text demo --out demo-run
     """
+    size = SMALL if small else DemoSize()
+    size = replace(
+        size,
+        seed=seed,
+        clips_per_class=clips_per_class or size.clips_per_class,
+        labelled_per_class=size.labelled_per_class if labelled_per_class is None else labelled_per_class,
+    )
     folder = DemoFolder(out)
-    answers = run_data_steps(folder, Steps(total=NUM_DATA_STEPS), SMALL if small else DemoSize())
+    answers = run_data_steps(folder, Steps(total=NUM_DATA_STEPS), size)
     if json:
         emit_json("demo", answers)
     else:
