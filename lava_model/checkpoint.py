@@ -31,6 +31,14 @@ FORMAT_VERSION = 2
 _NEW_IN_VERSION_2 = frozenset({"objective", "ema", "world_size"})
 """What checkpoints of version 1, whose runs had nothing of it, do not hold."""
 
+_NOT_TOLD_BEFORE = frozenset({"clip_ids", "val_clip_ids"})
+"""Of the data: what earlier versions did not look at."""
+
+_KINDS = {
+    **dict.fromkeys(("step", "epoch", "total_steps"), int),
+    **dict.fromkeys(("config", "fingerprint", "model", "optimizer", "rng"), dict),
+}
+
 _REMEDY = "move it away to continue from the one before it"
 
 _NAME = re.compile(r"step_(\d+)\.pt")
@@ -93,7 +101,7 @@ def save_checkpoint(folder: Path, state: TrainingState, *, keep: int) -> Path:
     # torch's zip writer turns a full disk into a RuntimeError about a position in the file.
     except (OSError, RuntimeError) as error:
         partial.unlink(missing_ok=True)
-        reason = error.strerror or str(error) if isinstance(error, OSError) else "is the disk full?"
+        reason = error.strerror or str(error) if isinstance(error, OSError) else f"{_brief(error)}: is the disk full?"
         raise CheckpointError(
             f"the checkpoint {path} cannot be written ({reason}); earlier ones are intact: make room and run the same"
             " command again"
@@ -139,6 +147,9 @@ def load_checkpoint(path: Path) -> TrainingState:
         names -= _NEW_IN_VERSION_2
     if version not in (1, FORMAT_VERSION) or content.keys() != names:
         raise CheckpointError(f"{path} has format version {version}, this lava_model reads 1 to {FORMAT_VERSION}")
+    strange = [name for name, kind in _KINDS.items() if not isinstance(content[name], kind)]
+    if strange:
+        raise CheckpointError(f"{path} holds a strange {strange[0]}: {content[strange[0]]!r:.80}; {_REMEDY}")
     return TrainingState(**content)
 
 
@@ -174,13 +185,14 @@ def check_same_run(
     ]
     if differing:
         raise CheckpointError(f"{path} was made with other settings: {', '.join(differing)}; use another --out")
-    changed = [
-        name
-        for name in sorted(state.fingerprint.keys() | fingerprint.keys())
-        if state.fingerprint.get(name) != fingerprint.get(name)
-    ]
+    told = state.fingerprint.keys() | (fingerprint.keys() - _NOT_TOLD_BEFORE)
+    changed = [name for name in sorted(told) if state.fingerprint.get(name) != fingerprint.get(name)]
     if changed:
-        raise CheckpointError(f"{path} was made with other data: {', '.join(changed)} changed; use another --out")
+        hint = "; clip files came or went" if "manifest" not in changed and _NOT_TOLD_BEFORE & set(changed) else ""
+        raise CheckpointError(
+            f"{path} was made with other data: {', '.join(changed)} changed{hint}; put back what it was made with, or"
+            " use another --out"
+        )
 
 
 def _free_by_processes(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -117,15 +117,19 @@ def _kinetics(config: PretrainConfig, manifest: Path, clips: str, tokenizer: Pat
         )
 
     train = opened(manifest, clips, data.packets, True)
+    val = None if val_manifest is None else opened(val_manifest, val_clips, val_packets, False)
     return TrainingData(
         train=train,
-        val=None if val_manifest is None else opened(val_manifest, val_clips, val_packets, False),
+        val=val,
         fingerprint={
             "manifest": digest(manifest),
             "tokenizer": digest(tokenizer),
             "val_manifest": "none" if val_manifest is None else digest(val_manifest),
+            "clip_ids": _digest_of_ids(train.clip_ids),
             **_shards("clips", clips),
-            **({} if val_manifest is None else _shards("val_clips", val_clips)),
+            **(
+                {} if val is None else {"val_clip_ids": _digest_of_ids(val.clip_ids), **_shards("val_clips", val_clips)}
+            ),
         },
         tokenizer=tokenizer,
         notes=_notes(train.num_with, train.dropped, config.loss.weights),
@@ -183,6 +187,11 @@ def digest(path: Path) -> str:
     """Returns what tells a file's content from another, as a run records it."""
     with path.open("rb") as file:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest_of_ids(clip_ids: Sequence[str]) -> str:
+    """Returns what tells the clips that are served, in their order: one file more or less is another order of all."""
+    return "sha256:" + hashlib.sha256("\n".join(clip_ids).encode()).hexdigest()
 
 
 def batches_per_epoch(num_samples: int, config: PretrainConfig, world_size: int) -> int:

@@ -67,8 +67,15 @@ def record_start(
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         (out / "config.json").write_text(json.dumps(to_dict(config), indent=2) + "\n", "utf-8")
-        with (out / "starts.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(start) + "\n")
+        _append_line(out / "starts.jsonl", json.dumps(start))
+
+
+def _append_line(path: Path, line: str) -> None:
+    """Adds a line, on one of its own also where a kill has cut off the one before."""
+    with path.open("a+b") as file:
+        file.seek(max(0, file.tell() - 1))
+        begins = "" if file.read(1) in (b"", b"\n") else "\n"
+        file.write(f"{begins}{line}\n".encode())
 
 
 def versions() -> dict[str, str]:

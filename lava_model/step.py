@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from k700_text.data.sample import Batch
 from lava_model.config import PretrainConfig
-from lava_model.distributed import Ranks, any_rank, average_gradients, no_sync, replicate
+from lava_model.distributed import Ranks, average_gradients, no_sync, replicate
 from lava_model.errors import NonFiniteLossError
 from lava_model.files import writing
 from lava_model.hardware import uses_bf16
@@ -86,6 +86,7 @@ class TrainStep:
         if config.run.compile:
             model.compile()
         self._replica = replicate(model, self.ranks)
+        self._is_rehearsed = self.ranks.is_alone
 
     def __call__(self, batches: Iterator[Batch], step: int, lr: float, *, measuring: bool = False) -> StepResult:
         """Makes a step.
@@ -105,6 +106,7 @@ class TrainStep:
         seen, measured = [], []
         for number in range(accumulate):
             batch = next(batches)
+            self._rehearse(batch)
             is_cut = (self.config.data.micro_batch or len(batch)) < len(batch)
             take = self._by_micro_batches if is_cut else self._whole
             seen.append(take(batch, step * accumulate + number, is_last=number == accumulate - 1))
@@ -118,6 +120,22 @@ class TrainStep:
         # Of several batches the last: the others may be overwritten by now.
         self.objective.after_step(seen[-1].embeddings, batch, step + 1, self.ranks)
         return StepResult(measured=measured, grad_norm=grad_norm)
+
+    def _rehearse(self, batch: Batch) -> None:
+        """Makes a backward pass over ranks for nothing, once.
+
+        After its first one DDP orders gradients as they came, and sums them in another order from then on. Every start
+        of a run begins after that, so that one which is resumed goes on with the very numbers of one which is not.
+        """
+        if self._is_rehearsed:
+            return
+        self._is_rehearsed = True
+        rows = slice(0, min(len(batch), self.config.data.micro_batch or len(batch)))
+        with self.autocast:
+            patches_BTPC = self.model.patches(batch)[rows]
+        embeddings = self._embed(batch.rows(rows.start, rows.stop), patches_BTPC)
+        torch.autograd.backward([tensor.sum() for tensor in _tensors(embeddings)])
+        self.optimizer.zero_grad(set_to_none=True)
 
     def _whole(self, batch: Batch, number: int, *, is_last: bool) -> _Seen:
         self._seed(number)
@@ -178,9 +196,11 @@ class TrainStep:
         return norm
 
     def _guard(self, seen: list[_Seen], grad_norm: Tensor, step: int) -> None:
-        """Refuses a step whose numbers are no numbers; it is the only look at the device in a step."""
-        is_finite = bool(torch.isfinite(grad_norm + sum(batch.loss.total for batch in seen)))
-        if not any_rank(not is_finite, self.ranks, self.device):
+        """Refuses a step whose numbers are no numbers, on all ranks at once: they have the same loss and gradient.
+
+        It is the only look at the device in a step of one process.
+        """
+        if torch.isfinite(grad_norm + sum(batch.loss.total for batch in seen)):
             return
         path = self.reports / f"nonfinite_step_{step:08d}_rank_{self.ranks.rank}.json"
         content = {

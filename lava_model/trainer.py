@@ -35,7 +35,7 @@ from lava_model.loading import batches_of
 from lava_model.metrics import report
 from lava_model.model import Lava
 from lava_model.objective import Objective
-from lava_model.optim import lr_at
+from lava_model.optim import load_optimizer, lr_at
 from lava_model.pace import Pace, TimedBatches, clock
 from lava_model.profiling import Profile
 from lava_model.settings import to_dict
@@ -314,16 +314,16 @@ class Trainer:
 
     def _resume(self, state: TrainingState) -> None:
         try:
-            self._make_step.optimizer.load_state_dict(state.optimizer)
-            if state.objective:
-                self.objective.load_state_dict(state.objective)
-        except (KeyError, ValueError, RuntimeError) as error:
+            load_optimizer(self._make_step.optimizer, state.optimizer)
+            self.objective.load_state_dict(state.objective)
+            if self._average:
+                self._average.load_state_dict(state.ema)
+            restore_rng(state.rng)
+        except (KeyError, ValueError, RuntimeError, TypeError) as error:
             raise CheckpointError(
-                f"the checkpoint in {self.out} holds another optimiser or objective: use another --out"
+                f"the checkpoint in {self.out} holds another optimiser, objective or other random states:"
+                " use another --out"
             ) from error
-        if self._average:
-            self._average.load_state_dict(state.ema)
-        restore_rng(state.rng)
         self.step = self.resumed_from = state.step
 
     def _check_agreement(self) -> None:

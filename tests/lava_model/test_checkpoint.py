@@ -130,6 +130,14 @@ def test_foreign_files_are_one_line_and_run_nothing(tmp_path, monkeypatch, conte
     assert not (tmp_path / "evil-was-here").exists()
 
 
+def test_content_of_another_kind_is_one_line(tmp_path):
+    path = save_checkpoint(tmp_path, state(), keep=1)
+    content = torch.load(path, weights_only=True)
+    torch.save({**content, "step": "three"}, path)
+    with pytest.raises(CheckpointError, match=r"holds a strange step: 'three'; move it away"):
+        load_checkpoint(path)
+
+
 def test_a_truncated_file_and_a_missing_file_are_one_line(tmp_path):
     path = save_checkpoint(tmp_path, state(), keep=1)
     path.write_bytes(path.read_bytes()[:-100])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from k700_text.data.text import train_tokenizer
 from k700_text.media.decode import packets_of
 from k700_text.media.packet_index import PacketRow, write_packet_index
 from lava_model import Lava
-from lava_model.checkpoint import TrainingState, capture_rng, check_same_run
+from lava_model.checkpoint import TrainingState, capture_rng, check_same_run, list_checkpoints
 from lava_model.config import PretrainConfig
 from lava_model.data import open_data
 from lava_model.errors import CheckpointError, DataError
@@ -26,7 +27,7 @@ from lava_model.pretrained import CONFIG_FILE
 from lava_model.settings import to_dict
 from lava_model.synthetic import SyntheticAVT
 from lava_model.trained import load_model
-from lava_model.trainer import FREE_SETTINGS
+from lava_model.trainer import FREE_SETTINGS, Trainer
 from tests.k700_text.media_files import clip_id_of, make_clip, write_manifest
 from tests.k700_text.preparing import prepare_here
 from tests.lava_model.tiny import TINY
@@ -108,9 +109,25 @@ def test_made_up_samples_show_the_same_colours_in_both_formats(pixel_format: str
 # --- which data a run is on ---
 
 
+def test_a_clip_that_is_gone_is_another_run(data: Path, tmp_path: Path) -> None:
+    """One file less shifts the order of all: the run would go on, and not be the one that it says it is."""
+    clips = tmp_path / "clips"
+    shutil.copytree(data / "clips", clips)
+    config = config_of(data, clips=str(clips))
+    config = replace(config, run=replace(config.run, out=str(tmp_path / "run"), max_steps=2, checkpoint_every=1))
+    Trainer(config, open_data(config), device=torch.device("cpu")).run()
+    list_checkpoints(tmp_path / "run" / "checkpoints")[-1].unlink()
+    (clips / f"{clip_id_of(3)}.mp4").rename(tmp_path / "elsewhere.mp4")
+    with pytest.raises(CheckpointError, match=r"other data: clip_ids changed; clip files came or went; put back"):
+        Trainer(config, open_data(config), device=torch.device("cpu"))
+    (tmp_path / "elsewhere.mp4").rename(clips / f"{clip_id_of(3)}.mp4")
+    assert Trainer(config, open_data(config), device=torch.device("cpu")).resumed_from == 1
+
+
 def test_a_packet_index_changes_nothing_and_prepared_shards_do(data: Path, tmp_path: Path) -> None:
     raw = open_data(config_of(data))
-    assert set(raw.fingerprint) == {"manifest", "tokenizer", "val_manifest"}, "as in versions that knew no shards"
+    told = {"manifest", "tokenizer", "val_manifest", "clip_ids"}
+    assert set(raw.fingerprint) == told, "but for the ids as in versions that knew no shards"
     index = tmp_path / "clips.packets"
     path = data / "clips" / f"{clip_id_of(0)}.mp4"
     status = path.stat()
@@ -127,7 +144,10 @@ def test_a_packet_index_changes_nothing_and_prepared_shards_do(data: Path, tmp_p
     shards = tmp_path / "shards"
     prepare_here(data / "clips", shards, data / "manifest.parquet", short_side=54)
     prepared = open_data(config_of(data, clips=str(shards)))
-    assert prepared.fingerprint == {**raw.fingerprint, "clips": prepared.fingerprint["clips"]}
+    # Shards serve the clips in an order of their own.
+    of_shards = {name: prepared.fingerprint[name] for name in ("clips", "clip_ids")}
+    assert prepared.fingerprint == {**raw.fingerprint, **of_shards}
+    assert of_shards["clip_ids"] != raw.fingerprint["clip_ids"]
     assert prepared.train[0, 0].pixel_format == "yuv420p"
     state = replace(state_of(to_dict(tiny())), fingerprint=raw.fingerprint)
     with pytest.raises(CheckpointError, match="made with other data: clips changed"):

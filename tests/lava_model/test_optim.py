@@ -10,7 +10,7 @@ import torch
 
 from lava_model.config import OptimConfig
 from lava_model.model import Lava
-from lava_model.optim import build_optimizer, lr_at, set_lr, split_by_decay
+from lava_model.optim import build_optimizer, load_optimizer, lr_at, set_lr, split_by_decay
 from lava_model.presets import tiny
 
 
@@ -28,6 +28,24 @@ def test_other_schedules():
     assert lr_at(99, 100, OptimConfig(lr=2.0, final_lr_fraction=0.1)) == pytest.approx(0.2)
     assert lr_at(99, 100, OptimConfig(lr=2.0, schedule="constant")) == 2.0
     assert lr_at(0, 1, OptimConfig(lr=2.0, warmup_fraction=0.0)) == 2.0
+
+
+def test_a_state_goes_on_with_the_kernels_of_the_device_at_hand():
+    """A run may move to a GPU and back: the checkpoint says with which kernels it was made."""
+    layer = torch.nn.Linear(2, 2)
+    optimizer = build_optimizer(layer, OptimConfig())
+    layer(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    state = optimizer.state_dict()
+    elsewhere = {**state, "param_groups": [{**group, "fused": True} for group in state["param_groups"]]}
+    again = build_optimizer(layer, OptimConfig())
+    load_optimizer(again, elsewhere)
+    assert [group["fused"] for group in again.param_groups] == [False, False]
+    assert all(
+        torch.equal(again.state[p][name], optimizer.state[p][name])
+        for p in layer.parameters()
+        for name in ("step", "exp_avg")
+    )
 
 
 def test_only_matrices_decay_and_the_trunk_is_left_out():

@@ -42,6 +42,16 @@ def test_each_start_adds_a_line_that_says_everything(tmp_path):
     assert {"time", "git_commit", "git_dirty", "coverage"} <= first.keys()
 
 
+def test_a_line_that_a_kill_cut_off_costs_itself_alone(tmp_path):
+    started(tmp_path / "run", None, Ranks())
+    with (tmp_path / "run" / "starts.jsonl").open("a") as file:
+        file.write('{"time": "20')
+    started(tmp_path / "run", 7, Ranks())
+    first, torn, last = (tmp_path / "run" / "starts.jsonl").read_text("utf-8").splitlines()
+    assert torn == '{"time": "20'
+    assert (json.loads(first)["resumed_from"], json.loads(last)["resumed_from"]) == (None, 7)
+
+
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "run").touch()
     with pytest.raises(OutputError, match="run cannot be written"):

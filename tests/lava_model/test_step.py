@@ -175,6 +175,26 @@ def test_a_step_that_is_not_finite_changes_nothing_and_tells_the_clips(
     assert (told["step"], told["losses"]) == (3, ["nan"])
 
 
+def test_a_gradient_that_is_not_finite_is_refused_where_the_loss_is_finite(tmp_path: Path, clips: Batch) -> None:
+    step = step_of(config_of(tmp_path), dtype=torch.float32)
+    hook = step.model.heads["av_audio"].weight.register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(NonFiniteLossError, match="not finite") as failure:
+        step(iter([clips]), 0, 1.0)
+    hook.remove()
+    told = json.loads(failure.value.report_path.read_text())
+    assert math.isfinite(float(told["losses"][0])) and not math.isfinite(float(told["grad_norm"]))
+
+
+def test_what_an_absent_modality_holds_goes_no_further(tmp_path: Path, clips: Batch) -> None:
+    """A transform may leave anything there, a NaN too; of a NaN that is masked later the gradient would be NaN."""
+    expected, gradients_then = taken(step_of(config_of(tmp_path)), clips)
+    log_mel = clips.log_mel.masked_fill(~clips.has_audio[:, None, None], math.nan)
+    assert log_mel.isnan().any()
+    found, gradients_now = taken(step_of(config_of(tmp_path)), replace(clips, log_mel=log_mel))
+    assert found.measured[0]["loss"] == expected.measured[0]["loss"]
+    assert_close(gradients_now, gradients_then)
+
+
 def test_two_ranks_make_the_step_of_one_process(tmp_path: Path) -> None:
     """Loss and every gradient to 1e-10: whole, by micro-batches, of several batches; and refused on both ranks."""
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -22,6 +22,8 @@ from lava_model import Lava, heldout
 from lava_model.checkpoint import list_checkpoints, load_checkpoint
 from lava_model.config import EARLIER_SETTINGS, PretrainConfig
 from lava_model.data import TrainingData, total_steps
+from lava_model.describe import train_flops
+from lava_model.distributed import Ranks
 from lava_model.errors import CheckpointError, DataError, NonFiniteLossError
 from lava_model.heldout import evaluate_heldout, heldout_batches
 from lava_model.loading import batches_of
@@ -279,6 +281,95 @@ def test_what_is_evaluated_is_the_moving_average(tmp_path):
     ]
     assert result.last_val == numbers[0]
     assert numbers[0]["loss"] != numbers[1]["loss"]
+
+
+def test_held_out_numbers_are_those_of_eval_mode_in_the_precision_of_the_run(tmp_path):
+    config = small_config(tmp_path, max_steps=2, eval_every=1, eval_batches=1)
+    config = replace(config, model=replace(config.model, dropout=0.5), run=replace(config.run, precision="bf16"))
+    run = trainer(config)
+    was_training = []
+    run.model.audio_encoder.register_forward_hook(lambda *_: was_training.append(run.model.training))
+    run.run()
+    assert was_training == [False, True, False, True, False]
+    numbers = {
+        enabled: evaluate_heldout(
+            run.model, run.objective, run.data.val, config, run.device, torch.autocast("cpu", torch.bfloat16, enabled)
+        )
+        for enabled in (True, False)
+    }
+    assert log_of(tmp_path)[-1]["loss"] == numbers[True]["loss"] != numbers[False]["loss"]
+    assert run.model.training
+
+
+def test_held_out_clips_are_looked_at_when_asked(tmp_path):
+    trainer(small_config(tmp_path, max_steps=5, eval_every=2, eval_batches=1)).run()
+    assert [line["step"] for line in log_of(tmp_path) if line["kind"] == "val"] == [0, 2, 4, 5]
+
+
+def test_clusters_and_averages_count_the_steps_that_are_done(tmp_path):
+    """The clusters come with step 3 of 3, and the average is that of the weights after each step."""
+    config = small_config(tmp_path, max_steps=4, eval_every=0)
+    loss = replace(config.loss, centroid="kmeans", num_clusters=2, cluster_queue=8, cluster_every=3)
+    config = replace(config, loss=loss, optim=replace(config.optim, ema_decay=0.9))
+    run = trainer(config, replace(small_data(config), val=None))
+    make_step = run._train_step
+    seen, average = [], run.model.heads["av_video"].weight.detach().clone()
+
+    def watched(batches, *, measuring):
+        nonlocal average
+        result = make_step(batches, measuring=measuring)
+        decay = min(0.9, (1 + run.step) / (10 + run.step))
+        average = decay * average + (1 - decay) * run.model.heads["av_video"].weight.detach()
+        seen.append(bool(run.objective.bank.clusters.any()))
+        return result
+
+    run._train_step = watched  # type: ignore[method-assign]  # the same step
+    run.run()
+    assert seen == [False, False, True, True]
+    torch.testing.assert_close(run.evaluated.heads["av_video"].weight, average)
+
+
+class Time:
+    """A clock that only batches and steps move."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_rates_are_of_what_was_logged_last_and_count_every_sample(tmp_path, monkeypatch):
+    """Four steps of 2 x 8 samples on 3 processes; the first two take 4 s, half of it waiting, the others 2 s."""
+    config = small_config(tmp_path, max_steps=4, eval_every=0, log_every=2, peak_tflops=1e-3)
+    config = replace(config, data=replace(config.data, batch_size=8, accumulate=2))
+    time_now = Time()
+    monkeypatch.setattr("time.perf_counter", time_now)
+    run = trainer(config, replace(small_data(config), val=None))
+    run.ranks = Ranks(world_size=3)
+    monkeypatch.setattr("lava_model.trainer.any_rank", lambda claim, ranks, device: claim)
+    monkeypatch.setattr("lava_model.trainer.wait_for_all", lambda ranks: None)
+    monkeypatch.setattr("lava_model.trainer.StepSampler", lambda *args, **options: [[(0, i) for i in range(8)]] * 8)
+    make_batches, make_step = run._batches, run._train_step
+
+    def slow_batches():
+        for batch in make_batches():
+            time_now.now += 1.0 if run.step < 2 else 0.0
+            yield batch
+
+    def slow_step(batches, *, measuring):
+        time_now.now += 2.0
+        return make_step(batches, measuring=measuring)
+
+    run._batches, run._train_step = slow_batches, slow_step  # type: ignore[method-assign]  # the same, later
+    result = run.run()
+    first, second = (line for line in log_of(tmp_path) if line["kind"] == "train")
+    samples = 2 * 8 * 3
+    assert (first["samples_per_second"], first["data_wait_percent"]) == (samples / 4, 50)
+    assert (second["samples_per_second"], second["data_wait_percent"]) == (samples / 2, 0)
+    assert result.samples_per_second == samples * 4 / 12
+    flops = samples / 2 * train_flops(config.model)
+    assert second["mfu_percent"] == pytest.approx(100 * flops / (3 * 1e-3 * 1e12))
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -1,8 +1,9 @@
-"""Two processes that train together: killed and resumed, stopped by a signal to one of them, continued by one alone."""
+"""Processes that train together: killed and resumed, stopped by a signal to one of them, continued by one alone."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -28,11 +29,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 @contextmanager
-def two_ranks(options: list[str], out: Path) -> Iterator[list[subprocess.Popen[str]]]:
-    """Starts both processes as torchrun would; what still runs at the end is killed."""
+def some_ranks(options: list[str], out: Path, count: int = 2) -> Iterator[list[subprocess.Popen[str]]]:
+    """Starts the processes as torchrun would; what still runs at the end is killed."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_PORT": str(port)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": str(count), "MASTER_PORT": str(port)}
     command = [sys.executable, "-m", "lava_model.pretrain", *options, "--out", str(out)]
     ranks = [
         subprocess.Popen(
@@ -41,7 +42,7 @@ def two_ranks(options: list[str], out: Path) -> Iterator[list[subprocess.Popen[s
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(2)
+        for rank in range(count)
     ]
     try:
         yield ranks
@@ -59,15 +60,15 @@ def wait_for(path: Path, ranks: list[subprocess.Popen[str]]) -> None:
         time.sleep(0.002)
 
 
-def finish(options: list[str], out: Path) -> None:
-    with two_ranks(options, out) as ranks:
-        assert [rank.wait(timeout=200) for rank in ranks] == [0, 0]
+def finish(options: list[str], out: Path, count: int = 2) -> None:
+    with some_ranks(options, out, count) as ranks:
+        assert [rank.wait(timeout=200) for rank in ranks] == [0] * count
 
 
 def test_two_ranks_killed_and_resumed_are_the_uninterrupted_run(tmp_path):
     """With dropout, which each rank draws for itself, and all else that has a state."""
     options = [*SMALL_OPTIONS, *STATEFUL_OPTIONS, "--max-steps", "20"]
-    with two_ranks(options, tmp_path / "killed") as ranks:
+    with some_ranks(options, tmp_path / "killed") as ranks:
         wait_for(tmp_path / "killed" / "checkpoints" / "step_00000010.pt", ranks)
         for rank in ranks:
             rank.kill()
@@ -86,7 +87,7 @@ def test_a_signal_to_one_rank_stops_both_and_one_process_can_go_on(tmp_path, cap
     """After that with twice the batch on one process: the same order of clips, and the same losses to rounding."""
     options = [*SMALL_OPTIONS, "--model.dropout", "0", "--max-steps", "12", "--run.log-every", "1"]
     out = tmp_path / "stopped"
-    with two_ranks(options, out) as ranks:
+    with some_ranks(options, out) as ranks:
         wait_for(out / "checkpoints" / "step_00000005.pt", ranks)
         ranks[1].send_signal(signal.SIGUSR1)
         ended = [rank.communicate(timeout=100)[1] for rank in ranks]
@@ -102,3 +103,20 @@ def test_a_signal_to_one_rank_stops_both_and_one_process_can_go_on(tmp_path, cap
     ]
     assert len(losses[0]) == 12
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_three_ranks_go_on_with_the_very_numbers_of_the_uninterrupted_run(tmp_path):
+    """Sums over more than two depend on their order, and DDP finds its own anew after the first backward pass."""
+    several_buckets = ["--model.width", "128", "--model.num-layers", "2", "--run.checkpoint-every", "1"]
+    options = [*SMALL_OPTIONS, *several_buckets, "--run.eval-every", "0", "--run.keep-checkpoints", "9"]
+    options += ["--max-steps", "6"]
+    finish(options, tmp_path / "whole", 3)
+    checkpoints = tmp_path / "resumed" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    shutil.copy(tmp_path / "whole" / "checkpoints" / "step_00000002.pt", checkpoints)
+    finish(options, tmp_path / "resumed", 3)
+    for step in (3, 6):
+        name = f"checkpoints/step_{step:08d}.pt"
+        ends = [load_checkpoint(tmp_path / folder / name) for folder in ("whole", "resumed")]
+        for field in ("model", "optimizer"):
+            assert_same_tensors(getattr(ends[0], field), getattr(ends[1], field))
