@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lava_model.loss import joint_means
+from lava_model.modalities import Modality
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -129,4 +132,9 @@ def loss_at_chance(objective: Objective, embeddings: Embeddings, batch: Batch) -
         return float(loss.total)
     without = replace(config.weights, avt=0.0)
     pairs = without.av * loss.av + without.vt * loss.vt + without.at * loss.at
-    return float(pairs) + config.weights.avt * 3 * math.log(config.num_clusters) * bool(loss.num_avt)
+    if not loss.num_avt:  # before the first clustering
+        return float(pairs)
+    present: dict[Modality, Tensor] = {"video": batch.has_video, "audio": batch.has_audio, "text": batch.has_text}
+    _, is_joint_B = joint_means(same, present, config.policy)
+    num_contrasts = sum(bool((is_joint_B & has_B).any()) for has_B in present.values())
+    return float(pairs) + config.weights.avt * num_contrasts * math.log(config.num_clusters)

@@ -105,7 +105,7 @@ class Lava(nn.Module):
             DataError: the frames have other shapes than the model was made for, or are not uint8.
         """
         if batch.video.is_floating_point():
-            return batch.video
+            return _kept(batch.video, batch.has_video)
         config = self.config
         # Either pixel format, whatever the model was trained on: they show the same.
         _check_shape("video", batch.video, (config.num_frames, *config.frame_shape(batch.pixel_format)))
@@ -272,11 +272,16 @@ class Lava(nn.Module):
             features_BD = self.video_encoder(patches_BTPC)
         elif modality == "audio":
             _check_shape("log_mel", batch.log_mel, (config.num_mels, config.num_mel_frames))
-            features_BD = self.audio_encoder(batch.log_mel)
+            features_BD = self.audio_encoder(_kept(batch.log_mel, batch.has_audio))
         else:
             _check_shape("token_ids", batch.token_ids, (config.max_text_length,))
             features_BD = self.text_encoder(batch.token_ids, batch.text_mask)
-        return torch.where(_presence(batch)[modality][:, None], features_BD, 0.0)
+        return _kept(features_BD, _presence(batch)[modality])
+
+
+def _kept(values: Tensor, present_B: Tensor) -> Tensor:
+    """Returns the rows that are present, and zeros: whatever an absent one holds, a NaN too, goes no further."""
+    return torch.where(present_B.view(-1, *[1] * (values.ndim - 1)), values, 0.0)
 
 
 def _check_shape(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:

@@ -162,6 +162,16 @@ def test_chance_of_clusters_is_ln_k_for_each_modality_once_there_are_clusters():
     assert loss_at_chance(objective, embeddings_of(8), batch) == pytest.approx(without + 1.5 * math.log(5), rel=1e-5)
 
 
+def test_chance_of_clusters_counts_the_modalities_that_are_there():
+    config = LossConfig(
+        centroid="kmeans", policy="available_mean", num_clusters=5, cluster_queue=40, weights=LossWeights(vt=0)
+    )
+    objective, batch = Objective(config, DIM), batch_of([1] * 8, [0] * 8)
+    objective.after_step(embeddings_of(8), batch, config.cluster_every)
+    chance = loss_at_chance(objective, embeddings_of(8), batch)
+    assert chance == pytest.approx(math.log(8) + 2 * math.log(5), rel=1e-5)
+
+
 def test_nothing_to_contrast_has_no_chance_to_miss():
     objective = Objective(LossConfig(), DIM)
     assert loss_at_chance(objective, embeddings_of(3), batch_of([1, 0, 0], [0, 1, 0])) == 0
