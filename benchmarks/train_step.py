@@ -255,10 +255,7 @@ def measure_prepared(options: argparse.Namespace, device: torch.device) -> dict[
         half = max(1, options.steps // 2)
         run = replace(config.run, out=out, epochs=1_000_000, max_steps=2 * half, log_every=half, checkpoint_every=10**9)
         config = replace(config, data=data, run=run)
-        try:
-            last = Trainer(config, open_data(config), device=device).run().last_train
-        except (LavaError, K700TextError) as error:
-            raise SystemExit(str(error)) from error
+        last = Trainer(config, open_data(config), device=device).run().last_train
     names = ("samples_per_second", "data_wait_percent", "mfu_percent")
     found = {"batch_size": sizes[0], "workers": options.workers, **{name: last.get(name) for name in names}}
     print(f"\nthe trainer on prepared shards, batch {sizes[0]}, {options.workers} loader processes")
@@ -270,28 +267,48 @@ def parsed() -> argparse.Namespace:
     """Returns the command line."""
     parser = argparse.ArgumentParser(description="The training step, whole, in parts and beside its peers.")
     parser.add_argument("--preset", nargs="+", choices=PRESETS, help="tiny on a CPU, paper on a GPU by default")
-    parser.add_argument("--batch-size", nargs="+", type=int, help="8 and 32 on a CPU; on a GPU 32, doubled")
+    parser.add_argument("--batch-size", nargs="+", type=count, help="8 and 32 on a CPU; on a GPU 32, doubled")
     parser.add_argument("--device", default="auto", help="cpu, cuda or cuda:N")
     parser.add_argument("--precision", default="auto", choices=("auto", "bf16", "fp32"), help="as --run.precision")
     parser.add_argument("--compile", action="store_true", help="as --run.compile")
     parser.add_argument("--peak-tflops", type=float, help="as --run.peak-tflops")
-    parser.add_argument("--rounds", type=int, default=5, help="measured calls of each, 5 by default")
-    parser.add_argument("--peer-batch", type=int, default=32, help="batch of the peers, 32 by default")
+    parser.add_argument("--rounds", type=count, default=5, help="measured calls of each, 5 by default")
+    parser.add_argument("--peer-batch", type=count, default=32, help="batch of the peers, 32 by default")
     parser.add_argument("--no-peers", action="store_true", help="only our own step and its parts")
     parser.add_argument("--prepared", help="folder or URL of shards: measure the trainer on them, and nothing else")
     parser.add_argument("--manifest", help="of --prepared")
     parser.add_argument("--tokenizer", help="of --prepared")
     parser.add_argument("--workers", type=int, default=8, help="loader processes of --prepared, 8 by default")
-    parser.add_argument("--steps", type=int, default=100, help="of --prepared, 100 by default")
-    parser.add_argument("--micro-batch", type=int, help="of --prepared, as --data.micro-batch")
+    parser.add_argument("--steps", type=count, default=100, help="of --prepared, 100 by default")
+    parser.add_argument("--micro-batch", type=count, help="of --prepared, as --data.micro-batch")
     parser.add_argument("--json", action="store_true", help="print a JSON line at the end")
-    return parser.parse_args()
+    asked = parser.parse_args()
+    absent = [name for name in ("manifest", "tokenizer") if asked.prepared and getattr(asked, name) is None]
+    idle = [name for name in ("manifest", "tokenizer") if not asked.prepared and getattr(asked, name) is not None]
+    if absent or idle:
+        parser.error(f"--prepared goes with --manifest and --tokenizer: --{(absent + idle)[0]}")
+    return asked
+
+
+def count(text: str) -> int:
+    """Returns a whole number of at least 1, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Reads the command line and measures."""
     options = parsed()
-    device = choose_device(options.device, option="--device")
+    try:
+        measure(options, choose_device(options.device, option="--device"))
+    except (LavaError, K700TextError) as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+def measure(options: argparse.Namespace, device: torch.device) -> None:
+    """Measures what is asked for, prints tables and, if asked, the record."""
     options.preset = options.preset or ["tiny" if device.type == "cpu" else "paper"]
     clock = Clock(device)
     record = {"benchmark": "train_step", "precision": options.precision, "compile": options.compile}

@@ -85,7 +85,18 @@ def _run(words: list[str]) -> int:
     for name, least in (("seeds", 1), ("views", 1)):
         if getattr(asked, name) < least:
             raise ConfigError(f"--{name} must be at least {least}, got {getattr(asked, name)}")
+    _check_probe(asked.probe, asked.groups)
     return _compare(asked, study, base, variants, words)
+
+
+def _check_probe(probe: Path | None, groups: Path | None) -> None:
+    """Refuses what would be found missing only after all views are made."""
+    if groups is not None and probe is None:
+        raise ConfigError("--groups tells the source videos of the clips in --probe: pass that too")
+    if probe is not None and not probe.is_dir():
+        raise ConfigError(f"--probe {probe} is no folder")
+    if groups is not None and not groups.is_file():
+        raise ConfigError(f"--groups {groups} is no file")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -109,7 +120,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--views", type=int, default=4, help="augmented views kept of each training clip (default: 4)")
     parser.add_argument("--probe", type=Path, help="folder of labelled clips for a linear probe of each run")
     parser.add_argument("--groups", type=Path, help="CSV of the labelled clips' source videos, as evaluate takes it")
-    parser.add_argument("--only", help="these variants, separated by commas: to divide a study among processes")
+    parser.add_argument(
+        "--only",
+        help="these variants, separated by commas: to divide a study among processes (one more run without it gives the"
+        " table of all)",
+    )
     parser.add_argument("--preset", default="tiny", help=f"base configuration: {', '.join(PRESETS)} (default: tiny)")
     parser.add_argument("--print-config", action="store_true", help="print the base configuration as JSON and stop")
     parser.add_argument("--dry-run", action="store_true", help="print what each variant changes and stop")

@@ -14,6 +14,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from pickle import UnpicklingError
@@ -39,7 +40,7 @@ _KINDS = {
     **dict.fromkeys(("config", "fingerprint", "model", "optimizer", "rng"), dict),
 }
 
-_REMEDY = "move it away to continue from the one before it"
+_REMEDY = "move it away to continue from the one before it, if there is one"
 
 _NAME = re.compile(r"step_(\d+)\.pt")
 
@@ -100,7 +101,8 @@ def save_checkpoint(folder: Path, state: TrainingState, *, keep: int) -> Path:
             old.unlink()
     # torch's zip writer turns a full disk into a RuntimeError about a position in the file.
     except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         reason = error.strerror or str(error) if isinstance(error, OSError) else f"{_brief(error)}: is the disk full?"
         raise CheckpointError(
             f"the checkpoint {path} cannot be written ({reason}); earlier ones are intact: make room and run the same"
@@ -131,7 +133,8 @@ def load_checkpoint(path: Path) -> TrainingState:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise CheckpointError(
-            f"{path} holds more than tensors and plain values: refused, it could run code; {_REMEDY}"
+            f"{path} is no checkpoint, or holds more than tensors and plain values: refused, it could run code;"
+            f" {_REMEDY}"
         ) from error
     # What is raised for a damaged file depends on where the damage is.
     except (
@@ -263,4 +266,5 @@ def _force(folder: Path) -> None:
 
 def _brief(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0].split(". ")[0][:160] if lines else type(error).__name__
+    # A LookupError's text is what was looked for, which tells nobody anything.
+    return lines[0].split(". ")[0][:160] if lines and not isinstance(error, LookupError) else type(error).__name__

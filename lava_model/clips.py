@@ -43,8 +43,8 @@ def read_clips(
     """
     paths = _checked_paths(clips)
     titles = _checked_titles(model, titles, len(paths))
-    if num_windows < 1:
-        raise DataError(f"num_windows must be at least 1, got {num_windows}")
+    if not isinstance(num_windows, int) or num_windows < 1:
+        raise DataError(f"num_windows must be a whole number of at least 1, got {num_windows!r}")
     config = model.config
     reader = SampleReader(
         video=config.video_config(),
@@ -68,6 +68,9 @@ def read_clips(
 def _checked_paths(clips: Sequence[str | Path | None]) -> list[Path | None]:
     if isinstance(clips, str | Path):
         raise DataError(f"clips must be a list of files, got {str(clips)!r}: use [{str(clips)!r}]")
+    for clip in clips:
+        if not isinstance(clip, str | Path | None):
+            raise DataError(f"a clip must be a path or None, got {clip!r}")
     paths = [None if clip is None else Path(clip) for clip in clips]
     if not paths:
         raise DataError("there are no clips to read: give at least one file")
@@ -86,6 +89,9 @@ def _checked_titles(model: Lava, titles: Sequence[str | None] | None, num_clips:
         raise DataError(
             f"there are {num_clips} clips and {len(titles)} titles: give one for each, None where it has none"
         )
+    for title in titles:
+        if not isinstance(title, str | None):
+            raise DataError(f"a title must be text, or None where there is none, got {title!r}")
     if model.tokenizer is None and any(title is not None for title in titles):
         raise DataError(
             "this model has no tokenizer, so it cannot read titles: export it with one"

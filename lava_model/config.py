@@ -43,6 +43,9 @@ EARLIER_SETTINGS = {
 }
 """What versions did that did not have these settings, by dotted name: for their checkpoints and exported models."""
 
+_SEEDS = 2**32
+"""What numpy's generator takes."""
+_MOST_SYNTHETIC = 10**9
 _TRUNK_CHANNELS = {1: 64, 2: 128, 3: 256, 4: 512}
 
 
@@ -381,6 +384,11 @@ class DataConfig:
             problems.append(f"batch_size must be at least 2, a contrast needs another sample; got {self.batch_size}")
         if self.synthetic and self.synthetic_samples < self.batch_size:
             problems.append(f"synthetic_samples ({self.synthetic_samples}) is below batch_size ({self.batch_size})")
+        if self.synthetic_samples > _MOST_SYNTHETIC:
+            problems.append(f"synthetic_samples must be at most {_MOST_SYNTHETIC:,}, got {self.synthetic_samples}")
+        real = [name for name in ("manifest", "clips", "val_manifest", "val_clips") if getattr(self, name) is not None]
+        if self.synthetic and real:
+            problems.append(f"synthetic samples take the place of {', '.join(real)}: leave one of the two out")
         _refuse(problems)
 
 
@@ -435,6 +443,10 @@ class RunConfig:
             problems += _not_positive(peak_tflops=self.peak_tflops)
         if self.max_steps is not None:
             problems += _not_positive(max_steps=self.max_steps)
+        if self.seed >= _SEEDS:
+            problems.append(f"seed must be below {_SEEDS}, got {self.seed}")
+        if not self.out:
+            problems.append("out must name a folder: it is empty")
         _refuse(problems)
 
 

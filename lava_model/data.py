@@ -132,7 +132,10 @@ def _kinetics(config: PretrainConfig, manifest: Path, clips: str, tokenizer: Pat
             ),
         },
         tokenizer=tokenizer,
-        notes=_notes(train.num_with, train.dropped, config.loss.weights),
+        notes=(
+            *_notes("training", train.num_with, train.dropped, config.loss.weights),
+            *(_notes("held-out", val.num_with, val.dropped, config.loss.weights) if val is not None else ()),
+        ),
     )
 
 
@@ -156,7 +159,7 @@ def _shards(name: str, clips: str) -> dict[str, str]:
     return {name: digest(PreparedClips(clips).index.path)} if is_prepared(clips) else {}
 
 
-def _notes(num_with: Mapping[str, int], dropped: Mapping[str, int], weights: LossWeights) -> tuple[str, ...]:
+def _notes(kind: str, num_with: Mapping[str, int], dropped: Mapping[str, int], weights: LossWeights) -> tuple[str, ...]:
     """Returns what the clips lack; refuses clips that leave no term of the loss anything to contrast."""
     has_audio, has_text = num_with["audio"] > 0, num_with["text"] > 0
     alive = {"av": has_audio, "vt": has_text, "avt": has_audio or has_text, "at": has_audio and has_text}
@@ -164,12 +167,13 @@ def _notes(num_with: Mapping[str, int], dropped: Mapping[str, int], weights: Los
     absent = " or ".join([*(["sound"] if not has_audio else []), *(["a title"] if not has_text else [])])
     if not any(alive[term] for term in wanted):
         raise DataError(
-            f"no training clip has {absent}, so the loss terms {', '.join(wanted)} have nothing to contrast: crawl"
+            f"no {kind} clip has {absent}, so the loss terms {', '.join(wanted)} have nothing to contrast: crawl"
             " titles, or use clips with sound"
         )
-    notes = [f"{count} rows of the manifest are left out, {reason}" for reason, count in dropped.items()]
+    rows = f"rows of the {'' if kind == 'training' else kind + ' '}manifest"
+    notes = [f"{count} {rows} are left out, {reason}" for reason, count in dropped.items()]
     if absent:
-        notes.append(f"no training clip has {absent}: the loss terms that need it stay 0")
+        notes.append(f"no {kind} clip has {absent}: the loss terms that need it stay 0")
     return tuple(notes)
 
 

@@ -64,14 +64,27 @@ def described_ranks() -> Ranks:
         world_size = int(os.environ["WORLD_SIZE"])
         if world_size == 1:
             return Ranks()
-        return Ranks(
-            rank=int(os.environ["RANK"]), local_rank=int(os.environ.get("LOCAL_RANK", "0")), world_size=world_size
-        )
+        rank = int(os.environ["RANK"])
+        if not 0 <= rank < world_size:  # WORLD_SIZE 0 too
+            raise ValueError(f"RANK {rank} of WORLD_SIZE {world_size}")
+        return Ranks(rank=rank, local_rank=int(os.environ.get("LOCAL_RANK", "0")), world_size=world_size)
     except (KeyError, ValueError) as error:
-        raise ConfigError(
-            f"WORLD_SIZE is set, but the rest of torchrun's environment is not as expected ({error}):"
-            f" start with torchrun, or unset WORLD_SIZE"
-        ) from error
+        raise ConfigError(_not_torchrun(error)) from error
+
+
+def _check_address() -> None:
+    try:
+        int(os.environ["MASTER_PORT"])
+        os.environ["MASTER_ADDR"]
+    except (KeyError, ValueError) as error:
+        raise ConfigError(_not_torchrun(error)) from error
+
+
+def _not_torchrun(error: BaseException) -> str:
+    return (
+        f"WORLD_SIZE is set, but the rest of torchrun's environment is not as expected ({error}): start with torchrun,"
+        " or unset WORLD_SIZE"
+    )
 
 
 @contextmanager
@@ -91,6 +104,7 @@ def ranks_from_environment(device_type: str, *, timeout_seconds: float = TIMEOUT
     if ranks.is_alone:
         yield ranks
         return
+    _check_address()
     if device_type == "cuda":
         torch.cuda.set_device(ranks.local_rank)
     backend = "nccl" if device_type == "cuda" else "gloo"

@@ -72,6 +72,10 @@ def _parser() -> argparse.ArgumentParser:
 def _run(asked: argparse.Namespace) -> None:
     if not asked.push and (asked.private or asked.revision):
         raise ConfigError("--private and --revision go with --push OWNER/NAME")
+    if asked.push:
+        from lava_model.hub import check_repo_id
+
+        check_repo_id(asked.push)
     try:
         found = open_source(asked.source, tokenizer=asked.tokenizer)
     except ImportError as error:

@@ -27,6 +27,8 @@ def find_pretrained(path: str | Path, *, revision: str | None = None) -> Path:
         HubError: the Hub cannot be reached or has no such model.
         MissingExtraError: it is not a folder, and huggingface_hub is not installed.
     """
+    if not str(path):
+        raise CheckpointError("the place of the model is empty: give a folder, or owner/name on the Hub")
     folder = Path(path)
     if folder.exists():
         if revision is not None:
@@ -35,6 +37,16 @@ def find_pretrained(path: str | Path, *, revision: str | None = None) -> Path:
     if isinstance(path, Path) or not _REPO_ID.fullmatch(path):
         raise CheckpointError(f"no exported model at {path}: there is no such folder")
     return _download(path, revision)
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Refuses what cannot be the name of a model on the Hub.
+
+    Raises:
+        HubError: it cannot.
+    """
+    if not _REPO_ID.fullmatch(repo_id):
+        raise HubError(f"{repo_id!r} is not the name of a model on the Hub: use OWNER/NAME")
 
 
 def push_to_hub(
@@ -59,8 +71,7 @@ def push_to_hub(
     if absent:
         raise CheckpointError(f"no exported model at {folder}: {absent[0]} is missing")
     hub = _library("to upload a model")
-    if not _REPO_ID.fullmatch(repo_id):
-        raise HubError(f"{repo_id!r} is not the name of a model on the Hub: use OWNER/NAME")
+    check_repo_id(repo_id)
     if hub.get_token() is None:
         raise HubError("no Hugging Face token: set HF_TOKEN, or log in with `hf auth login`")
     api = hub.HfApi(library_name="lava_model", library_version=lava_model.__version__)

@@ -93,6 +93,8 @@ def _run(words: list[str]) -> int:
         print(_EPILOG)
         options = ["--help"]
     base = preset(asked.preset)
+    if asked.config == "":
+        raise ConfigError("--config must name a file: it is empty")
     if asked.config is not None:
         base = from_file(base, Path(asked.config))
     if asked.objective is not None:
@@ -165,11 +167,16 @@ def _pretrain(config: PretrainConfig, words: list[str], *, as_json: bool) -> int
     from lava_model.data import open_data
     from lava_model.device import choose_device
     from lava_model.distributed import described_ranks, ranks_from_environment
+    from lava_model.pretrained import check_folder
+    from lava_model.run_folder import check_own, held
 
     device = choose_device(config.run.device, described_ranks().local_rank)
+    out = Path(config.run.out)
+    check_own(out)
+    check_folder(out / "export")
     data = open_data(config)
     try:
-        with ranks_from_environment(device.type) as ranks:
+        with ranks_from_environment(device.type) as ranks, held(out, ranks):
             return _train(config, data, words, device, ranks, as_json=as_json)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise DataError(_too_large(config, str(device))) from error
@@ -266,8 +273,9 @@ def _report(result: TrainResult, out: Path, ranks: Ranks, *, as_json: bool) -> N
         }
         print(json.dumps({"command": "pretrain", "version": JSON_VERSION, **values}))
     elif result.finished:
-        print(f"{result.step} steps at {result.samples_per_second:.1f} samples/s; the model is in {out / 'export'}")
-        if result.last_val:
+        pace = f" at {result.samples_per_second:.1f} samples/s" if result.samples_per_second else ""
+        print(f"{result.step} steps{pace}; the model is in {out / 'export'}")
+        if {"loss", "chance"} <= result.last_val.keys():
             print(f"held-out loss {result.last_val['loss']:.3f}, at chance {result.last_val['chance']:.3f}")
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -50,6 +51,8 @@ CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
 CARD_FILE = "README.md"
 FILES = (WEIGHTS_FILE, CONFIG_FILE, TOKENIZER_FILE, CARD_FILE)
+_IN_TURN = (CARD_FILE, TOKENIZER_FILE, WEIGHTS_FILE, CONFIG_FILE)
+"""As they are written: the card tells whose the folder is, the configuration that it is whole."""
 
 _TRAINING_ONLY = ("horizontal_flip", "noise_std")
 
@@ -95,7 +98,7 @@ def write_model(model: Lava, folder: Path, *, tokenizer: Path | None, facts: Mod
     if words is not None:
         contents[TOKENIZER_FILE] = lambda path: path.write_bytes(words)
     try:
-        _refuse_other_content(folder)
+        check_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         _replace_all(folder, contents)
     except (OSError, safetensors.SafetensorError) as error:
@@ -181,30 +184,46 @@ def _tokenizer_bytes(path: Path, config: LavaConfig) -> bytes:
         raise CheckpointError(f"cannot read the tokenizer {path}: {error}") from error
 
 
-def _refuse_other_content(folder: Path) -> None:
-    """Keeps a run's own config.json, or a project's README.md, from being written over."""
-    config, card = folder / CONFIG_FILE, folder / CARD_FILE
+def check_folder(folder: Path) -> None:
+    """Refuses to write a model where a file of another kind would be written over, or removed.
+
+    Raises:
+        CheckpointError: the folder is a file, or holds such a file; or it cannot be read.
+    """
     try:
-        is_other = config.exists() and json.loads(config.read_text("utf-8")).get("format") != FORMAT
-    except (ValueError, AttributeError):
-        is_other = True
-    if not is_other and not config.exists() and card.exists():
-        is_other = CARD_MARK not in card.read_text("utf-8", "replace")
-    if is_other:
-        raise CheckpointError(
-            f"{folder} holds something else than an exported model (its {CONFIG_FILE} or {CARD_FILE}): choose a folder"
-            " of its own"
-        )
+        if folder.exists() and not folder.is_dir():
+            raise CheckpointError(f"{folder} is no folder: a model cannot be written there, move it away")
+        other = [name for name in FILES if (folder / name).exists()]
+        if other and not _is_export(folder):
+            raise CheckpointError(
+                f"{folder} holds something else than an exported model (its {other[0]}): choose a folder of its own, or"
+                " move it away"
+            )
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be read: {error}") from error
+
+
+def _is_export(folder: Path) -> bool:
+    """Whether a folder's files are those of an export, or of one that was cut short: the card is written first."""
+    config, card = folder / CONFIG_FILE, folder / CARD_FILE
+    if not config.exists():
+        return card.exists() and CARD_MARK in card.read_text("utf-8", "replace")
+    try:
+        return bool(json.loads(config.read_text("utf-8")).get("format") == FORMAT)
+    except (ValueError, AttributeError, RecursionError):
+        return False
 
 
 def _replace_all(folder: Path, contents: Mapping[str, Callable[[Path], Any]]) -> None:
-    partials = {name: folder / f".{name}.partial" for name in FILES if name in contents}
+    partials = {name: folder / f".{name}.partial" for name in _IN_TURN if name in contents}
     try:
         for name, partial in partials.items():
             contents[name](partial)
+            # safetensors lets nobody else read what it writes.
+            shutil.copymode(partials[CARD_FILE], partial)
             _force(partial)
         (folder / CONFIG_FILE).unlink(missing_ok=True)
-        for name in sorted(FILES, key=CONFIG_FILE.__eq__):  # config.json last
+        for name in _IN_TURN:
             if name in partials:
                 partials[name].replace(folder / name)
             else:
@@ -234,7 +253,7 @@ def _read_values(folder: Path) -> dict[str, Any]:
         raise CheckpointError(_nothing_there(folder))
     try:
         values: Any = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT or not isinstance(values.get("model"), dict):
         export = folder / "export"

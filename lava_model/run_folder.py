@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import importlib.metadata
 import json
 import platform
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from k700_text.media.pool import num_cores
+from lava_model.checkpoint import list_checkpoints
 from lava_model.config import PretrainConfig
 from lava_model.distributed import Ranks
+from lava_model.errors import OutputError
 from lava_model.facts import coverage_of
 from lava_model.files import writing
 from lava_model.settings import to_dict
@@ -24,8 +28,53 @@ from lava_model.settings import to_dict
 if TYPE_CHECKING:
     from lava_model.data import TrainingData
 
+_LOCK, _STARTS = ".lock", "starts.jsonl"
 _PACKAGES = ("k700-text", "torchvision", "av", "tokenizers", "safetensors", "numpy")
 _ROOT, _CODE = Path(__file__).resolve().parents[1], ("k700_text", "lava_model")
+
+
+@contextmanager
+def held(out: Path, ranks: Ranks | None = None) -> Iterator[None]:
+    """Keeps a run folder, made if it is not there, to this process while it trains.
+
+    Args:
+        out: the folder.
+        ranks: of several processes of one run the main one holds it; None: the only one.
+
+    Raises:
+        OutputError: another process holds it, or it cannot be made.
+    """
+    if ranks is not None and not ranks.is_main:
+        yield
+        return
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        file = (out / _LOCK).open("a")
+    with file:
+        try:
+            # Not flock: a loader process that outlives a killed run would hold on to that.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise OutputError(f"another process is training into {out}: wait for it, or use another --out") from error
+        yield
+
+
+def check_own(out: Path) -> None:
+    """Keeps what is no run, and the model of a run whose checkpoints were removed, from being written over.
+
+    Raises:
+        OutputError: it would be.
+    """
+    if list_checkpoints(out / "checkpoints"):
+        return
+    if (out / "export" / "config.json").exists():
+        raise OutputError(
+            f"{out} holds a finished model (export) and no checkpoint to continue from: use another --out, or move the"
+            " model away"
+        )
+    for name in ("config.json", "log.jsonl"):
+        if (out / name).exists() and not (out / _STARTS).exists():
+            raise OutputError(f"{out} is no run folder, its {name} would be written over: use another --out")
 
 
 def record_start(
@@ -67,7 +116,7 @@ def record_start(
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         (out / "config.json").write_text(json.dumps(to_dict(config), indent=2) + "\n", "utf-8")
-        _append_line(out / "starts.jsonl", json.dumps(start))
+        _append_line(out / _STARTS, json.dumps(start))
 
 
 def _append_line(path: Path, line: str) -> None:

@@ -169,7 +169,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
             line = json.loads(text)
         except ValueError:
             break
-        if not isinstance(line, dict) or not {"kind", "step"} <= line.keys():
+        if not isinstance(line, dict) or not isinstance(line.get("step"), int) or "kind" not in line:
             break
         lines.append(line)
     return lines

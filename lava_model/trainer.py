@@ -310,6 +310,8 @@ class Trainer:
                 f"{path} is of a run of {state.total_steps} steps, this one has {self.total_steps}: start as many"
                 " processes as before, or use another --out"
             )
+        if not 0 <= state.step <= self.total_steps:
+            raise CheckpointError(f"{path} is at step {state.step} of {self.total_steps}: it is damaged, move it away")
         return state
 
     def _resume(self, state: TrainingState) -> None:

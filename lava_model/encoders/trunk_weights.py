@@ -79,17 +79,16 @@ def _file_state(path: Path) -> Mapping[str, Tensor]:
             # A foreign pickle makes torch warn before it refuses; the refusal is enough.
             warnings.simplefilter("ignore", UserWarning)
             state = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise WeightsError(
+            f"{path} is no file of tensors, or holds more than tensors and could run code: {_OPTION} takes imagenet,"
+            " random or a state_dict"
+        ) from error
     # torch.load may call a damaged or foreign file any of these.
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-        EOFError,
-        KeyError,
-        safetensors.SafetensorError,
-        UnpicklingError,
-    ) as error:
-        raise WeightsError(f"{path} cannot be read as tensors ({_brief(error)})") from error
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, safetensors.SafetensorError) as error:
+        raise WeightsError(
+            f"{path} cannot be read as tensors ({_brief(error)}): {_OPTION} takes imagenet, random or another file"
+        ) from error
     if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise WeightsError(f"{path} does not hold a mapping of names to tensors")
     return state

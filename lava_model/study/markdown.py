@@ -27,8 +27,9 @@ def _setup(record: Mapping[str, Any]) -> str:
     steps = sorted({run["steps"] for runs in record["results"].values() for run in runs})
     words = [
         f"Preset {setup['preset']}{f' with {changed}' if changed else ''}; {setup['num_train']:,} training clips,"
-        f" {' or '.join(map(str, steps))} steps of {setup['batch_size']}; {setup['num_seeds']} seeds (initial weights"
-        f" and order, the same for all variants); augmentation frozen to {setup['num_views']} views of each clip.",
+        f" {' or '.join(map(str, steps))} steps of {setup['batch_size']}; {setup['num_seeds']}"
+        f" {'seed' if setup['num_seeds'] == 1 else 'seeds'} (initial weights and order, the same for all variants);"
+        f" augmentation frozen to {setup['num_views']} views of each clip.",
         f"Mean ± standard deviation over seeds. Retrieval: among all {setup['num_held_out']:,} held-out clips that have"
         " both modalities at once, mean of both directions, in percent.",
         "Differences: paired by seed, with how often they are above 0; bold where zero lies outside their 95 % interval"

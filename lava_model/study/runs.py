@@ -19,6 +19,7 @@ from lava_model.evaluation.protocols import Protocol, get_protocol
 from lava_model.evaluation.views import ClipViews
 from lava_model.files import writing
 from lava_model.model import Lava
+from lava_model.run_folder import held
 from lava_model.settings import flatten, to_dict
 from lava_model.study.scoring import Probing, held_out, probe_controls, probe_learned
 from lava_model.study.variants import Variant
@@ -160,12 +161,13 @@ def run_all(
             number += 1
             out = folder / variant.name / f"seed-{seed}"
             config = replace(variant.config, run=replace(variant.config.run, seed=seed, out=str(out)))
-            result = _finished(out, config, data)
-            state = "was finished before"
-            if result is None:
-                result = _run(config, data)
-                _write(out / RESULT_FILE, result)
-                state = "finished"
+            with held(out):
+                result = _finished(out, config, data)
+                state = "was finished before"
+                if result is None:
+                    result = _run(config, data)
+                    _write(out / RESULT_FILE, result)
+                    state = "finished"
             say(f"run {number}/{total}  {variant.name}, seed {seed}: {_brief(result)}  {state}")
             results[variant.name].append(result)
     return results
@@ -206,8 +208,8 @@ def _finished(out: Path, config: PretrainConfig, data: StudyData) -> dict[str, A
     try:
         result: dict[str, Any] = json.loads(path.read_text("utf-8"))
         other = [name for name, value in _identity(config, data).items() if result[name] != value]
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path} cannot be read as a result: use another --out") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} cannot be read as a result: remove it to train that run anew") from error
     if other:
         raise DataError(f"{path} is the result of other {', '.join(other)}: use another --out")
     return result

@@ -300,6 +300,11 @@ def test_a_study_trains_each_variant_once_from_the_same_start(
     # The training was finished, only its result was not kept: the checkpoint gives the same numbers.
     assert again["results"]["pooled"][1]["retrieval"] == record["results"]["pooled"][1]["retrieval"]
 
+    for damaged in ("[]", "{"):
+        (runs[0] / "result.json").write_text(damaged)
+        assert main([*FORMS, "--out", str(out)]) == 1
+        assert "result.json cannot be read as a result: remove it" in capsys.readouterr().err
+    (runs[0] / "result.json").unlink()
     assert main([*FORMS, "--out", str(out), "--optim.lr", "0.5"]) == 1
     assert "is the result of other settings: use another --out" in capsys.readouterr().err
 
@@ -313,6 +318,8 @@ def test_a_study_trains_each_variant_once_from_the_same_start(
         (["forms", "--synthetic", "--out", "x", "--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["forms", "--synthetic", "--out", "x", "--sedes", "2"], "unknown option --sedes: did you mean --seeds?"),
         (["forms", "--out", "x", "--optim.rate", "1"], "unknown option --optim.rate"),
+        (["forms", "--synthetic", "--out", "x", "--probe", "nope"], "--probe nope is no folder"),
+        (["forms", "--synthetic", "--out", "x", "--groups", "nope"], "--groups tells the source videos of"),
         (["forms", "--out", "x"], "pre-training needs --manifest, --clips, --tokenizer"),
         ([], "the following arguments are required: STUDY"),
     ],

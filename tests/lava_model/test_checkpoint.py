@@ -138,6 +138,12 @@ def test_content_of_another_kind_is_one_line(tmp_path):
         load_checkpoint(path)
 
 
+def test_a_folder_that_is_a_file_is_one_line(tmp_path):
+    (tmp_path / "checkpoints").touch()
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        save_checkpoint(tmp_path / "checkpoints", state(), keep=1)
+
+
 def test_a_truncated_file_and_a_missing_file_are_one_line(tmp_path):
     path = save_checkpoint(tmp_path, state(), keep=1)
     path.write_bytes(path.read_bytes()[:-100])
@@ -288,5 +294,8 @@ def test_a_resumed_log_has_no_step_twice_and_no_torn_line(tmp_path):
     resumed.close()
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(line["step"], line["loss"]) for line in lines] == [(1, 1.0), (2, 0.5), (3, 0.25)]
+    path.write_text(path.read_text() + '{"kind": 3, "step": "x"}\n')  # nobody's
+    JsonlLog(path, resume_step=2).close()
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
     JsonlLog(path, resume_step=None).close()
     assert path.read_text() == ""

@@ -300,6 +300,11 @@ def test_help_shows_every_setting(capsys):
         (["--manifest", "no.parquet", "--clips", ".", "--tokenizer", "t.json"], 1, "no.parquet does not exist"),
         (["--device", "gpu"], 2, "is not a device"),
         (["--synthetic", "--batch-size", "4096"], 2, "synthetic_samples (2048) is below batch_size (4096)"),
+        (["--synthetic", "--manifest", "no.parquet"], 2, "synthetic samples take the place of manifest: leave one"),
+        (["--synthetic", "--data.synthetic-samples", "1" + "0" * 20], 2, "must be at most 1,000,000,000"),
+        (["--synthetic", "--seed", str(2**32)], 2, "seed must be below 4294967296"),
+        (["--synthetic", "--out", ""], 2, "out must name a folder: it is empty"),
+        (["--config", ""], 2, "--config must name a file: it is empty"),
     ],
 )
 def test_missing_data_is_one_line(capsys, tmp_path, options, code, message):

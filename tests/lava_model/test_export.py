@@ -291,6 +291,40 @@ def test_other_peoples_files_are_not_written_over(name, model, tmp_path):
     assert content_of(tmp_path) == {name: b'{"run": {}}'}
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_weights_that_nobody_here_wrote_stay(name, model, tmp_path):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(CheckpointError, match=rf"holds something else than an exported model \(its {name}\)"):
+        model.save_pretrained(tmp_path)
+    assert content_of(tmp_path) == {name: b"mine"}
+
+
+def test_an_export_that_was_cut_short_is_written_again_and_a_file_is_no_folder(model, tokenizer, tmp_path):
+    model.save_pretrained(tmp_path / "out", tokenizer=tokenizer)
+    (tmp_path / "out" / "config.json").unlink()
+    model.save_pretrained(tmp_path / "out", tokenizer=tokenizer)
+    assert Lava.from_pretrained(tmp_path / "out").tokenizer is not None
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match="is no folder: a model cannot be written there"):
+        model.save_pretrained(tmp_path / "file")
+
+
+def test_all_files_can_be_read_by_those_who_can_read_one(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
+
+
+@pytest.mark.parametrize(
+    ("place", "message"), [("", "the place of the model is empty"), ("deep", "cannot be read as JSON")]
+)
+def test_no_place_and_endless_brackets_are_one_line(place, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "config.json").write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match=message):
+        Lava.from_pretrained(place)
+
+
 # --- the program ---
 
 
@@ -369,6 +403,7 @@ def test_a_tokenizer_that_moved_is_asked_for_and_another_is_refused(run, tokeniz
         (["absent"], 2, "the following arguments are required: --out"),
         (["absent", "--out", "out", "--private"], 2, "--private and --revision go with --push"),
         (["absent", "--ouf", "out"], 2, "--out"),
+        (["absent", "--out", "out", "--push", "nobody"], 1, "'nobody' is not the name of a model on the Hub"),
     ],
 )
 def test_a_wrong_command_line_is_one_line(words, code, message, tmp_path, monkeypatch, capsys):

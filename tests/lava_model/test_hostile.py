@@ -94,18 +94,27 @@ def test_a_loss_without_any_term_and_an_infinite_temperature_are_refused():
 
 def test_clips_that_leave_nothing_to_contrast_are_refused():
     with pytest.raises(DataError, match=r"no training clip has sound or a title.*av, vt, avt"):
-        _notes({"video": 9, "audio": 0, "text": 0}, {}, LossWeights())
+        _notes("training", {"video": 9, "audio": 0, "text": 0}, {}, LossWeights())
     with pytest.raises(DataError, match="no training clip has a title"):
-        _notes({"video": 9, "audio": 9, "text": 0}, {}, LossWeights(av=0, avt=0))
+        _notes("training", {"video": 9, "audio": 9, "text": 0}, {}, LossWeights(av=0, avt=0))
+
+
+def test_held_out_clips_that_leave_nothing_to_measure_are_refused():
+    with pytest.raises(DataError, match="no held-out clip has sound or a title"):
+        _notes("held-out", {"video": 9, "audio": 0, "text": 0}, {}, LossWeights())
 
 
 def test_what_clips_lack_is_told():
-    notes = _notes({"video": 9, "audio": 9, "text": 0}, {"without a clip file": 3}, LossWeights())
+    notes = _notes("training", {"video": 9, "audio": 9, "text": 0}, {"without a clip file": 3}, LossWeights())
     assert notes == (
         "3 rows of the manifest are left out, without a clip file",
         "no training clip has a title: the loss terms that need it stay 0",
     )
-    assert _notes({"video": 9, "audio": 9, "text": 9}, {}, LossWeights()) == ()
+    assert _notes("training", {"video": 9, "audio": 9, "text": 9}, {}, LossWeights()) == ()
+    assert _notes("held-out", {"video": 9, "audio": 9, "text": 0}, {"without a clip file": 3}, LossWeights()) == (
+        "3 rows of the held-out manifest are left out, without a clip file",
+        "no held-out clip has a title: the loss terms that need it stay 0",
+    )
 
 
 @pytest.mark.parametrize("name", ["meta", "banana", "mps"])

@@ -150,7 +150,7 @@ def test_a_packet_index_changes_nothing_and_prepared_shards_do(data: Path, tmp_p
     assert of_shards["clip_ids"] != raw.fingerprint["clip_ids"]
     assert prepared.train[0, 0].pixel_format == "yuv420p"
     state = replace(state_of(to_dict(tiny())), fingerprint=raw.fingerprint)
-    with pytest.raises(CheckpointError, match="made with other data: clips changed"):
+    with pytest.raises(CheckpointError, match="made with other data: clip_ids, clips changed"):
         check_same_run(state, to_dict(tiny()), prepared.fingerprint, free=FREE_SETTINGS, path=tmp_path)
     both = open_data(config_of(data, clips=str(shards), val_manifest=str(data / "manifest.parquet")))
     assert both.fingerprint["val_clips"] == both.fingerprint["clips"]

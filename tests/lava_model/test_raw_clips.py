@@ -144,6 +144,8 @@ def test_the_batch_is_where_the_model_is(folder):
         ("a.mp4", None, r"must be a list of files, got 'a\.mp4': use \['a\.mp4'\]"),
         ([None], "a dog", "titles must be a list"),
         ([None, None], ["a dog"], "2 clips and 1 titles"),
+        ([None], [float("nan")], "a title must be text, or None where there is none, got nan"),
+        ([3], None, "a clip must be a path or None, got 3"),
     ],
 )
 def test_wrong_arguments_are_one_line(clips, titles, message, model, tmp_path, monkeypatch):
@@ -154,8 +156,10 @@ def test_wrong_arguments_are_one_line(clips, titles, message, model, tmp_path, m
 
 
 def test_titles_without_a_tokenizer_and_no_window_are_refused(model):
-    with pytest.raises(DataError, match="num_windows must be at least 1, got 0"):
+    with pytest.raises(DataError, match="num_windows must be a whole number of at least 1, got 0"):
         model.read([None], num_windows=0)
+    with pytest.raises(DataError, match=r"num_windows must be a whole number of at least 1, got 1\.5"):
+        model.read([None], num_windows=1.5)  # type: ignore[arg-type]  # as a notebook might
     without = Lava(CONFIG)
     assert not without.read([None], [None]).has_text.any()
     with pytest.raises(DataError, match="this model has no tokenizer, so it cannot read titles"):

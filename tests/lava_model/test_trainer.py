@@ -404,7 +404,7 @@ def test_a_run_from_the_command_line_leaves_a_whole_folder_and_says_when_it_is_f
     assert (answer["step"], answer["finished"], answer["resumed_from"]) == (2, True, None)
     assert "held-out loss" in first.err
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {"config.json", "starts.jsonl", "log.jsonl", "checkpoints", "export"}
+    assert names == {"config.json", "starts.jsonl", "log.jsonl", "checkpoints", "export", ".lock"}
     start = json.loads((tmp_path / "run" / "starts.jsonl").read_text())
     assert start["command"][-1] == "--json"
     assert start["versions"]["torch"] == torch.__version__

@@ -183,7 +183,9 @@ def test_weights_never_fall_back(trunk, tmp_path, monkeypatch):
     with pytest.raises(WeightsError, match="no trunk weights at"):
         Trunk(replace(SMALL, trunk_weights=str(tmp_path / "absent.pth")))
     (tmp_path / "text.pth").write_text("not tensors")
-    assert "cannot be read as tensors" in refusal(tmp_path / "text.pth", trunk)
+    assert "is no file of tensors" in refusal(tmp_path / "text.pth", trunk)
+    (tmp_path / "cut.safetensors").write_bytes(b"\x10")
+    assert "cannot be read as tensors" in refusal(tmp_path / "cut.safetensors", trunk)
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
     assert "does not hold a mapping of names to tensors" in refusal(tmp_path / "list.pth", trunk)
 
