@@ -11,18 +11,17 @@ import argparse
 import difflib
 import json
 import sys
-import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from k700_text.errors import K700TextError
 from lava_model.config import PretrainConfig
-from lava_model.errors import ConfigError, LavaError, MissingExtraError
+from lava_model.errors import ConfigError, MissingExtraError
 from lava_model.files import writing
 from lava_model.presets import PRESETS, preset
 from lava_model.pretrain import SHORT_OPTIONS
+from lava_model.program import EXIT_COMPLETE, EXIT_INTERRUPTED, Parser, run_program, say
 from lava_model.settings import flatten, override, to_dict
 from lava_model.study.variants import STUDIES, Study, Variant
 
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
 
 PROGRAM = "python -m lava_model.ablate"
 RECORD_VERSION = 1
-
-EXIT_COMPLETE, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
 
 _OWN_OPTIONS = (
     *("--out", "--seeds", "--views", "--probe", "--groups", "--only", "--preset"),
@@ -51,17 +48,7 @@ Any setting of lava_model.pretrain may follow (--optim.lr 3e-4, --batch-size 64)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the program and returns its exit code: 0 done, 1 failed, 2 usage, 130 stopped by a signal."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        return _run(words)
-    except KeyboardInterrupt:
-        _say("interrupted: run the same command to continue")
-        return EXIT_INTERRUPTED
-    except (LavaError, K700TextError, OSError) as error:
-        if "--debug" in words:
-            traceback.print_exc()
-        _say(f"error: {error}")
-        return error.exit_code if isinstance(error, LavaError | K700TextError) else EXIT_FAILED
+    return run_program(_run, arguments, interrupted="run the same command to continue")
 
 
 def _run(words: list[str]) -> int:
@@ -99,15 +86,8 @@ def _check_probe(probe: Path | None, groups: Path | None) -> None:
         raise ConfigError(f"--groups {groups} is no file")
 
 
-class _Parser(argparse.ArgumentParser):
-    """One whose complaint is one line, like those of all other options."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message} (see {PROGRAM} --help)")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog=PROGRAM,
         description=__doc__,
         epilog=_EPILOG,
@@ -182,12 +162,12 @@ def _compare(
 
     seeds = range(asked.seeds)
     data = runs.open_study_data(
-        base, asked.out / "views", num_views=asked.views, probe=asked.probe, groups=asked.groups, say=_say
+        base, asked.out / "views", num_views=asked.views, probe=asked.probe, groups=asked.groups, say=say
     )
     try:
-        results = runs.run_all(variants, seeds, data, asked.out / asked.study, say=_say)
+        results = runs.run_all(variants, seeds, data, asked.out / asked.study, say=say)
     except runs.StoppedError as stop:
-        _say(f"stopped by {stop}: run the same command to continue")
+        say(f"stopped by {stop}: run the same command to continue")
         return EXIT_INTERRUPTED
     record: dict[str, Any] = {
         "task": f"ablate {asked.study}",
@@ -225,10 +205,6 @@ def _setup(asked: argparse.Namespace, base: PretrainConfig, data: StudyData) -> 
         "probe": None if task is None else {"num_clips": len(task.labels), "num_videos": len(set(task.groups))},
         "data": data.training.fingerprint,
     }
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import torch
 
 from lava_model.config import EARLIER_SETTINGS
 from lava_model.errors import CheckpointError
+from lava_model.files import force
 from lava_model.settings import flatten
 
 FORMAT = "lava-checkpoint"
@@ -96,7 +97,7 @@ def save_checkpoint(folder: Path, state: TrainingState, *, keep: int) -> Path:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-        _force(folder)
+        force(folder)
         for old in list_checkpoints(folder)[:-keep]:
             old.unlink()
     # torch's zip writer turns a full disk into a RuntimeError about a position in the file.
@@ -253,15 +254,6 @@ def restore_rng(states: Mapping[str, Any]) -> None:
     torch.set_rng_state(states["torch"])
     if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(states["cuda"])
-
-
-def _force(folder: Path) -> None:
-    """Makes a rename outlive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _brief(error: BaseException) -> str:

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import json
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from k700_text.errors import K700TextError
-from lava_model.errors import ConfigError, DataError, LavaError, MissingExtraError
+from lava_model.errors import ConfigError, DataError, MissingExtraError
+from lava_model.program import EXIT_COMPLETE, run_program, say
 
 PROGRAM = "python -m lava_model.evaluate"
 JSON_VERSION = 1
-
-EXIT_COMPLETE, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
 
 HELP = f"""usage: {PROGRAM} TASK [OPTIONS]
 
@@ -86,32 +83,24 @@ class LinearProbeOptions:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the task that the command line names and returns the exit code."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        _run([word for word in words if word != "--debug"])
+        return run_program(_run, arguments, interrupted="run the same command again")
     except SystemExit as stop:  # --help of a task
         return int(stop.code or 0)
-    except KeyboardInterrupt:
-        _say("interrupted: run the same command again")
-        return EXIT_INTERRUPTED
-    except (LavaError, K700TextError, OSError) as error:
-        if "--debug" in words:
-            traceback.print_exc()
-        _say(f"error: {error}")
-        return error.exit_code if isinstance(error, LavaError | K700TextError) else EXIT_FAILED
-    return EXIT_COMPLETE
 
 
-def _run(arguments: list[str]) -> None:
+def _run(words: list[str]) -> int:
+    arguments = [word for word in words if word != "--debug"]
     if not arguments:
         raise ConfigError(f"no task given: expected one of {', '.join(_TASKS)} (see {PROGRAM} --help)")
     if arguments[0] in ("-h", "--help"):
         print(HELP, end="")
-        return
+        return EXIT_COMPLETE
     task, options = arguments[0], arguments[1:]
     if task not in _TASKS:
         raise ConfigError(f"unknown task {task!r}: expected one of {', '.join(_TASKS)} (see {PROGRAM} --help)")
     _TASKS[task](options)
+    return EXIT_COMPLETE
 
 
 def _linear_probe(arguments: list[str]) -> None:
@@ -126,7 +115,7 @@ def _linear_probe(arguments: list[str]) -> None:
         from lava_model.evaluation.folder_probe import probe_folder
     except ImportError as error:
         raise MissingExtraError(f"evaluation needs {error.name}: pip install 'k700-text[train]'") from error
-    record = probe_folder(options, say=_say, on_progress=_Progress("views"))
+    record = probe_folder(options, say=say, on_progress=_Progress("views"))
     if out is not None:
         out.write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
     if options.json:
@@ -176,13 +165,8 @@ class _Progress:
         if sys.stderr.isatty():
             print(f"\r{done}/{total} {self.what}", end="\n" if done == total else "", file=sys.stderr, flush=True)
         elif tenth != self.last_tenth:
-            _say(f"{done}/{total} {self.what}")
+            say(f"{done}/{total} {self.what}")
         self.last_tenth = tenth
-
-
-def _say(message: str) -> None:
-    # A file name may hold bytes that are no text: shown, they must not break the message.
-    print(message.encode("utf-8", "backslashreplace").decode(), file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

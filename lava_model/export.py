@@ -9,14 +9,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from k700_text.errors import K700TextError
-from lava_model.errors import CheckpointError, ConfigError, LavaError, MissingExtraError
+from lava_model.errors import CheckpointError, ConfigError, MissingExtraError
+from lava_model.program import EXIT_COMPLETE, Parser, run_program, say
 
 if TYPE_CHECKING:
     from lava_model.checkpoint import TrainingState
@@ -26,38 +25,19 @@ if TYPE_CHECKING:
 PROGRAM = "python -m lava_model.export"
 JSON_VERSION = 1
 
-EXIT_COMPLETE, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
-
 _EPILOG = f"example: {PROGRAM} runs/lava --out lava-k700 --push OWNER/NAME --private"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the program and returns its exit code."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        _run(_parser().parse_args(words))
+        return run_program(_run, arguments, interrupted="run the same command again")
     except SystemExit as stop:  # --help
         return int(stop.code or 0)
-    except KeyboardInterrupt:
-        _say("interrupted: run the same command again")
-        return EXIT_INTERRUPTED
-    except (LavaError, K700TextError, OSError) as error:
-        if "--debug" in words:
-            traceback.print_exc()
-        _say(f"error: {error}")
-        return error.exit_code if isinstance(error, LavaError | K700TextError) else EXIT_FAILED
-    return EXIT_COMPLETE
-
-
-class _Parser(argparse.ArgumentParser):
-    """Reports a wrong command line in one line, as the other programs do."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message} (see {PROGRAM} --help)")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog=PROGRAM, description=__doc__, epilog=_EPILOG, allow_abbrev=False)
+    parser = Parser(prog=PROGRAM, description=__doc__, epilog=_EPILOG, allow_abbrev=False)
     parser.add_argument("source", type=Path, metavar="RUN", help="run folder, step_*.pt file or exported model")
     parser.add_argument("--out", type=Path, required=True, help="folder for the exported model")
     parser.add_argument("--tokenizer", type=Path, help="tokenizer.json of the run, where it is not found any more")
@@ -69,7 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(asked: argparse.Namespace) -> None:
+def _run(words: list[str]) -> int:
+    asked = _parser().parse_args(words)
     if not asked.push and (asked.private or asked.revision):
         raise ConfigError("--private and --revision go with --push OWNER/NAME")
     if asked.push:
@@ -81,19 +62,20 @@ def _run(asked: argparse.Namespace) -> None:
     except ImportError as error:
         raise MissingExtraError(f"exporting needs {error.name or error}: pip install 'k700-text[train]'") from error
     facts = replace(found.facts, repo_id=asked.push or found.facts.repo_id)
-    _say(f"exporting {found.place} to {asked.out}")
+    say(f"exporting {found.place} to {asked.out}")
     found.model.save_pretrained(asked.out, tokenizer=found.tokenizer, facts=facts)
     address = None
     if asked.push:
         from lava_model.hub import push_to_hub
 
-        _say(f"uploading {asked.out} to {asked.push}")
+        say(f"uploading {asked.out} to {asked.push}")
         address = push_to_hub(asked.out, asked.push, private=asked.private, revision=asked.revision)
     if asked.json:
         values = {"source": str(found.place), "out": str(asked.out), "push": asked.push, "commit_url": address}
         print(json.dumps({"command": "export", "version": JSON_VERSION, **values}))
     else:
         print(f"the model is in {asked.out}" + (f" and at {address}" if address else ""))
+    return EXIT_COMPLETE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,10 +140,6 @@ def _tokenizer_of(state: TrainingState, run: Path, given: Path | None) -> Path |
     raise CheckpointError(
         f"the tokenizer of {run} is not at {named} any more, or has changed: pass --tokenizer with the file"
     )
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

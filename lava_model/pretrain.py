@@ -6,17 +6,15 @@ import argparse
 import dataclasses
 import importlib
 import json
-import os
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from k700_text.errors import K700TextError
 from lava_model.config import PretrainConfig
-from lava_model.errors import ConfigError, DataError, LavaError, MissingExtraError
+from lava_model.errors import ConfigError, DataError, MissingExtraError
 from lava_model.presets import OBJECTIVES, PRESETS, preset, with_objective
+from lava_model.program import EXIT_COMPLETE, EXIT_INTERRUPTED, Parser, run_program, say
 from lava_model.settings import from_file, override, to_dict
 
 if TYPE_CHECKING:
@@ -30,8 +28,6 @@ PROGRAM = "python -m lava_model.pretrain"
 JSON_VERSION = 1
 
 _NUM_FAILURES_SHOWN = 5
-
-EXIT_COMPLETE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 SHORT_OPTIONS = {
     "--manifest": "--data.manifest",
@@ -72,17 +68,7 @@ settings (all of them, with the values of preset, file and objective):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the program and returns its exit code: 0 done, 1 failed, 2 usage, 130 stopped by a signal."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        return _run(words)
-    except KeyboardInterrupt:
-        _say("interrupted: the last checkpoint is whole; run the same command to continue")
-        return EXIT_INTERRUPTED
-    except (LavaError, K700TextError, OSError) as error:
-        if "--debug" in words:
-            traceback.print_exc()
-        _say(f"{_rank_prefix()}error: {error}")
-        return error.exit_code if isinstance(error, LavaError | K700TextError) else EXIT_FAILED
+    return run_program(_run, arguments, interrupted="the last checkpoint is whole; run the same command to continue")
 
 
 def _run(words: list[str]) -> int:
@@ -114,15 +100,8 @@ def _run(words: list[str]) -> int:
     return _pretrain(config, words, as_json=asked.json)
 
 
-class _Parser(argparse.ArgumentParser):
-    """One whose complaint is one line, like those of all other options."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message} (see {PROGRAM} --help)")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog=PROGRAM, description=__doc__, add_help=False, allow_abbrev=False)
+    parser = Parser(prog=PROGRAM, description=__doc__, add_help=False, allow_abbrev=False)
     parser.add_argument("-h", "--help", action="store_true", help="show this help")
     parser.add_argument("--preset", default="lava", help=f"base configuration: {', '.join(PRESETS)} (default: lava)")
     parser.add_argument(
@@ -203,18 +182,18 @@ def _train(
     from lava_model.run_folder import record_start
     from lava_model.trainer import Trainer
 
-    say = _say if ranks.is_main else _say_nothing
-    trainer = Trainer(config, data, device=device, ranks=ranks, progress=say)
+    tell = say if ranks.is_main else _say_nothing
+    trainer = Trainer(config, data, device=device, ranks=ranks, progress=tell)
     export = trainer.out / "export"
     is_finished = trainer.step >= trainer.total_steps and (export / "config.json").exists()
     if is_finished:
-        say(f"{trainer.out} is finished at step {trainer.step}; use another --out to train anew")
+        tell(f"{trainer.out} is finished at step {trainer.step}; use another --out to train anew")
     elif trainer.resumed_from is not None:
-        say(f"continuing {trainer.out} at step {trainer.resumed_from} of {trainer.total_steps}")
+        tell(f"continuing {trainer.out} at step {trainer.resumed_from} of {trainer.total_steps}")
     else:
-        say(f"training {trainer.total_steps} steps on {len(data.train)} clips into {trainer.out} ({device})")
+        tell(f"training {trainer.total_steps} steps on {len(data.train)} clips into {trainer.out} ({device})")
     for note in data.notes:
-        say(f"note: {note}")
+        tell(f"note: {note}")
     if ranks.is_main and not is_finished:
         record_start(
             config,
@@ -238,20 +217,20 @@ def _train(
 
 def _say_failures(failures: Mapping[str, str]) -> None:
     if failures:
-        _say(f"note: {len(failures)} clips did not decode and took part without the stream that failed, among them:")
+        say(f"note: {len(failures)} clips did not decode and took part without the stream that failed, among them:")
     for reason in list(failures.values())[:_NUM_FAILURES_SHOWN]:
-        _say(f"  {reason}")
+        say(f"  {reason}")
 
 
 def _say_plain_reads(plain_reads: Mapping[str, int]) -> None:
     if plain_reads:
         reasons = ", ".join(f"{count} {reason}" for reason, count in plain_reads.items())
-        _say(f"note: clips were read without the packet index, at about half the speed: {reasons}")
+        say(f"note: clips were read without the packet index, at about half the speed: {reasons}")
 
 
 def _report(result: TrainResult, out: Path, ranks: Ranks, *, as_json: bool) -> None:
     if not result.finished:
-        _say(
+        say(
             f"stopped by {result.stopped_by} at step {result.step} of {result.total_steps}; checkpoint saved;"
             " run the same command to continue"
         )
@@ -277,15 +256,6 @@ def _report(result: TrainResult, out: Path, ranks: Ranks, *, as_json: bool) -> N
         print(f"{result.step} steps{pace}; the model is in {out / 'export'}")
         if {"loss", "chance"} <= result.last_val.keys():
             print(f"held-out loss {result.last_val['loss']:.3f}, at chance {result.last_val['chance']:.3f}")
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def _rank_prefix() -> str:
-    """Returns which of several processes speaks; nothing where there is one."""
-    return "" if os.environ.get("WORLD_SIZE", "1") == "1" else f"[rank {os.environ.get('RANK', '?')}] "
 
 
 def _say_nothing(line: str) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -36,6 +35,7 @@ from lava_model.config import EARLIER_SETTINGS, LavaConfig
 from lava_model.encoders.trunk import IMAGENET_MEAN, IMAGENET_STD
 from lava_model.errors import CheckpointError, ConfigError
 from lava_model.facts import ModelFacts
+from lava_model.files import force
 from lava_model.settings import flatten, from_dict, to_dict
 
 if TYPE_CHECKING:
@@ -221,27 +221,18 @@ def _replace_all(folder: Path, contents: Mapping[str, Callable[[Path], Any]]) ->
             contents[name](partial)
             # safetensors lets nobody else read what it writes.
             shutil.copymode(partials[CARD_FILE], partial)
-            _force(partial)
+            force(partial)
         (folder / CONFIG_FILE).unlink(missing_ok=True)
         for name in _IN_TURN:
             if name in partials:
                 partials[name].replace(folder / name)
             else:
                 (folder / name).unlink(missing_ok=True)
-        _force(folder)
+        force(folder)
     finally:
         for partial in partials.values():
             with suppress(OSError):
                 partial.unlink()
-
-
-def _force(path: Path) -> None:
-    """Makes a file's content, or a folder's names, outlive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # --- reading ---
