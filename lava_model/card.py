@@ -20,6 +20,19 @@ UNKNOWN = "not known"
 _TERMS = {"av": 1, "vt": 1, "avt": 3, "at": 1}
 """Contrasts in each term of the loss."""
 
+_PAIR_TERMS = {"av": {"av"}, "vt": {"vt"}, "at": {"avt", "at"}}
+_ENCODER_TERMS = {"video": {"av", "vt", "avt"}, "audio": {"av", "avt", "at"}, "text": {"vt", "avt", "at"}}
+_HEAD_TERMS = {
+    "av_video": {"av"},
+    "av_audio": {"av"},
+    "vt_video": {"vt"},
+    "vt_text": {"vt"},
+    "avt_video": {"avt"},
+    "avt_audio": {"avt", "at"},
+    "avt_text": {"avt", "at"},
+}
+"""Terms that train a pair's embeddings, an encoder, a head."""
+
 
 def model_card(
     config: LavaConfig,
@@ -55,7 +68,7 @@ _TITLE = """# LAVA: language, audio and vision in joint spaces
 
 A model of `lava_model`: three encoders (video, audio, title) and the projection heads of the spaces av, vt and avt,
 trained by contrast on clips and the titles of the videos they are from, after *LAVA: Language Audio Vision Alignment
-for Contrastive Video Pre-Training* (ICML 2022 Pre-training Workshop)."""
+for Contrastive Video Pre-Training* (ICML 2022 Pre-training Workshop). What of it was trained, the loss terms tell."""
 
 _LICENCE = """## Licence
 
@@ -128,10 +141,11 @@ def _training(facts: ModelFacts) -> str:
     temperature = _say(said, "loss.temperature")
     if said.get("loss.learn_temperature"):
         temperature += " at the start, learned"
+    has_centroid = said.get("loss.weights.avt", 1) > 0
     rows = {
         "loss": f"{_say(said, 'loss.form')}; {weights or UNKNOWN}",
-        "centroid of AVT": _say(said, "loss.centroid"),
-        "missing modality": _say(said, "loss.policy"),
+        "centroid of AVT": _say(said, "loss.centroid") if has_centroid else "none",
+        "missing modality": _say(said, "loss.policy") if has_centroid else "none",
         "negatives": _say(said, "loss.negatives"),
         "temperature": temperature,
         "steps": UNKNOWN if facts.steps is None else f"{facts.steps:,}",
@@ -189,17 +203,19 @@ def _heldout(facts: ModelFacts) -> str:
             rows.append((f"loss {term.upper()}", heldout.get(f"loss_{term}"), _term_chance(term, heldout, settings)))
     for pair in ("av", "vt", "at"):
         num = heldout.get(f"num_all_{pair}")
-        if num:
+        if num and any(settings.get(f"loss.weights.{term}", 1) for term in _PAIR_TERMS[pair]):
             name = f"recall@1 {pair.upper()}, among all {num}"
             rows.append((name, heldout.get(f"recall_at_1_all_{pair}"), 1 / num))
     shown = [f"| {name} | {_number(value)} | {_number(chance)} |" for name, value, chance in rows if value is not None]
     size = _number(heldout.get("batch_size"))
+    is_older = facts.steps is not None and facts.heldout_step != facts.steps
+    warning = f" **This model is that of step {facts.steps}: these numbers are of an earlier one.**" if is_older else ""
     return "\n".join(
         [
             "## Held-out numbers",
             "",
             f"After {facts.heldout_step} steps, losses in fixed batches of {size} held-out clips. Chance is a model"
-            " that knows nothing; of single terms, for their mean number of rows.",
+            f" that knows nothing; of single terms, for their mean number of rows.{warning}",
             "",
             "| | value | chance |",
             "|---|---|---|",
@@ -231,6 +247,8 @@ def _limits(config: LavaConfig, facts: ModelFacts) -> str:
             "The centroid holds each modality against a mean that it is part of: a small AVT loss does not mean that"
             " the modalities agree."
         )
+    if untrained := _untrained(facts):
+        lines.append(f"No loss term used these, they are as they were drawn: {', '.join(untrained)}.")
     if config.trunk_weights == "random":
         lines.append("The trunk was never trained: its features are those of random weights.")
     if _says(facts, "data.synthetic"):
@@ -240,6 +258,16 @@ def _limits(config: LavaConfig, facts: ModelFacts) -> str:
         " of `python -m lava_model.evaluate linear-probe`."
     )
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _untrained(facts: ModelFacts) -> list[str]:
+    """Returns the parts that the loss left alone; none where its weights are not known."""
+    said = facts.settings or {}
+    if any(f"loss.weights.{term}" not in said for term in _TERMS):
+        return []
+    used = {term for term in _TERMS if said[f"loss.weights.{term}"] > 0}
+    encoders = [f"the {modality} encoder" for modality, terms in _ENCODER_TERMS.items() if not used & terms]
+    return encoders + [f"the head {head}" for head, terms in _HEAD_TERMS.items() if not used & terms]
 
 
 def preprocessing_rows(preprocessing: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

@@ -344,7 +344,7 @@ class DataConfig:
     clips: str | None = None
     """Folder of the clip files, or folder or URL of shards of ``k700-text prepare``."""
     packets: str | None = None
-    """Packet index of the folder of clip files: the same frames in about half the time."""
+    """Packet index of the folder of clip files: the same frames in about two thirds of the time."""
     tokenizer: str | None = None
     """tokenizer.json made by ``k700-text tokenizer``."""
     val_manifest: str | None = None

@@ -170,8 +170,11 @@ def _notes(kind: str, num_with: Mapping[str, int], dropped: Mapping[str, int], w
             f"no {kind} clip has {absent}, so the loss terms {', '.join(wanted)} have nothing to contrast: crawl"
             " titles, or use clips with sound"
         )
-    rows = f"rows of the {'' if kind == 'training' else kind + ' '}manifest"
-    notes = [f"{count} {rows} are left out, {reason}" for reason, count in dropped.items()]
+    manifest = "manifest" if kind == "training" else f"{kind} manifest"
+    notes = [
+        f"{count} {'row is' if count == 1 else 'rows are'} left out of the {manifest}, {reason}"
+        for reason, count in dropped.items()
+    ]
     if absent:
         notes.append(f"no {kind} clip has {absent}: the loss terms that need it stay 0")
     return tuple(notes)

@@ -1,4 +1,4 @@
-"""The loss on held-out clips: the same objective, the same batch size, always the same batches.
+"""The loss on held-out clips: the same objective over as many rows as in training, always the same batches.
 
 Retrieval is measured twice: within each batch, which is easier the smaller the batches are, and among all held-out
 clips together, which can be compared between batch sizes.
@@ -28,16 +28,19 @@ _ORDER_SEED = 0
 _QUERIES_AT_ONCE = 1024
 
 
-def heldout_batches(samples: Samples | Stacked, config: PretrainConfig) -> list[list[int]]:
+def heldout_batches(samples: Samples | Stacked, config: PretrainConfig, world_size: int = 1) -> list[list[int]]:
     """Returns the indices of the fixed batches: a seeded choice of full batches, ``eval_batches`` at most.
+
+    A batch is what is contrasted with each other in training: that of all processes, unless negatives are ``local``.
 
     Raises:
         DataError: there are fewer than two samples.
     """
     if len(samples) < 2:
-        raise DataError(f"held-out evaluation needs at least 2 clips, got {len(samples)}")
+        raise DataError(f"held-out evaluation needs at least 2 clips, got {len(samples)}: look at --val-manifest")
     order = random.Random(_ORDER_SEED).sample(range(len(samples)), len(samples))
-    size = min(config.data.batch_size, len(samples))
+    together = world_size if config.loss.negatives == "global" else 1
+    size = min(config.data.batch_size * together, len(samples))
     batches = [order[start : start + size] for start in range(0, len(order) - size + 1, size)]
     return batches[: config.run.eval_batches]
 
@@ -50,20 +53,24 @@ def evaluate_heldout(
     config: PretrainConfig,
     device: torch.device,
     autocast: torch.autocast,
+    world_size: int = 1,
 ) -> dict[str, float | int | None]:
     """Returns the numbers of ``metrics.report``, ``chance`` (the loss of a model that knows nothing) and ln N.
 
-    ``recall_at_1_all_av`` is recall@1 among all held-out rows of the pair, ``num_all_av`` of them, 8,192 at most. The
-    model is put in eval mode and back; the objective and the random states stay as they are.
+    ``recall_at_1_all_av`` is recall@1 among all rows of the pair in these batches, ``num_all_av`` of them, 8,192 at
+    most. The model is put in eval mode and back; the objective and the random states stay as they are.
     """
-    batches = heldout_batches(samples, config)
+    batches = heldout_batches(samples, config, world_size)
     was_training = model.training
     model.eval()
     measured, chances, pool = [], [], _Pool()
     order = [[(0, index) for index in indices] for indices in batches]
     for batch in batches_of(samples, order, num_workers=config.data.num_workers, device=device):
+        # No more at once than in training, whose memory this has to do with.
+        at_once = min(config.data.batch_size, config.data.micro_batch or config.data.batch_size)
         with autocast:
-            embeddings = model(batch)
+            parts = [batch.rows(start, min(start + at_once, len(batch))) for start in range(0, len(batch), at_once)]
+            embeddings = Embeddings.cat([model(part) for part in parts])
         measured.append(measure(embeddings, batch, objective(embeddings, batch)))
         chances.append(loss_at_chance(objective, embeddings, batch))
         pool.add(embeddings, batch)

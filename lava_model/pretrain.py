@@ -191,7 +191,12 @@ def _train(
     elif trainer.resumed_from is not None:
         tell(f"continuing {trainer.out} at step {trainer.resumed_from} of {trainer.total_steps}")
     else:
-        tell(f"training {trainer.total_steps} steps on {len(data.train)} clips into {trainer.out} ({device})")
+        made_up = "made-up " if config.data.synthetic else ""
+        processes = f" on each of {ranks.world_size} processes" if ranks.world_size > 1 else ""
+        tell(
+            f"training {trainer.total_steps} steps of {config.data.batch_size} clips{processes} on"
+            f" {len(data.train)} {made_up}clips into {trainer.out} ({device})"
+        )
     for note in data.notes:
         tell(f"note: {note}")
     if ranks.is_main and not is_finished:
@@ -225,7 +230,7 @@ def _say_failures(failures: Mapping[str, str]) -> None:
 def _say_plain_reads(plain_reads: Mapping[str, int]) -> None:
     if plain_reads:
         reasons = ", ".join(f"{count} {reason}" for reason, count in plain_reads.items())
-        say(f"note: clips were read without the packet index, at about half the speed: {reasons}")
+        say(f"note: clips were read without the packet index, in about one and a half times the time: {reasons}")
 
 
 def _report(result: TrainResult, out: Path, ranks: Ranks, *, as_json: bool) -> None:

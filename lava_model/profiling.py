@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,11 +21,19 @@ _NUM_ROWS = 30
 class Profile:
     """Context of the training steps; writes ``profile/trace.json`` (Chrome, Perfetto) and ``profile/operations.txt``.
 
-    Recording starts after three steps and takes ``run.profile_steps``; fewer where the run ends earlier. Without
-    ``profile_steps`` nothing happens.
+    Recording starts after three steps and takes ``run.profile_steps``; fewer where the run ends earlier. A step that is
+    followed by an evaluation or a checkpoint is recorded with it. Without ``profile_steps`` nothing happens.
     """
 
-    def __init__(self, config: PretrainConfig, out: Path, device: torch.device, ranks: Ranks | None = None) -> None:
+    def __init__(
+        self,
+        config: PretrainConfig,
+        out: Path,
+        device: torch.device,
+        ranks: Ranks | None = None,
+        *,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
         """Prepares the recording.
 
         Args:
@@ -32,10 +41,12 @@ class Profile:
             out: run folder.
             device: that is trained on.
             ranks: which process this is; only the main one records. None: the only one.
+            say: takes the line that tells where the files are.
         """
         self.num_steps = config.run.profile_steps if ranks is None or ranks.is_main else 0
         self.folder = out / "profile"
         self.device = device
+        self._say = say
         self._profiler: Any = None
 
     def __enter__(self) -> Self:
@@ -90,3 +101,4 @@ class Profile:
         with writing(self.folder):
             profiler.export_chrome_trace(str(self.folder / "trace.json"))
             (self.folder / "operations.txt").write_text(table + "\n", "utf-8")
+        self._say(f"the profile of {self.num_steps} steps is in {self.folder}")

@@ -169,7 +169,7 @@ class Trainer:
             # Closing ends the loader's processes, whatever an error on its way up still holds.
             with (
                 StopRequest() as stop,
-                Profile(self.config, self.out, self.device, self.ranks) as profile,
+                Profile(self.config, self.out, self.device, self.ranks, say=self.progress) as profile,
                 closing(self._batches()) as batches,
             ):
                 self._train(stop, profile, TimedBatches(batches))
@@ -247,12 +247,19 @@ class Trainer:
         if self.data.val is None or not self.ranks.is_main:  # the others wait at the next step
             return
         numbers = evaluate_heldout(
-            self.evaluated, self.objective, self.data.val, self.config, self.device, self._make_step.autocast
+            self.evaluated,
+            self.objective,
+            self.data.val,
+            self.config,
+            self.device,
+            self._make_step.autocast,
+            self.ranks.world_size,
         )
         self._log("val", numbers)
         self.progress(
             f"step {self.step}/{self.total_steps}  held-out loss {numbers['loss']:.3f} (chance {numbers['chance']:.3f})"
-            f"  R@1 av {_percent(numbers['recall_at_1_av'])} vt {_percent(numbers['recall_at_1_vt'])}"
+            f"  R@1 among {numbers['num_all_av']} av {_percent(numbers['recall_at_1_all_av'])}"
+            f" among {numbers['num_all_vt']} vt {_percent(numbers['recall_at_1_all_vt'])}"
         )
 
     def _log(self, kind: str, numbers: Values) -> None:

@@ -62,8 +62,8 @@ class KineticsAVT(Dataset[Sample]):
         video: how frames are cut, and their pixel format.
         audio: how the log-mel is made.
         text: length of the tokens and the size of tokenizer that fits.
-        packets: packet index of the folder of clip files; decodes the same frames in about half the time. Files that
-            are not in it, or changed since, are read without it and counted (``plain_reads``).
+        packets: packet index of the folder of clip files; decodes the same frames in about two thirds of the time.
+            Files that are not in it, or changed since, are read without it and counted (``plain_reads``).
         num_views: windows per clip for evaluation, spread evenly over the clip.
         num_spatial_views: squares per window for evaluation, spread evenly along the longer side.
         transform: called with every sample and its generator; what it returns is the sample.

@@ -29,13 +29,17 @@ def _setup(record: Mapping[str, Any]) -> str:
         f"Preset {setup['preset']}{f' with {changed}' if changed else ''}; {setup['num_train']:,} training clips,"
         f" {' or '.join(map(str, steps))} steps of {setup['batch_size']}; {setup['num_seeds']}"
         f" {'seed' if setup['num_seeds'] == 1 else 'seeds'} (initial weights and order, the same for all variants);"
-        f" augmentation frozen to {setup['num_views']} views of each clip.",
-        f"Mean ± standard deviation over seeds. Retrieval: among all {setup['num_held_out']:,} held-out clips that have"
-        " both modalities at once, mean of both directions, in percent.",
-        "Differences: paired by seed, with how often they are above 0; bold where zero lies outside their 95 % interval"
-        " by Student's t, with no correction for the number of comparisons. Losses of different forms have different"
-        " scales and rank nothing.",
+        f" augmentation frozen to {setup['num_views']} {'view' if setup['num_views'] == 1 else 'views'} of each clip.",
+        f"Retrieval: at once among all of {setup['num_held_out']:,} held-out clips that have both modalities, mean of"
+        " both directions, in percent; losses of different forms have different scales and rank nothing.",
     ]
+    if setup["num_seeds"] > 1:
+        words.append("Mean ± standard deviation over seeds.")
+    if any(found["differences"] for found in record["summary"].values()):
+        words.append(
+            "Differences: paired by seed, with how often they are above 0; bold where zero lies outside their 95 %"
+            " interval by Student's t, with no correction for the number of comparisons."
+        )
     if probe is not None:
         words.append(
             f"Probe: top-1 of a linear classifier on the video features of {probe['num_clips']} labelled clips of"

@@ -133,6 +133,25 @@ def test_other_runs_say_other_things():
     assert path not in card(FACTS, trunk_weights=path)
 
 
+def test_what_no_term_trained_is_not_passed_off_as_trained():
+    run = replace(RUN, loss=replace(RUN.loss, weights=LossWeights(av=1, vt=0, avt=0)))
+    heldout = {**(FACTS.heldout or {}), "recall_at_1_all_av": 0.5, "num_all_av": 100}
+    text = card(replace(FACTS, settings=told_settings(to_dict(run)), heldout=heldout))
+    heads = "the head vt_video, the head vt_text, the head avt_video, the head avt_audio, the head avt_text"
+    assert f"as they were drawn: the text encoder, {heads}." in text
+    assert (cell(text, "centroid of AVT"), cell(text, "missing modality")) == ("none", "none")
+    assert cell(text, "recall@1 AV, among all 100") == "0.5 | 0.01"
+    assert "recall@1 VT" not in text and "as they were drawn" not in card(FACTS)
+    # All pairs without a centroid leave one head alone.
+    pairs = replace(RUN, loss=replace(RUN.loss, weights=LossWeights(avt=0, at=1)))
+    assert "as they were drawn: the head avt_video." in card(replace(FACTS, settings=told_settings(to_dict(pairs))))
+
+
+def test_numbers_of_an_earlier_step_say_so():
+    assert "these numbers are of an earlier one" not in card(FACTS)
+    assert "This model is that of step 12500: these numbers are of an earlier" in card(replace(FACTS, steps=12_500))
+
+
 def test_what_is_not_known_is_said_to_be_not_known():
     text = card(ModelFacts())
     for title in ("Training", "Held-out numbers"):

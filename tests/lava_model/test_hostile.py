@@ -107,12 +107,12 @@ def test_held_out_clips_that_leave_nothing_to_measure_are_refused():
 def test_what_clips_lack_is_told():
     notes = _notes("training", {"video": 9, "audio": 9, "text": 0}, {"without a clip file": 3}, LossWeights())
     assert notes == (
-        "3 rows of the manifest are left out, without a clip file",
+        "3 rows are left out of the manifest, without a clip file",
         "no training clip has a title: the loss terms that need it stay 0",
     )
     assert _notes("training", {"video": 9, "audio": 9, "text": 9}, {}, LossWeights()) == ()
     assert _notes("held-out", {"video": 9, "audio": 9, "text": 0}, {"without a clip file": 3}, LossWeights()) == (
-        "3 rows of the held-out manifest are left out, without a clip file",
+        "3 rows are left out of the held-out manifest, without a clip file",
         "no held-out clip has a title: the loss terms that need it stay 0",
     )
 

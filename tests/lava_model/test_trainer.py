@@ -465,6 +465,28 @@ def test_held_out_batches_are_fixed_full_and_disjoint(tmp_path):
     assert [len(batch) for batch in heldout_batches(SyntheticAVT(config.model, 5), config)] == [5]
 
 
+def test_held_out_rows_are_contrasted_as_those_of_training(tmp_path):
+    """Two processes of 8 are one of 16, also where less than that goes through the model at once."""
+    config = small_config(tmp_path, max_steps=2, eval_batches=2)
+    run = trainer(config)
+    numbers = [
+        evaluate_heldout(
+            run.model,
+            run.objective,
+            run.data.val,
+            replace(config, data=replace(config.data, batch_size=size, micro_batch=micro_batch)),
+            run.device,
+            run._make_step.autocast,
+            world_size,
+        )
+        for size, micro_batch, world_size in ((16, None, 1), (8, None, 2), (16, 5, 1))
+    ]
+    for other in numbers[1:]:
+        assert other == pytest.approx(numbers[0], rel=1e-5)
+    local = replace(config, loss=replace(config.loss, negatives="local"))
+    assert len(heldout_batches(run.data.val, local, 2)[0]) == 16
+
+
 def test_held_out_retrieval_among_all_does_not_depend_on_the_batch_size(tmp_path, monkeypatch):
     config = small_config(tmp_path, eval_batches=100)
     run = trainer(config)
