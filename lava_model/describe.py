@@ -201,13 +201,23 @@ def lines(found: Cost) -> list[str]:
         *((name, " x ".join(map(str, shape))) for name, shape in found.shapes.items()),
         ("trained parameters", f"{found.trained_parameters / 1e6:.1f} M"),
         ("frozen parameters", f"{found.frozen_parameters / 1e6:.1f} M"),
-        ("trunk forward", f"{found.trunk_flops / 1e9:.1f} GFLOP per sample"),
-        *((f"{name} forward", f"{flops / 1e9:.1f} GFLOP per sample") for name, flops in found.forward_flops.items()),
-        ("training", f"{found.train_flops / 1e9:.1f} GFLOP per sample"),
+        ("trunk forward", f"{_flops(found.trunk_flops)} per sample"),
+        *((f"{name} forward", f"{_flops(flops)} per sample") for name, flops in found.forward_flops.items()),
+        (
+            "training",
+            f"{_flops(found.train_flops)} per sample, {_flops(found.train_flops * found.samples_per_step)} a step",
+        ),
         ("samples of a step", f"{found.samples_per_step}, {found.samples_at_once} at once on each process"),
         ("model and optimiser", f"{found.state_bytes / 2**30:.2f} GiB"),
         ("activations (estimate)", f"{found.activation_bytes / 2**30:.2f} GiB for {found.samples_at_once} samples"),
     ]
     if found.run_flops is not None:
-        rows.append(("whole run", f"{found.total_steps} steps, {found.run_flops / 1e18:.3g} EFLOP, at most"))
+        rows.append(("whole run", f"{found.total_steps} steps, {_flops(found.run_flops)}, at most"))
     return [f"{name:24}{value}" for name, value in rows]
+
+
+def _flops(count: float) -> str:
+    for prefix, size in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9)):
+        if count >= size:
+            return f"{count / size:.1f} {prefix}FLOP"
+    return f"{count / 1e6:.1f} MFLOP"

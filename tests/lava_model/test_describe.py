@@ -163,7 +163,7 @@ def test_clips_of_a_manifest_are_its_rows_not_known_to_be_without_video(tmp_path
 def test_dry_run_answers_as_text_and_json(capsys, monkeypatch):
     assert main(["--preset", "paper", "--dry-run", "--micro-batch", "8"]) == 0
     shown = capsys.readouterr().out
-    assert "378.0 GFLOP per sample" in shown
+    assert "378.0 GFLOP per sample, 12.1 TFLOP a step" in shown
     assert "32, 8 at once on each process" in shown
     assert "GiB for 8 samples" in shown
     assert "EFLOP" not in shown
