@@ -21,32 +21,84 @@ MAX_TITLE_LENGTH = 500
 _REFERENCE = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 _ZERO_WIDTH_JOINER = "\u200d"
 _ZERO_WIDTH_NON_JOINER = "\u200c"
+# Marks of a flag of a region stand behind a black flag; elsewhere they are text that nobody sees.
 _TAG_CHARACTERS = range(0xE0020, 0xE0080)
+_STRAY_TAGS = re.compile("(?<![\U0001f3f4\U000e0020-\U000e007f])[\U000e0020-\U000e007f]+")
+# Characters of two UTF-16 halves: as text, and as bytes that programs of UTF-16 call UTF-8 (CESU-8).
+_HALVES = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+_HALVES_IN_BYTES = re.compile(rb"\xed[\xa0-\xaf][\x80-\xbf]\xed[\xb0-\xbf][\x80-\xbf]")
+# What a person does not see: Unicode's Default_Ignorable_Code_Point, marks of annotations, and signs that are blank.
+_IGNORABLE = (
+    *(range(0xAD, 0xAE), range(0x34F, 0x350), range(0x61C, 0x61D), range(0x115F, 0x1161), range(0x17B4, 0x17B6)),
+    *(range(0x180B, 0x1810), range(0x200B, 0x2010), range(0x202A, 0x202F), range(0x2060, 0x2070)),
+    *(range(0x3164, 0x3165), range(0xFE00, 0xFE10), range(0xFEFF, 0xFF00), range(0xFFA0, 0xFFA1)),
+    *(range(0xFFF0, 0xFFFC), range(0x1BCA0, 0x1BCA4), range(0x1D173, 0x1D17B), range(0xE0000, 0xE1000)),
+)
+_UNSEEN = frozenset(chr(code) for codes in (*_IGNORABLE, range(0x2800, 0x2801), range(0x20, 0x21)) for code in codes)
 
 
 def clean_title(raw: str) -> str | None:
-    """Returns the title as people read it, or None if nothing readable is left.
+    """Returns a title that HTML spells as people read it, or None if nothing that is seen is left.
 
-    HTML entities (with their semicolon) are decoded once, text is composed (NFC), control characters and whitespace
-    become one space, invisible marks are dropped. Joiners stay where they carry meaning: inside emoji and between
-    letters of scripts that need them.
+    References (with their semicolon) are decoded, once; the rest is ``clean_plain_title``.
+
+    Args:
+        raw: the title as the tags or attributes of a page spell it.
+    """
+    return clean_plain_title(unescape(raw))
+
+
+def clean_plain_title(raw: str) -> str | None:
+    """Returns a title that data spells as people read it, or None if nothing that is seen is left.
+
+    For JSON, tables and all else that is not HTML: there "&amp;" is what the uploader wrote. Text is composed (NFC),
+    control characters and whitespace become one space, marks that nobody sees are dropped, two UTF-16 halves become one
+    character. Joiners stay where they carry meaning: inside emoji and between letters of scripts that need them.
 
     Args:
         raw: the title as the service spelled it.
     """
-    text = unicodedata.normalize("NFC", _REFERENCE.sub(_decode, raw))
+    text = unicodedata.normalize("NFC", join_halves(raw))
     if not text.isascii():
+        text = _STRAY_TAGS.sub("", text)
         text = "".join(_keep(text, index) for index in range(len(text)))
     else:
         text = "".join(character if character.isprintable() else _keep(character, 0) for character in text)
     text = unicodedata.normalize("NFC", " ".join(text.split()))
-    return text if text and len(text) <= MAX_TITLE_LENGTH else None
+    return text if not _UNSEEN.issuperset(text) and len(text) <= MAX_TITLE_LENGTH else None
+
+
+def unescape(text: str) -> str:
+    """Returns what HTML spells with references, decoded once; references without a semicolon are text."""
+    return join_halves(_REFERENCE.sub(_decode, text)) if "&" in text else text
+
+
+def join_halves(text: str) -> str:
+    """Returns the text with each pair of UTF-16 halves as the one character that it stands for."""
+    return text if text.isascii() else _HALVES.sub(_join, text)
+
+
+def join_halves_in_bytes(data: bytes) -> bytes:
+    """Does the same for bytes that are UTF-8 but for such pairs (CESU-8)."""
+    return data if b"\xed" not in data else _HALVES_IN_BYTES.sub(_join_bytes, data)
+
+
+def _join(pair: re.Match[str]) -> str:
+    return pair[0].encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+
+
+def _join_bytes(pair: re.Match[bytes]) -> bytes:
+    return join_halves(pair[0].decode("utf-8", "surrogatepass")).encode()
 
 
 def _decode(reference: re.Match[str]) -> str:
-    """Returns the character that an HTML entity stands for; what is none stays."""
+    """Returns the character that an HTML reference stands for; what is none stays."""
     spelled = reference[0]
-    return html.unescape(spelled) if spelled[1] == "#" or spelled[1:] in html5 else spelled
+    if spelled[1] != "#":
+        return html.unescape(spelled) if spelled[1:] in html5 else spelled
+    number = int(spelled[3:-1], 16) if spelled[2] in "xX" else int(spelled[2:-1])
+    # Old pages spell an emoji as two references, one for each half.
+    return chr(number) if 0xD800 <= number <= 0xDFFF else html.unescape(spelled)
 
 
 def _keep(text: str, index: int) -> str:
@@ -59,7 +111,8 @@ def _keep(text: str, index: int) -> str:
     if category == "Cc" or category.startswith("Z"):
         return " "
     if category == "Cf":
-        return character if code in _TAG_CHARACTERS else ""
+        # Some of these are seen: the Arabic signs that enclose a number, say.
+        return "" if character in _UNSEEN and code not in _TAG_CHARACTERS else character
     is_noncharacter = 0xFDD0 <= code <= 0xFDEF or code & 0xFFFE == 0xFFFE
     return "" if category == "Cs" or is_noncharacter else character
 

@@ -27,7 +27,7 @@ from k700_text.crawl.page_text import decode_page, find_data, parse_json, read_t
 from k700_text.crawl.sources.base import parse_time
 from k700_text.junk_titles import BLOCK_PAGE, CONSENT_PAGE, DEAD_PAGE, JUNK_TITLE, junk_reason
 from k700_text.records import YOUTUBE_ID_PATTERN
-from k700_text.titles import clean_title
+from k700_text.titles import clean_plain_title, unescape
 
 # Raised whenever ``read_page`` learns something: pages that were kept whole are then read again.
 READER_VERSION = 1
@@ -376,7 +376,7 @@ def judge_page(facts: PageFacts, youtube_id: str, *, page_url: str | None = None
     is_certain = is_named or (facts.has_player and id_in_url(page_url) == youtube_id)
     reasons = set(_reasons_of_page(facts))
     for candidate in _candidates(facts, youtube_id):
-        title = None if candidate.text is None else clean_title(candidate.text)
+        title = None if candidate.text is None else clean_plain_title(candidate.text)
         reason = _reason_against(candidate, title, youtube_id, facts)
         if reason is None and is_certain:
             return _found(facts, youtube_id, title, candidate)
@@ -403,7 +403,7 @@ def _reason_against(candidate: _Candidate, title: str | None, youtube_id: str, f
         return UNREADABLE
     if candidate.is_trusted:
         return None if title else EMPTY_TITLE
-    whole = clean_title(candidate.whole)
+    whole = clean_plain_title(candidate.whole)
     if whole is None:
         return JUNK_TITLE if candidate.whole.strip() else DEAD_PAGE
     return junk_reason(whole, youtube_id) or (UNREADABLE if title is None else None)
@@ -424,11 +424,11 @@ def _candidates(facts: PageFacts, youtube_id: str) -> Iterator[_Candidate]:
 def _html_candidates(facts: PageFacts) -> Iterator[_Candidate]:
     # A page that names no video has no business with these; its name on the tab bears the site's.
     named = (facts.og_title, facts.twitter_title, facts.meta_title, facts.itemprop_name) if facts.page_id else ()
-    others = [_Candidate(each, html.unescape(each), html.unescape(each)) for each in named if each is not None]
+    others = [_Candidate(each, unescape(each), unescape(each)) for each in named if each is not None]
     if facts.title_tag is None:
         yield from others
         return
-    whole = html.unescape(facts.title_tag)
+    whole = unescape(facts.title_tag)
     has_prefix, has_suffix = _SITE_PREFIX.search(whole) is not None, _SITE_SUFFIX.search(whole) is not None
     text = _SITE_PREFIX.sub("", whole) if has_prefix else _SITE_SUFFIX.sub("", whole) if has_suffix else None
     tag = _Candidate(facts.title_tag, text, whole)

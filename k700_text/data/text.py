@@ -17,6 +17,7 @@ from torch import Tensor
 
 from k700_text.config import TextConfig
 from k700_text.errors import TokenizerError
+from k700_text.titles import join_halves
 
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = range(4)
 _SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
@@ -136,5 +137,5 @@ def _load(path: Path) -> Any:
 
 
 def _encodable(title: str) -> str:
-    """Returns the title with lone surrogates, which no encoding has, replaced."""
-    return title.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    """Returns the title with UTF-16 halves joined, and lone ones, which no encoding has, replaced."""
+    return join_halves(title).encode("utf-8", "surrogatepass").decode("utf-8", "replace")

@@ -237,7 +237,7 @@ def test_titles_of_wanted_videos_go_to_the_ledger(tmp_path: Path) -> None:
     ledger = FakeLedger([IDS[2], IDS[0], "abcdefghijk", IDS[1]], done=[IDS[1], "zzzzzzzzzzA"])
     told: list[str] = []
     found = import_dumps(ledger, [tmp_path / "a.csv", tmp_path / "b.jsonl"], say=told.append)
-    assert ledger.titles == {IDS[0]: "Plain", IDS[2]: "二つの言葉 ♥ & more"}
+    assert ledger.titles == {IDS[0]: "Plain", IDS[2]: "二つの言葉 ♥ &amp; more"}
     assert ledger.num_flushed == found.num_titles == found.num_answered == 2 and found.num_left == 0
     assert told == [
         "dumps: a.csv: 4 rows, 2 titles of wanted videos",

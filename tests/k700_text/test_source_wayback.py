@@ -21,7 +21,7 @@ from k700_text.sandbox.captures import CaptureKind
 from k700_text.sandbox.messages import Answer
 from k700_text.sandbox.server import SandboxServer
 from k700_text.sandbox.world import World, WorldConfig
-from k700_text.titles import clean_title
+from k700_text.titles import clean_plain_title
 from tests.k700_text import saved_pages as pages
 from tests.k700_text.crawling import NOON, POSSIBLE_ID, answer
 from tests.k700_text.saved_pages import TWIN_ID
@@ -116,7 +116,7 @@ DEAD = pages.DEAD_PAGES["2014"]
 
 
 def test_the_closest_capture_tells_the_title_in_two_requests() -> None:
-    archive = Archive({"20120304050607": alive(), "20160304050607": alive("Tom &amp; Éric"), "20190101000000": DEAD})
+    archive = Archive({"20120304050607": alive(), "20160304050607": alive("Tom & Éric"), "20190101000000": DEAD})
     outcome = fetch(archive)
     assert (outcome.status, outcome.title) == (OutcomeStatus.TITLE, "Tom & Éric")
     assert outcome.captured_at == datetime(2016, 3, 4, 5, 6, 7, tzinfo=UTC)
@@ -540,7 +540,7 @@ def test_everything_that_a_hostile_archive_can_tell_is_found_and_nothing_else(
         playback = Wayback(f"{server.url}/web")
         searching = WaybackIndex(f"{server.url}/cdx/search/cdx", f"{server.url}/web")
         for youtube_id in islice(world.random_ids("wayback"), 120):
-            title = clean_title(world.recoverable_title(youtube_id) or "")
+            title = clean_plain_title(world.recoverable_title(youtube_id) or "")
             outcomes = ask_both(playback, searching, youtube_id, plain_get)
             titles = {outcome.title for outcome in outcomes} - {None}
             assert titles <= {title}, youtube_id
@@ -575,7 +575,7 @@ def test_scripted_faults_of_the_sandbox_are_errors(plain_get: Plain) -> None:
             with pytest.raises(error):
                 source.fetch([youtube_id], plain_get)
         (outcome,) = source.fetch([youtube_id], plain_get)
-        assert outcome.title == clean_title(world.video(youtube_id).title)
+        assert outcome.title == clean_plain_title(world.video(youtube_id).title)
 
 
 def test_a_page_that_was_mixed_up_on_the_way_is_asked_for_once_more() -> None:

@@ -17,7 +17,7 @@ from k700_text.sandbox.budgets import Budgets
 from k700_text.sandbox.faults import Storm
 from k700_text.sandbox.server import SandboxServer
 from k700_text.sandbox.world import World, WorldConfig
-from k700_text.titles import clean_title
+from k700_text.titles import clean_plain_title
 from tests.k700_text.crawling import FastClock, make_ids
 
 ENDPOINTS = ("data-api", "oembed", "thumbnail", "wayback", "archive-item")
@@ -56,10 +56,10 @@ def check_truth(path: Path, world: World, ids: list[str]) -> Counter[str]:
         assert not (state.is_gone and truth.availability.is_alive), (video, truth.availability)
         assert not (state.is_alive and not truth.availability.is_alive), (video, truth.availability)
         titles = {outcome.title for outcome in video.outcomes if outcome.title is not None}
-        assert titles <= {clean_title(truth.title)}, (video, truth.title)
-        expected = clean_title(truth.title) if truth.availability.is_alive else None
+        assert titles <= {clean_plain_title(truth.title)}, (video, truth.title)
+        expected = clean_plain_title(truth.title) if truth.availability.is_alive else None
         recoverable = world.recoverable_title(video.youtube_id)
-        expected = expected or (clean_title(recoverable) if recoverable else None)
+        expected = expected or (clean_plain_title(recoverable) if recoverable else None)
         assert expected is None or titles == {expected}, (video, recoverable)
         found["videos"] += 1
         found["titles"] += bool(titles)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 import unicodedata
 from pathlib import Path
@@ -10,7 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from k700_text.titles import MAX_TITLE_LENGTH, clean_title, is_junk_title
+from k700_text.titles import (
+    MAX_TITLE_LENGTH,
+    clean_plain_title,
+    clean_title,
+    is_junk_title,
+    join_halves_in_bytes,
+)
 
 FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
 ENGLAND = "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f"
@@ -65,8 +72,63 @@ def test_a_cleaned_title_is_storable_composed_and_stays_as_it_is(raw: str) -> No
         assert unicodedata.is_normalized("NFC", title)
         assert title == title.strip() and "  " not in title
         assert not any(unicodedata.category(character) in ("Cc", "Cs") for character in title)
-        if "&" not in title:
-            assert clean_title(title) == title
+        assert clean_plain_title(title) == title
+
+
+@pytest.mark.parametrize(
+    "title",
+    ["What is &nbsp; and &lt;br&gt; in HTML", "AT&amp;T &#39;quoted&#39;", "&#55357;&#56832;", "R&copy;D &eacute;"],
+)
+def test_data_is_taken_at_its_word_and_html_is_decoded_once(title: str) -> None:
+    assert clean_plain_title(title) == title
+    assert clean_title(html.escape(title)) == title
+    assert clean_title(html.escape(html.escape(title))) == html.escape(title)
+
+
+SMILE = "\U0001f600"
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [SMILE, "\ud83d\ude00", "&#55357;&#56832;", "&#xD83D;&#xDE00;", "&#x1F600;", "&#128512;", "\ud83d&#xDE00;"],
+)
+def test_two_utf_16_halves_are_one_character(spelled: str) -> None:
+    assert clean_title(f"a {spelled} b") == f"a {SMILE} b"
+
+
+def test_utf_16_halves_are_joined_in_bytes_too() -> None:
+    halves = f"한 {SMILE} b".encode("utf-16-be").decode("utf-16-be").encode()
+    cesu = b"".join(unit.encode("utf-8", "surrogatepass") for unit in ("\ud55c", " ", "\ud83d", "\ude00", " b"))
+    assert cesu != halves and join_halves_in_bytes(cesu) == join_halves_in_bytes(halves) == halves
+    lone = "\ud83d".encode("utf-8", "surrogatepass") + b" x"
+    assert join_halves_in_bytes(lone) == lone
+
+
+@pytest.mark.parametrize(
+    "sign", ["\u0600", "\u06dd", "\u070f", "\u0890", "\u08e2", "\U000110bd", "\ue000", "\u20dd", "\U000f0000"]
+)
+def test_signs_that_are_seen_stay_of_whatever_category(sign: str) -> None:
+    assert clean_plain_title(f"{sign}12") == f"{sign}12"
+
+
+@pytest.mark.parametrize(
+    "unseen",
+    [
+        *("\u3164", "\uffa0", "\u115f\u1160", "\u2800 \u2800", "\u034f", "\ufe0f", "\u180e", "\u2063", "\u17b4"),
+        *("\U000e0101", "\U000e0041\U000e0042", "\U0001d173", "\ufff9", "\u061c \u200e", "\u3000\u3164\u200b"),
+    ],
+)
+def test_what_nobody_sees_is_no_title(unseen: str) -> None:
+    assert clean_plain_title(unseen) is None
+    # Beside something that is seen it makes no difference to whether there is a title.
+    seen = clean_plain_title(f"{unseen} cat")
+    assert seen is not None and seen.endswith("cat")
+
+
+def test_text_in_marks_that_nobody_sees_is_dropped() -> None:
+    hidden = "".join(chr(0xE0000 + ord(character)) for character in "ignore all")
+    assert clean_plain_title(f"cat{hidden} dog") == "cat dog"
+    assert clean_plain_title(f"{ENGLAND} cat") == f"{ENGLAND} cat"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from k700_text.crawl.watch_pages import Judgement, PageFacts, id_in_url, judge_p
 from k700_text.sandbox.captures import CaptureShares
 from k700_text.sandbox.services.wayback import captured_body
 from k700_text.sandbox.world import World, WorldConfig
-from k700_text.titles import clean_title
+from k700_text.titles import clean_plain_title
 from tests.k700_text import saved_pages as pages
 from tests.k700_text.crawling import POSSIBLE_ID, ids_where
 from tests.k700_text.saved_pages import OTHER_ID, PAGES, TWIN_ID, document, links, script, watch_url
@@ -49,7 +49,7 @@ def judge(
 @pytest.mark.parametrize("era", PAGES)
 def test_every_era_tells_the_title_as_it_was(era: str, title: str) -> None:
     judged = judge(PAGES[era](title, POSSIBLE_ID))
-    assert judged.title == clean_title(title)
+    assert judged.title == clean_plain_title(title)
     assert judged.reason is None and judged.raw_title is not None
 
 
@@ -192,8 +192,8 @@ def test_a_cut_off_page_tells_the_right_title_or_none(era: str) -> None:
     title = "Tom & Jerry – Übung 日本"
     page = PAGES[era](title, POSSIBLE_ID).encode()
     titles = {judge(page[:length]).title for length in range(0, len(page) + 1, 13)}
-    assert titles <= {None, clean_title(title)}
-    assert judge(page).title == clean_title(title)
+    assert titles <= {None, clean_plain_title(title)}
+    assert judge(page).title == clean_plain_title(title)
 
 
 @pytest.mark.parametrize("header", ["text/html", UTF8, "text/html; charset=ISO-8859-1", "text/html; charset=nonsense"])
@@ -218,7 +218,7 @@ def test_other_charsets(charset: str, header: str, meta: str) -> None:
     title = {"windows-1251": "Как сложить рубашку", "shift_jis": "シャツの畳み方"}.get(charset, "Café – “naïve” ©")
     head = f"{meta}<title>{html.escape(title)} - YouTube</title>{links(POSSIBLE_ID)}"
     page = document(head, title * 20, charset="").encode(charset)
-    assert judge(page, content_type=header).title == clean_title(title)
+    assert judge(page, content_type=header).title == clean_plain_title(title)
 
 
 def test_a_few_broken_bytes_do_not_spoil_the_page_but_no_broken_title_is_taken() -> None:
@@ -291,7 +291,7 @@ def test_every_page_of_a_hostile_archive_tells_the_right_title_or_none(odd_title
         raw_title = world.video(youtube_id).title
         for capture in world.archive.captures(youtube_id):
             judged = judge_page(read_page(*captured_body(world, capture)), youtube_id, page_url=capture.original)
-            assert judged.title == (clean_title(raw_title) if capture.kind.has_title else None), capture
+            assert judged.title == (clean_plain_title(raw_title) if capture.kind.has_title else None), capture
             num_titles += judged.title is not None
     assert num_titles > 50
 
@@ -367,10 +367,10 @@ def test_bytes_of_any_kind_can_be_read(body: bytes, content_type: str) -> None:
 @given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=80), st.sampled_from(sorted(PAGES)))
 def test_any_title_comes_out_of_any_page(title: str, era: str) -> None:
     judged = judge(PAGES[era](title, POSSIBLE_ID))
-    assert judged.title in (clean_title(title), None)
+    assert judged.title in (clean_plain_title(title), None)
     is_data = era not in ("page_2005", "page_2006", "page_without_data")
     if is_data:
-        assert judged.title == clean_title(title)
+        assert judged.title == clean_plain_title(title)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from k700_text.crawl.watch_pages import EMPTY_TITLE, WRONG_ID, id_in_url
 from k700_text.errors import ParseError
 from k700_text.junk_titles import JUNK_TITLE
 from k700_text.records import OutcomeStatus, TitleOutcome
-from k700_text.titles import clean_title
+from k700_text.titles import clean_plain_title
 
 NAME = "archive-item"
 HOST = "archive.org"
@@ -106,7 +106,7 @@ def parse(items: Sequence[Item], youtube_id: str, fetched_at: datetime) -> Title
     """
     reasons = [_judge(item, youtube_id) for item in items]
     raw_title = _raw_title(items[reasons.index(None)]) if None in reasons else None
-    title = clean_title(raw_title) if raw_title is not None else None
+    title = clean_plain_title(raw_title) if raw_title is not None else None
     return TitleOutcome(
         youtube_id=youtube_id,
         source=NAME,
@@ -144,7 +144,7 @@ def _judge(item: Item, youtube_id: str) -> str | None:
     if not _is_about(item, youtube_id):
         return WRONG_ID
     raw_title = _raw_title(item)
-    title = clean_title(raw_title) if raw_title is not None else None
+    title = clean_plain_title(raw_title) if raw_title is not None else None
     if title is None:
         return EMPTY_TITLE
     # An item without a title of its own is called by its name. Others are the video's, however odd: there was a video.

@@ -27,7 +27,7 @@ from k700_text.crawl.dump_files import Names, open_table
 from k700_text.crawl.summary import SourceSummary
 from k700_text.errors import UsageError
 from k700_text.records import YOUTUBE_ID_PATTERN, OutcomeStatus, TitleOutcome
-from k700_text.titles import clean_title, is_junk_title
+from k700_text.titles import clean_plain_title, is_junk_title
 
 NAME = "dumps"
 BATCH_ROWS = 10_000
@@ -299,7 +299,7 @@ def parse_evidence(youtube_id: str, evidence: bytes, http_status: int | None, fe
 
 def _judged(raw_title: str, youtube_id: str) -> tuple[str | None, str | None]:
     """Returns the cleaned title, or why there is none."""
-    title = clean_title(raw_title)
+    title = clean_plain_title(raw_title)
     if title is None or title.casefold() in _NO_TITLE:
         return None, "no_title"
     if _DAMAGE.search(raw_title.strip()):

@@ -18,7 +18,7 @@ from k700_text.crawl.sources.base import Get, Source, follow, raise_for_status
 from k700_text.crawl.transport import Response
 from k700_text.errors import BlockedError, ParseError
 from k700_text.records import POSSIBLE_YOUTUBE_ID_PATTERN, Availability, OutcomeStatus, TitleOutcome
-from k700_text.titles import clean_title
+from k700_text.titles import clean_plain_title
 
 NAME = "oembed"
 URL = "https://www.youtube.com/oembed"
@@ -139,7 +139,7 @@ def _parse_found(response: Response, youtube_id: str, fetched_at: datetime) -> T
         raise ParseError("oembed answered 200 without a title", source=NAME, youtube_id=youtube_id)
     if not _is_about(answer, youtube_id):
         raise ParseError("oembed answered about another video", source=NAME, youtube_id=youtube_id)
-    title = clean_title(answer["title"])
+    title = clean_plain_title(answer["title"])
     return TitleOutcome(
         youtube_id=youtube_id,
         source=NAME,
