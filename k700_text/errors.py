@@ -12,6 +12,7 @@
     │   ├── RefusedError              nobody listens there, or a firewall turns us away
     │   ├── RateLimitedError          the host asked us to wait; .retry_after_seconds
     │   └── BlockedError              a block page, bot check or firewall
+    │       └── FilteredNetworkError  a filter of our own network hides videos: waiting does not help
     ├── ParseError                    an answer that is not what the service documents; .source, .youtube_id
     ├── QuotaExhaustedError           the daily quota is used up; .resume_at
     ├── CredentialError               an API key that the service refuses
@@ -95,6 +96,10 @@ class RateLimitedError(TransportError):
 
 class BlockedError(TransportError):
     """A block page, a bot check or a firewall: the host is left alone, never evaded."""
+
+
+class FilteredNetworkError(BlockedError):
+    """A filter of the network we are in (a school's, a company's, of its DNS) hides videos from us."""
 
 
 class ParseError(K700TextError):

@@ -1,8 +1,9 @@
-"""What the player's messages mean, in the one order in which they may be tested (web-contracts section 3.5).
+"""What the player's messages mean, in the one order in which they may be tested (web-contracts section 12.1).
 
-The order is the point: a rate limit may be announced behind the words "Video unavailable", so whoever looks for a dead
-video first takes living ones for dead, thousands of them, for as long as the limit lasts. Rules about us come before
-rules about the video, and the general words come last.
+The player joins a headline ("Video unavailable.") and a sentence. The sentence decides; the headline is read only where
+nothing else is said. The order is the point: a rate limit or a filter of the network may be announced behind the same
+headline, so whoever looks for a dead video first takes living ones for dead, thousands of them. Sentences about us come
+before sentences about the video, a country before copyright, and what no rule knows is unknown, headline or not.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from enum import StrEnum
 
 from k700_text.records import Availability
 
-_APOSTROPHES = str.maketrans({"\u2019": "'", "\u2018": "'", "\u02bc": "'", "\uff07": "'"})
+_APOSTROPHES = str.maketrans(dict.fromkeys("\u2019\u2018\u02bc\uff07\u00b4", "'"))
 
 
 class MessageKind(StrEnum):
@@ -25,6 +26,8 @@ class MessageKind(StrEnum):
     """About us: a person is asked for."""
     BLOCKED_BY_NETWORK = "blocked_by_network"
     """About us: the address gets answers about other videos."""
+    RESTRICTED_NETWORK = "restricted_network"
+    """About us: a filter of this network (a school's, a company's, of its DNS) hides videos."""
     PARSER_BROKEN = "parser_broken"
     """About the tool: no answer could be read."""
     TRANSIENT = "transient"
@@ -37,7 +40,17 @@ class MessageKind(StrEnum):
     @property
     def stops_host(self) -> bool:
         """The host is to be left alone for a while; nothing is known about the video."""
-        return self in (MessageKind.RATE_LIMITED, MessageKind.BOT_CHECK, MessageKind.BLOCKED_BY_NETWORK)
+        return self in _STOPPING
+
+
+_STOPPING = frozenset(
+    {
+        MessageKind.RATE_LIMITED,
+        MessageKind.BOT_CHECK,
+        MessageKind.BLOCKED_BY_NETWORK,
+        MessageKind.RESTRICTED_NETWORK,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,61 +71,132 @@ class Meaning:
 UNKNOWN_MESSAGE = Meaning(MessageKind.UNKNOWN, "unknown")
 
 
-def _about_us(kind: MessageKind) -> Meaning:
-    return Meaning(kind, kind.value)
+def _about_us(kind: MessageKind, reason: str | None = None) -> Meaning:
+    return Meaning(kind, reason or kind.value)
 
 
 def _video(reason: str, availability: Availability = Availability.UNKNOWN) -> Meaning:
     return Meaning(MessageKind.VIDEO, reason, availability)
 
 
-# Rows 1 to 18 of section 3.5, in its order; then what the logs of youtube-dl say and no row matches.
+# The classes of section 12.1, in its order. Within a class the more telling words come first.
 _RULES: tuple[tuple[Meaning, str], ...] = (
+    # About us.
     (_about_us(MessageKind.RATE_LIMITED), r"http error 429|too many requests"),
-    (_about_us(MessageKind.BOT_CHECK), r"confirm you're not a bot"),
     (
-        Meaning(MessageKind.RATE_LIMITED, "session_limit"),
-        r"content isn't available, try again later|rate-limited by youtube",
+        # Not "... in your country", "... on this country domain", "... on this app".
+        _about_us(MessageKind.RATE_LIMITED, "session_limit"),
+        r"this content (?:isn't|is not) available(?! (?:in|on|from|to)\b)|rate-limited by youtube"
+        r"|page needs to be reloaded",
     ),
-    (_about_us(MessageKind.BOT_CHECK), r"captcha challenge"),
+    (
+        _about_us(MessageKind.BOT_CHECK),
+        r"confirm (?:that )?you(?:'re| are) not a (?:ro)?bot|captcha|unusual traffic",
+    ),
     (_about_us(MessageKind.BLOCKED_BY_NETWORK), r"all player responses are invalid|ip is likely being blocked"),
+    (
+        _about_us(MessageKind.RESTRICTED_NETWORK),
+        r"restricted\b.{0,200}\b(?:google (?:workspace|apps)|g suite|network administrator|your administrator)"
+        r"|(?:workspace|network|school|domain)(?:'s)? administrator\b.{0,200}\b(?:restrict|block)",
+    ),
     (_about_us(MessageKind.PARSER_BROKEN), r"failed to extract any player response"),
     (
         _about_us(MessageKind.TRANSIENT),
         r"unable to download (?:webpage|api page)|timed out|\btime-?out\b|http error 5\d\d",
     ),
-    (_video("private", Availability.PRIVATE), r"private video"),
-    (_video("removed_by_user", Availability.REMOVED), r"removed by the (?:uploader|user)\b"),
+    # Exact deaths.
+    (
+        _video("private", Availability.PRIVATE),
+        r"private video|video is private|if the owner of this video has granted you access",
+    ),
     (
         _video("account_terminated", Availability.TERMINATED),
-        r"account associated with this video has been terminated",
+        r"\baccount\b.{0,60}\b(?:has been|was|is) (?:terminated|suspended)|terminated account",
     ),
-    (_video("copyright", Availability.COPYRIGHT), r"copyright claim|copyright grounds|blocked it"),
+    (
+        _video("account_closed", Availability.TERMINATED),
+        r"closed (?:their|his|her|the|its) (?:youtube |google )?account|\baccount\b.{0,60}\b(?:has been|was|is) closed",
+    ),
+    (
+        _video("removed_by_user", Availability.REMOVED),
+        r"(?:removed|deleted) by (?:the|its) (?:uploader|user|owner|author|creator)\b"
+        r"|(?:uploader|user|owner|creator) has (?:removed|deleted)",
+    ),
     (
         _video("policy", Availability.POLICY),
-        r"violating youtube's|terms of service|hate speech|removed for violating",
+        r"removed for violat|violat(?:ing|es|ed|ion of) (?:youtube's|our|the) |hate speech"
+        r"|(?:privacy|trademark|defamation) (?:claim|complaint) by"
+        r"|removed .{0,40}(?:privacy|trademark) (?:claim|complaint)",
     ),
-    (
-        _video("age_gate", Availability.AGE_RESTRICTED),
-        r"confirm your age|age-restricted|inappropriate for some users",
-    ),
+    # Alive, here or for us not: a country goes before copyright.
     (
         _video("geo_blocked", Availability.GEO_BLOCKED),
-        r"not made this video available in your country|georestrictederror",
+        r"(?:in|from|for) (?:your|this) (?:country|region|location|territory)|country domain|geo-?restrict"
+        r"|court order|legal complaint",
+    ),
+    # Alive, limits of a player: a copyright owner may forbid other sites only.
+    (
+        _video("age_gate", Availability.AGE_RESTRICTED),
+        r"confirm your age|age[- ]restricted|inappropriate for some users|identified .{0,40}as inappropriate",
+    ),
+    (
+        _video("embedding_off", Availability.EMBEDDING_OFF),
+        r"other web ?sites|(?:certain|some) (?:web)?sites|on this website|embedded player"
+        r"|embedding (?:is |has been )?disabled|watch (?:this video |it )?on youtube|error (?:code:? )?15[0-3]\b",
+    ),
+    (
+        _video("premium_only", Availability.MEMBERS_ONLY),
+        r"\b(?:music|youtube) premium\b|requires? (?:a )?(?:payment|purchase|rental)|purchas"
+        r"|\b(?:rent|rental|rented)\b",
     ),
     (
         _video("members_only", Availability.MEMBERS_ONLY),
-        r"members-only|join this channel|available to this channel's members",
+        r"members-only|join this channel|channel's members|members of this channel|members on level",
     ),
-    (_video("not_ready"), r"premieres in|live event will begin|live stream recording is not available"),
-    (_video("unavailable_unspecified"), r"this video is not available"),
-    (_video("not_found", Availability.NOT_FOUND), r"video unavailable"),
-    (_video("private", Availability.PRIVATE), r"this video is private"),
-    (_video("not_found", Availability.NOT_FOUND), r"this video does not exist|this video is unavailable"),
-    (_video("login_required"), r"please sign in to view this video"),
-    (_video("unavailable_unspecified"), r"this video is no longer available"),
+    (
+        _video("player_limit", Availability.PUBLIC),
+        r"available on this (?:device|app|platform|browser|tv|player)\b|latest version of the youtube app"
+        r"|drm[- ]protected|licen[cs](?:e|ing)|viewer discretion",
+    ),
+    # Dead, by the words that a country or a site may stand behind.
+    (_video("copyright", Availability.COPYRIGHT), r"copyright claim|copyright grounds|copyright infringement"),
+    # Not ready.
+    (
+        _video("not_ready"),
+        r"\bpremieres? (?:in|will|is|has)\b|live event|live stream|still (?:being )?process|processing this video"
+        r"|check back later|working to bring it back|recording (?:is )?(?:not|un)\s?available",
+    ),
+    # Words that tell little.
+    (_video("removed", Availability.REMOVED), r"this video has been (?:removed|deleted)"),
+    (_video("login_required"), r"please sign in to view this video|sign in to (?:view|watch) this video"),
+    (_about_us(MessageKind.TRANSIENT), r"(?:please )?try again|an error occurred|something went wrong"),
 )
 _PATTERNS = tuple((meaning, re.compile(pattern)) for meaning, pattern in _RULES)
+
+# Headlines, which say something only where they are all that is said.
+_HEADLINES: tuple[tuple[Meaning, re.Pattern[str]], ...] = (
+    (
+        _video("not_found", Availability.NOT_FOUND),
+        re.compile(
+            r"video unavailable|this video is unavailable|(?:this |the )?video (?:does not|doesn't) exist"
+            r"|this video (?:isn't|is not) available any ?more"
+        ),
+    ),
+    (
+        _video("unavailable_unspecified"),
+        re.compile(r"(?:this |the )?video (?:you have requested )?(?:is not|isn't|is no longer) available"),
+    ),
+)
+_PREFIX = re.compile(r"(?:(?:error|warning|player): )?(?:\[[^\]]*\] ?)?(?:[\w-]{11}: )?(?:youtube said: )?")
+# What yt-dlp adds of its own.
+_ADVICE = re.compile(r"(?:use --cookies|please report this issue|\(caused by|see +https?:).*")
+_EMPTY_WORDS = frozenset({"", "sorry about that", "learn more"})
+_TAG = re.compile(r"<[^<>]*>")
+# Owners may be called anything, "Private Video Ltd." as well.
+_OWNER = re.compile(
+    r"(?<=content from ).{1,200}?(?=,? (?:who|one or more of whom) |\. it is |$)"
+    r"|(?<=claim by ).{1,200}?(?= in your country|$)|(?<=complaint by ).{1,200}?(?= in your country|$)"
+)
 
 
 def classify(text: str) -> Meaning:
@@ -123,5 +207,26 @@ def classify(text: str) -> Meaning:
     Args:
         text: the message with or without its prefix (``ERROR: [youtube] <ID>: ``), in any case, with either apostrophe.
     """
-    folded = " ".join(text.translate(_APOSTROPHES).lower().split())
-    return next((meaning for meaning, pattern in _PATTERNS if pattern.search(folded)), UNKNOWN_MESSAGE)
+    lines = [_folded(line) for line in text.splitlines()]
+    whole = " ".join(" ".join(lines).split())
+    found = next((meaning for meaning, pattern in _PATTERNS if pattern.search(whole)), None)
+    if found is not None:
+        return found
+    alone = [_headline(line) for line in lines]
+    return next((meaning for meaning, _ in _HEADLINES if meaning in alone), UNKNOWN_MESSAGE)
+
+
+def _folded(line: str) -> str:
+    return _OWNER.sub("x", " ".join(_TAG.sub(" ", line).translate(_APOSTROPHES).lower().split()))
+
+
+def _headline(line: str) -> Meaning | None:
+    """Returns what a line says that holds headlines and nothing else; None for any other."""
+    said = _ADVICE.sub("", _PREFIX.sub("", line, count=1))
+    sentences = {sentence.strip() for sentence in re.split(r"[.!;]", said)} - _EMPTY_WORDS
+    meanings = {_headline_of(sentence) for sentence in sentences}
+    return None if None in meanings else next((each for each, _ in _HEADLINES if each in meanings), None)
+
+
+def _headline_of(sentence: str) -> Meaning | None:
+    return next((meaning for meaning, pattern in _HEADLINES if pattern.fullmatch(sentence)), None)

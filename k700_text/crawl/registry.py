@@ -10,8 +10,8 @@ from datetime import datetime
 from k700_text.crawl.sources import SOURCE_NAMES, archive_item, data_api, dumps, oembed, thumbnail, wayback, yt_dlp
 from k700_text.crawl.sources.base import Source
 from k700_text.crawl.transport import Endpoints
-from k700_text.errors import CredentialError, K700TextError, UsageError
-from k700_text.records import TitleOutcome
+from k700_text.errors import CredentialError, K700TextError, TransportError, UsageError
+from k700_text.records import OutcomeStatus, TitleOutcome
 
 # What ``--endpoint`` takes: local files have no address, and the archive's index lives where the archive is.
 ENDPOINT_NAMES = tuple(name for name in SOURCE_NAMES if name not in (dumps.NAME, wayback.INDEX_NAME))
@@ -94,11 +94,24 @@ def _default_names(places: Endpoints, *, has_key: bool) -> list[str]:
 def parse_evidence(
     source: str, youtube_id: str, evidence: bytes, http_status: int | None, fetched_at: datetime
 ) -> TitleOutcome | None:
-    """Returns what a kept answer means by today's rules; None where they cannot read it."""
+    """Returns what a kept answer means by today's rules; None where they cannot read it.
+
+    What today's rules take for a word about us, not about the video, becomes a fault: the video is asked about again.
+    """
     if source not in _PARSERS:
         return None
     try:
         return _PARSERS[source](youtube_id, evidence, http_status, fetched_at)
+    except TransportError:
+        return TitleOutcome(
+            youtube_id=youtube_id,
+            source=source,
+            status=OutcomeStatus.TRANSIENT,
+            reason="about_us",
+            http_status=http_status,
+            fetched_at=fetched_at,
+            evidence=evidence,
+        )
     except (K700TextError, ValueError, KeyError, TypeError):
         # Written by an older version in a form of its own: the old meaning stays.
         return None

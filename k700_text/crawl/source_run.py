@@ -23,6 +23,7 @@ from k700_text.crawl.transport import Response, Transport
 from k700_text.errors import (
     BlockedError,
     CredentialError,
+    FilteredNetworkError,
     K700TextError,
     NetworkDownError,
     ParseError,
@@ -238,7 +239,7 @@ class SourceRun:
             self._last.served = []
             try:
                 outcomes = self._fetch(ids)
-            except (Stopped, CoolDown, QuotaExhaustedError, CredentialError) as reason:
+            except (Stopped, CoolDown, QuotaExhaustedError, CredentialError, FilteredNetworkError) as reason:
                 self._give_up(reason)
             except (RateLimitedError, BlockedError, RefusedError) as error:
                 # No attempt is counted: the video has nothing to do with it.
@@ -358,7 +359,9 @@ class SourceRun:
                 return
         self._back_off(attempt)
 
-    def _give_up(self, reason: Stopped | CoolDown | QuotaExhaustedError | CredentialError) -> None:
+    def _give_up(
+        self, reason: Stopped | CoolDown | QuotaExhaustedError | CredentialError | FilteredNetworkError
+    ) -> None:
         if isinstance(reason, QuotaExhaustedError):
             # What we may spend is booked in the ledger, and may be raised any time: only the service's word is a pause.
             if self._quota is None or not self._quota.is_spent():
@@ -366,7 +369,7 @@ class SourceRun:
             self._stop_source(str(reason), reason, reason.resume_at)
         elif isinstance(reason, CoolDown):
             self._stop_source(f"{self.source.host} is {reason}", None, reason.until)
-        elif isinstance(reason, CredentialError):
+        elif isinstance(reason, CredentialError | FilteredNetworkError):
             self._stop_source(str(reason), reason, None)
         else:
             self._halt.set()

@@ -22,8 +22,9 @@ from k700_text.errors import CredentialError, NetworkDownError, UsageError
 from k700_text.records import Availability, TitleOutcome
 from k700_text.sandbox.messages import Answer
 from k700_text.sandbox.server import SandboxServer
+from k700_text.sandbox.services.player import Refusal, refuse
 from k700_text.sandbox.world import World
-from k700_text.titles import clean_title
+from k700_text.titles import clean_plain_title
 from tests.k700_text.crawling import JumpingClock, ids_where, make_ids
 
 KEY = "AIza-test"
@@ -55,7 +56,7 @@ def run(
     **values: Any,
 ) -> CrawlSummary:
     url = server if isinstance(server, str) else server.url
-    places = Endpoints({name: url for name in ALL if name != "wayback-cdx"})
+    places = Endpoints({name: url for name in (*ALL, "yt-dlp") if name != "wayback-cdx"})
     names = names or (LIVE if key else ["oembed"])
     sources = make_sources(names, endpoints=places, environment={"YOUTUBE_API_KEY": key})
     settings = CrawlSettings(rates=QUICK, max_wait_seconds=max_wait_seconds, limits=Limits(read_seconds=1.0), **values)
@@ -93,6 +94,27 @@ def test_with_a_key_oembed_gives_the_second_opinion_only(server: SandboxServer, 
     assert sum(summary.availability.get(state.value, 0) for state in Availability if state.is_gone) == len(gone)
     assert summary.availability.get("unknown", 0) == 0
     assert KEY.encode() not in path.read_bytes()
+
+
+def test_a_network_that_hides_videos_stops_the_source_with_one_line(server: SandboxServer, path: Path) -> None:
+    ids = sorted(ids_where(lambda video: video.availability is Availability.PUBLIC and bool(video.title), 3))
+    for _ in range(2):
+        server.script("player", refuse(server.world, ids[0], Refusal.RESTRICTED_NETWORK)[:1])
+        start = server.count()
+        summary = run(path, server, ids, ["yt-dlp"])
+        (source,) = summary.sources
+        assert source.stopped is not None and "\n" not in source.stopped
+        assert "this network is in restricted mode" in source.stopped and "another network" in source.stopped
+        assert (source.resume_at, summary.work_left) == (None, True)
+        # The title in hand is kept, nothing is concluded, and nobody else is asked about meanwhile.
+        assert {each: result.availability for (each, _), result in recorded(path).items()} == {
+            ids[0]: Availability.UNKNOWN
+        }
+        assert server.count() - start <= 1
+        server.script("player", [])
+        with Ledger(path) as ledger:
+            ledger.forget_before("yt-dlp", datetime.now(UTC) + timedelta(days=1))
+    assert not run(path, server, ids, ["yt-dlp"]).work_left
 
 
 def test_titles_are_those_of_the_world(server: SandboxServer, path: Path) -> None:
@@ -256,7 +278,7 @@ def test_archives_recover_titles_of_what_is_gone(server: SandboxServer, path: Pa
     results = recorded(path)
     for (youtube_id, source), result in results.items():
         if result.title is not None:
-            assert result.title == clean_title(server.world.video(youtube_id).title), (youtube_id, source)
+            assert result.title == clean_plain_title(server.world.video(youtube_id).title), (youtube_id, source)
     live = {each for each in ids if any(results[each, name].title for name in LIVE if (each, name) in results)}
     assert not live & set(server.ids_asked("wayback")) and not live & set(server.ids_asked("archive-item"))
     assert set(server.ids_asked("wayback-cdx")).isdisjoint(

@@ -1,4 +1,4 @@
-"""The player's messages: every row of the table, its full texts, and the texts that hold the words of two rows."""
+"""The player's messages: every class of section 12.1 behind every headline, and texts that hold the words of two."""
 
 from __future__ import annotations
 
@@ -25,19 +25,33 @@ SESSION_LIMIT = (
 )
 ABOUT_VIDEO, UNKNOWN = MessageKind.VIDEO, Availability.UNKNOWN
 
-# (row of the table, message, kind, reason, availability), in the order of the table.
+BY = "This video contains content from"
+CLOSED_BY_NETWORK = (
+    "This video is restricted. Please check the Google Workspace administrator and/or the network administrator "
+    "restrictions."
+)
+
+# (class of section 12.1, sentence, kind, reason, availability), in the order of the classes.
 ROWS = [
     (1, "Unable to download webpage: HTTP Error 429: Too Many Requests (caused by <HTTPError 429>)",
      MessageKind.RATE_LIMITED, "rate_limited", UNKNOWN),
     (1, "Too many requests", MessageKind.RATE_LIMITED, "rate_limited", UNKNOWN),
-    (2, f"Sign in to confirm you’re not a bot.{LOGIN_HINT}", MessageKind.BOT_CHECK, "bot_check", UNKNOWN),
-    (3, SESSION_LIMIT, MessageKind.RATE_LIMITED, "session_limit", UNKNOWN),
-    (3, "The current session has been rate-limited by YouTube for up to an hour.",
+    (2, SESSION_LIMIT, MessageKind.RATE_LIMITED, "session_limit", UNKNOWN),
+    (2, "The current session has been rate-limited by YouTube for up to an hour.",
      MessageKind.RATE_LIMITED, "session_limit", UNKNOWN),
-    (4, "Playback on other websites is off. YouTube is requiring a captcha challenge before playback",
+    (2, "This content isn’t available.", MessageKind.RATE_LIMITED, "session_limit", UNKNOWN),
+    (2, "The page needs to be reloaded.", MessageKind.RATE_LIMITED, "session_limit", UNKNOWN),
+    (3, f"Sign in to confirm you’re not a bot.{LOGIN_HINT}", MessageKind.BOT_CHECK, "bot_check", UNKNOWN),
+    (3, "Please confirm that you are not a robot", MessageKind.BOT_CHECK, "bot_check", UNKNOWN),
+    (3, "Playback on other websites is off. YouTube is requiring a captcha challenge before playback",
      MessageKind.BOT_CHECK, "bot_check", UNKNOWN),
-    (5, "All player responses are invalid. Your IP is likely being blocked by Youtube",
+    (4, "All player responses are invalid. Your IP is likely being blocked by Youtube",
      MessageKind.BLOCKED_BY_NETWORK, "blocked_by_network", UNKNOWN),
+    (5, CLOSED_BY_NETWORK, MessageKind.RESTRICTED_NETWORK, "restricted_network", UNKNOWN),
+    (5, "This video is restricted. Try signing in with a Google Apps account.",
+     MessageKind.RESTRICTED_NETWORK, "restricted_network", UNKNOWN),
+    (5, "Your network administrator has blocked this video",
+     MessageKind.RESTRICTED_NETWORK, "restricted_network", UNKNOWN),
     (6, "Failed to extract any player response; please report this issue on the tracker",
      MessageKind.PARSER_BROKEN, "parser_broken", UNKNOWN),
     (7, "Unable to download webpage: HTTP Error 403: Forbidden", MessageKind.TRANSIENT, "transient", UNKNOWN),
@@ -47,39 +61,77 @@ ROWS = [
     (7, "HTTP Error 503: Service Unavailable", MessageKind.TRANSIENT, "transient", UNKNOWN),
     (8, "Private video. Sign in if you've been granted access to this video." + LOGIN_HINT,
      ABOUT_VIDEO, "private", Availability.PRIVATE),
-    (9, "Video unavailable. This video has been removed by the uploader",
+    (8, "This video is private. If the owner of this video has granted you access, please sign in.",
+     ABOUT_VIDEO, "private", Availability.PRIVATE),
+    (9, "This video is no longer available because the YouTube account associated with this video has been terminated.",
+     ABOUT_VIDEO, "account_terminated", Availability.TERMINATED),
+    (9, "This video is no longer available because the YouTube account associated with this video has been terminated "
+     "due to multiple third-party notifications of copyright infringement.",
+     ABOUT_VIDEO, "account_terminated", Availability.TERMINATED),
+    (10, "This video is no longer available because the uploader has closed their YouTube account.",
+     ABOUT_VIDEO, "account_closed", Availability.TERMINATED),
+    (11, "This video has been removed by the uploader", ABOUT_VIDEO, "removed_by_user", Availability.REMOVED),
+    (11, "YouTube said: This video has been removed by the user.",
      ABOUT_VIDEO, "removed_by_user", Availability.REMOVED),
-    (9, "YouTube said: This video has been removed by the user.",
-     ABOUT_VIDEO, "removed_by_user", Availability.REMOVED),
-    (10, "Video unavailable. This video is no longer available because the YouTube account associated with this video "
-     "has been terminated.", ABOUT_VIDEO, "account_terminated", Availability.TERMINATED),
-    (11, "Video unavailable. This video is no longer available due to a copyright claim by Some Label",
-     ABOUT_VIDEO, "copyright", Availability.COPYRIGHT),
-    (11, "This video contains content from SME, who has blocked it on copyright grounds",
-     ABOUT_VIDEO, "copyright", Availability.COPYRIGHT),
     (12, "This video has been removed for violating YouTube’s policy on nudity or sexual content",
      ABOUT_VIDEO, "policy", Availability.POLICY),
     (12, "This video has been removed for violating YouTube's Terms of Service",
      ABOUT_VIDEO, "policy", Availability.POLICY),
     (12, "This video has been removed because it breaks our rules on hate speech",
      ABOUT_VIDEO, "policy", Availability.POLICY),
-    (13, f"Sign in to confirm your age. This video may be inappropriate for some users.{LOGIN_HINT}",
-     ABOUT_VIDEO, "age_gate", Availability.AGE_RESTRICTED),
-    (13, "This video is age-restricted and only available on YouTube",
-     ABOUT_VIDEO, "age_gate", Availability.AGE_RESTRICTED),
-    (14, "The uploader has not made this video available in your country",
+    (12, "This video is no longer available due to a privacy claim by a third party",
+     ABOUT_VIDEO, "policy", Availability.POLICY),
+    (13, "The uploader has not made this video available in your country",
      ABOUT_VIDEO, "geo_blocked", Availability.GEO_BLOCKED),
-    (15, "Join this channel to get access to members-only content like this video, and other exclusive perks.",
+    (13, f"{BY} SME, who has blocked it in your country on copyright grounds",
+     ABOUT_VIDEO, "geo_blocked", Availability.GEO_BLOCKED),
+    (13, f"{BY} Warner Bros. Entertainment. It is not available in your country.",
+     ABOUT_VIDEO, "geo_blocked", Availability.GEO_BLOCKED),
+    (13, "This content is not available on this country domain due to a court order.",
+     ABOUT_VIDEO, "geo_blocked", Availability.GEO_BLOCKED),
+    (13, "This content is not available on this country domain due to a legal complaint from the government.",
+     ABOUT_VIDEO, "geo_blocked", Availability.GEO_BLOCKED),
+    (13, "Video geo-restricted. This video is not available from your location.",
+     ABOUT_VIDEO, "geo_blocked", Availability.GEO_BLOCKED),
+    (14, f"Sign in to confirm your age. This video may be inappropriate for some users.{LOGIN_HINT}",
+     ABOUT_VIDEO, "age_gate", Availability.AGE_RESTRICTED),
+    (14, "This video is age-restricted and only available on YouTube. Watch on YouTube",
+     ABOUT_VIDEO, "age_gate", Availability.AGE_RESTRICTED),
+    (15, "Playback on other websites has been disabled by the video owner",
+     ABOUT_VIDEO, "embedding_off", Availability.EMBEDDING_OFF),
+    (15, "Error code: 153", ABOUT_VIDEO, "embedding_off", Availability.EMBEDDING_OFF),
+    (15, f"{BY} WMG, who has blocked it from display on this website or application. Watch on YouTube",
+     ABOUT_VIDEO, "embedding_off", Availability.EMBEDDING_OFF),
+    (15, f"{BY} UMG. It is restricted from playback on certain sites.",
+     ABOUT_VIDEO, "embedding_off", Availability.EMBEDDING_OFF),
+    (16, "This video is only available to Music Premium members",
+     ABOUT_VIDEO, "premium_only", Availability.MEMBERS_ONLY),
+    (16, "This video requires payment to watch.", ABOUT_VIDEO, "premium_only", Availability.MEMBERS_ONLY),
+    (17, "Join this channel to get access to members-only content like this video, and other exclusive perks.",
      ABOUT_VIDEO, "members_only", Availability.MEMBERS_ONLY),
-    (15, "This video is available to this channel’s members on level: Fan (or any higher level).",
+    (17, "This video is available to this channel’s members on level: Fan (or any higher level).",
      ABOUT_VIDEO, "members_only", Availability.MEMBERS_ONLY),
-    (16, "Premieres in 3 hours", ABOUT_VIDEO, "not_ready", UNKNOWN),
-    (16, "This live event will begin in 2 days.", ABOUT_VIDEO, "not_ready", UNKNOWN),
-    (16, "This live stream recording is not available.", ABOUT_VIDEO, "not_ready", UNKNOWN),
-    (17, "This video is not available", ABOUT_VIDEO, "unavailable_unspecified", UNKNOWN),
-    (18, "Video unavailable", ABOUT_VIDEO, "not_found", Availability.NOT_FOUND),
-    (19, "Playback on other devices is switched off", MessageKind.UNKNOWN, "unknown", UNKNOWN),
+    (18, "This video is unavailable on this device", ABOUT_VIDEO, "player_limit", Availability.PUBLIC),
+    (18, "The following content is not available on this app. Watch this content on the latest version of the YouTube "
+     "app.", ABOUT_VIDEO, "player_limit", Availability.PUBLIC),
+    (18, "The following content may contain graphic or violent imagery. Viewer discretion is advised.",
+     ABOUT_VIDEO, "player_limit", Availability.PUBLIC),
+    (19, "This video is no longer available due to a copyright claim by Some Label",
+     ABOUT_VIDEO, "copyright", Availability.COPYRIGHT),
+    (19, f"{BY} SME, who has blocked it on copyright grounds", ABOUT_VIDEO, "copyright", Availability.COPYRIGHT),
+    (20, "Premieres in 3 hours", ABOUT_VIDEO, "not_ready", UNKNOWN),
+    (20, "This live event will begin in 2 days.", ABOUT_VIDEO, "not_ready", UNKNOWN),
+    (20, "This live stream recording is not available.", ABOUT_VIDEO, "not_ready", UNKNOWN),
+    (20, "We're processing this video. Check back later.", ABOUT_VIDEO, "not_ready", UNKNOWN),
+    (20, "We're experiencing technical difficulties and working to bring it back", ABOUT_VIDEO, "not_ready", UNKNOWN),
+    (21, "An error occurred. Please try again later. (Playback ID: x)", MessageKind.TRANSIENT, "transient", UNKNOWN),
 ]  # fmt: skip
+HEADLINES = [
+    ("Video unavailable", "not_found", Availability.NOT_FOUND),
+    ("This video is unavailable.", "not_found", Availability.NOT_FOUND),
+    ("Video unavailable. This video isn’t available anymore", "not_found", Availability.NOT_FOUND),
+    ("This video is not available", "unavailable_unspecified", UNKNOWN),
+]
 OLD_LOGS = [
     ("ERROR: dQw4w9WgXcQ: YouTube said: This video does not exist.", "not_found", Availability.NOT_FOUND),
     ("ERROR: This video has been removed by the user.", "removed_by_user", Availability.REMOVED),
@@ -92,12 +144,18 @@ OLD_LOGS = [
         "copyright",
         Availability.COPYRIGHT,
     ),
+    (
+        'ERROR: dQw4w9WgXcQ: YouTube said: <a href="http://www.youtube.com/watch?v=dQw4w9WgXcQ">Watch this video on '
+        "YouTube.</a><br/>Playback on other websites has been disabled by the video owner.",
+        "embedding_off",
+        Availability.EMBEDDING_OFF,
+    ),
 ]
 
 
 @pytest.mark.parametrize(("row", "text", "kind", "reason", "availability"), ROWS)
-@pytest.mark.parametrize("prefix", ["", PREFIX])
-def test_each_row_of_the_table_is_read_with_and_without_the_prefix(
+@pytest.mark.parametrize("prefix", ["", PREFIX, f"{PREFIX}Video unavailable. ", "This video is unavailable. "])
+def test_the_sentence_decides_whatever_stands_before_it(
     row: int, text: str, kind: MessageKind, reason: str, availability: Availability, prefix: str
 ) -> None:
     assert classify(prefix + text) == Meaning(kind, reason, availability), row
@@ -116,7 +174,31 @@ def test_rate_limit_behind_video_unavailable_is_no_death() -> None:
         assert meaning.kind.stops_host
 
 
-def test_the_earlier_row_wins_whichever_message_stands_first() -> None:
+@pytest.mark.parametrize(("text", "reason", "availability"), HEADLINES)
+@pytest.mark.parametrize("prefix", ["", PREFIX])
+def test_a_headline_is_read_only_where_it_stands_alone(
+    text: str, reason: str, availability: Availability, prefix: str
+) -> None:
+    assert classify(f"{prefix}{text}") == Meaning(ABOUT_VIDEO, reason, availability)
+    assert classify(f"{prefix}{text}{LOGIN_HINT}") == Meaning(ABOUT_VIDEO, reason, availability)
+    for unheard in ("Bitte versuche es mit einem anderen Konto.", "A sentence that the site has not yet said."):
+        assert classify(f"{prefix}{text.rstrip('.')}. {unheard}") == UNKNOWN_MESSAGE
+        # In a line of its own it is about something else.
+        assert classify(f"WARNING: [youtube] {unheard}\n{prefix}{text}").availability is availability
+
+
+@pytest.mark.parametrize("name", ["Private Video Ltd", "Rent A Car TV", "Music Premium", "Watch It On YouTube Inc."])
+def test_names_of_owners_are_not_read(name: str) -> None:
+    for text, state in (
+        (f"Video unavailable. {BY} {name}, who has blocked it on copyright grounds", Availability.COPYRIGHT),
+        (f"{BY} {name}, who has blocked it in your country on copyright grounds", Availability.GEO_BLOCKED),
+        (f"{BY} {name}. It is not available in your country.", Availability.GEO_BLOCKED),
+        (f"This video is no longer available due to a copyright claim by {name}", Availability.COPYRIGHT),
+    ):
+        assert classify(text).availability is state
+
+
+def test_the_earlier_class_wins_whichever_message_stands_first() -> None:
     first_of_row = {row: (text, reason) for row, text, _, reason, _ in reversed(ROWS)}
     for (row, (text, reason)), (later, (other, _)) in combinations(sorted(first_of_row.items()), 2):
         assert classify(f"{PREFIX}{text}\n{PREFIX}{other}").reason == reason, (row, later)

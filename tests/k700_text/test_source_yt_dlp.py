@@ -17,12 +17,15 @@ from typing import Any
 import pytest
 
 from k700_text.config import CHECK_PAUSES
+from k700_text.crawl import registry
+from k700_text.crawl.messages import classify
 from k700_text.crawl.player_wire import HOST, PlayerWire
 from k700_text.crawl.sources.base import Source
 from k700_text.crawl.sources.yt_dlp import YtDlp, parse_evidence
 from k700_text.crawl.transport import CONTACT_VARIABLE, Response, user_agent
 from k700_text.errors import (
     BlockedError,
+    FilteredNetworkError,
     K700TextError,
     ParseError,
     RateLimitedError,
@@ -34,7 +37,7 @@ from k700_text.sandbox.messages import Answer
 from k700_text.sandbox.server import SandboxServer
 from k700_text.sandbox.services.player import Refusal, Streams, refuse, streams_of
 from k700_text.sandbox.world import SandboxVideo, World, WorldConfig
-from k700_text.titles import clean_title
+from k700_text.titles import clean_plain_title
 from tests.k700_text.crawling import NOON, POSSIBLE_ID
 
 # A world with all states in equal parts, so that a few ids meet every one.
@@ -62,7 +65,9 @@ def source(server: SandboxServer) -> YtDlp:
 
 def videos_where(state: Availability, number: int = 1) -> list[SandboxVideo]:
     videos = (WORLD.video(each) for each in WORLD.random_ids("yt-dlp"))
-    return list(islice((each for each in videos if each.availability is state and clean_title(each.title)), number))
+    return list(
+        islice((each for each in videos if each.availability is state and clean_plain_title(each.title)), number)
+    )
 
 
 def fetch(source: YtDlp, youtube_id: str) -> TitleOutcome:
@@ -83,7 +88,7 @@ def test_every_state_is_told_with_its_title(server: SandboxServer, source: YtDlp
         start = server.count()
         outcome = fetch(source, video.youtube_id)
         assert outcome.availability is state
-        assert outcome.title == (clean_title(video.title) if state.is_alive else None)
+        assert outcome.title == (clean_plain_title(video.title) if state.is_alive else None)
         assert outcome.status is (OutcomeStatus.TITLE if state.is_alive else OutcomeStatus.NO_TITLE)
         assert (outcome.reason is None) == state.is_alive
         assert outcome.http_status is None
@@ -133,7 +138,7 @@ def test_real_video_named_like_a_junk_page_keeps_its_title() -> None:
         for youtube_id in islice(world.random_ids("odd"), 10):
             video = world.video(youtube_id)
             if video.availability is Availability.PUBLIC:
-                assert fetch(source, youtube_id).title == clean_title(video.title)
+                assert fetch(source, youtube_id).title == clean_plain_title(video.title)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +147,7 @@ def test_real_video_named_like_a_junk_page_keeps_its_title() -> None:
         (Refusal.BOT_CHECK, BlockedError),
         (Refusal.CAPTCHA, BlockedError),
         (Refusal.SESSION_LIMIT, RateLimitedError),
+        (Refusal.RESTRICTED_NETWORK, FilteredNetworkError),
     ],
 )
 def test_check_stops_the_source_after_the_title_in_hand(
@@ -153,7 +159,7 @@ def test_check_stops_the_source_after_the_title_in_hand(
     server.script("player", refuse(WORLD, video.youtube_id, refusal)[:1])
     start = server.count()
     outcome = fetch(source, video.youtube_id)
-    assert outcome.title == clean_title(video.title)
+    assert outcome.title == clean_plain_title(video.title)
     assert outcome.availability is Availability.UNKNOWN
     assert asked_since(server, start) == ["/watch"]
     with pytest.raises(error) as raised:
@@ -161,7 +167,7 @@ def test_check_stops_the_source_after_the_title_in_hand(
     assert asked_since(server, start) == ["/watch"]
     if isinstance(raised.value, RateLimitedError):
         assert raised.value.retry_after_seconds == 3600
-    assert fetch(source, following.youtube_id).title == clean_title(following.title)
+    assert fetch(source, following.youtube_id).title == clean_plain_title(following.title)
 
 
 def test_check_of_the_player_call_alone_is_heard_too(server: SandboxServer) -> None:
@@ -169,7 +175,7 @@ def test_check_of_the_player_call_alone_is_heard_too(server: SandboxServer) -> N
     (video,) = videos_where(Availability.PUBLIC)
     server.script("player", [Answer(), refuse(WORLD, video.youtube_id, Refusal.BOT_CHECK)[1]])
     outcome = fetch(source, video.youtube_id)
-    assert (outcome.title, outcome.availability) == (clean_title(video.title), Availability.UNKNOWN)
+    assert (outcome.title, outcome.availability) == (clean_plain_title(video.title), Availability.UNKNOWN)
     with pytest.raises(BlockedError):
         source.fetch([video.youtube_id], no_get)
 
@@ -191,7 +197,7 @@ def test_video_that_is_still_to_come_keeps_its_title(server: SandboxServer, sour
     (video,) = videos_where(Availability.PUBLIC)
     server.script("player", refuse(WORLD, video.youtube_id, Refusal.UPCOMING))
     outcome = fetch(source, video.youtube_id)
-    assert (outcome.title, outcome.availability) == (clean_title(video.title), Availability.UNKNOWN)
+    assert (outcome.title, outcome.availability) == (clean_plain_title(video.title), Availability.UNKNOWN)
 
 
 SORRY = "https://www.google.com/sorry/index?continue=https://www.youtube.com/watch"
@@ -227,7 +233,7 @@ def test_fault_of_the_page_ends_the_turn_at_once(
     assert len(asked_since(server, start)) == times
     if isinstance(raised.value, RateLimitedError):
         assert raised.value.retry_after_seconds == (120 if fault.headers else None)
-    assert fetch(source, video.youtube_id).title == clean_title(video.title)
+    assert fetch(source, video.youtube_id).title == clean_plain_title(video.title)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +259,7 @@ def test_refused_call_leaves_what_the_page_says(server: SandboxServer, source: Y
         "player", [Answer(), Answer(400, {}, {"error": {"code": 400, "message": "Precondition check failed."}})]
     )
     outcome = fetch(source, video.youtube_id)
-    assert (outcome.title, outcome.availability) == (clean_title(video.title), Availability.PUBLIC)
+    assert (outcome.title, outcome.availability) == (clean_plain_title(video.title), Availability.PUBLIC)
     assert outcome.web_has_audio is None
 
 
@@ -263,7 +269,7 @@ def test_redirect_within_the_host_and_gzip_are_followed(server: SandboxServer, s
     assert isinstance(page.body, bytes)
     packed = Answer(200, {**page.headers, "Content-Encoding": "gzip"}, gzip.compress(page.body))
     server.script("player", [Answer(302, {"Location": f"/watch?v={video.youtube_id}&app=desktop"}), packed, call])
-    assert fetch(source, video.youtube_id).title == clean_title(video.title)
+    assert fetch(source, video.youtube_id).title == clean_plain_title(video.title)
 
 
 def test_only_the_given_host_is_contacted(server: SandboxServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,7 +316,7 @@ def test_nobody_listening_is_a_refusal() -> None:
 def test_proxy_of_the_environment_is_used(server: SandboxServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", server.url)
     (video,) = videos_where(Availability.PUBLIC)
-    assert fetch(YtDlp("http://site.invalid"), video.youtube_id).title == clean_title(video.title)
+    assert fetch(YtDlp("http://site.invalid"), video.youtube_id).title == clean_plain_title(video.title)
 
 
 def test_unreadable_certificates_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -458,6 +464,53 @@ def test_length_without_end_is_none() -> None:
 def test_refusal_of_a_video_that_plays_elsewhere_convicts_nobody() -> None:
     outcome = read(messages=["WARNING: [youtube] Video unavailable"], statuses=["OK", "ERROR"])
     assert (outcome.title, outcome.availability) == ("A title", Availability.UNKNOWN)
+
+
+DESCRIBED = {"info": {"duration": 245}, "statuses": ["UNPLAYABLE"]}
+
+
+@pytest.mark.parametrize(
+    ("words", "state"),
+    [
+        ("This video is unavailable.", Availability.PUBLIC),
+        ("Video unavailable", Availability.PUBLIC),
+        ("Words that no rule knows", Availability.PUBLIC),
+        ("Video unavailable. The uploader has not made this video available in your country", Availability.GEO_BLOCKED),
+        ("Playback on other websites has been disabled by the video owner", Availability.EMBEDDING_OFF),
+        ("This video requires payment to watch.", Availability.MEMBERS_ONLY),
+        ("This video contains content from X, who has blocked it on copyright grounds", Availability.UNKNOWN),
+        ("Private video", Availability.UNKNOWN),
+    ],
+)
+def test_a_video_that_is_refused_and_yet_described_lives(words: str, state: Availability) -> None:
+    said = {"messages": [f"WARNING: [youtube] {POSSIBLE_ID}: {words}"]}
+    outcome = read(**DESCRIBED, **said)
+    assert (outcome.title, outcome.availability) == ("A title", state)
+    # Without the description, or under the status of dead videos, the words alone count.
+    for changes in ({"info": {"duration": None}}, {"statuses": ["ERROR"]}, {"statuses": ["LOGIN_REQUIRED"]}):
+        bare = read(**{**DESCRIBED, **changes}, **said).availability
+        assert bare is (classify(words).availability)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "This video is restricted. Please check the Google Workspace administrator and/or the network administrator "
+        "restrictions.",
+        "This content isn\u2019t available.",
+        "The page needs to be reloaded.",
+    ],
+)
+def test_words_about_us_behind_the_headline_are_no_vote(words: str) -> None:
+    said = {"messages": [f"WARNING: [youtube] {POSSIBLE_ID}: Video unavailable. {words}"], "statuses": ["ERROR"]}
+    assert (read(**said).title, read(**said).availability) == ("A title", Availability.UNKNOWN)
+    with pytest.raises((RateLimitedError, BlockedError)):
+        read(info={"title": None}, **said)
+    # An answer that an earlier version took for a death is asked for again.
+    kept = evidence(info={"title": None}, **said)
+    again = registry.parse_evidence("yt-dlp", POSSIBLE_ID, kept, None, NOON)
+    assert again is not None
+    assert (again.status, again.availability) == (OutcomeStatus.TRANSIENT, Availability.UNKNOWN)
 
 
 def test_verdict_without_a_description_counts() -> None:

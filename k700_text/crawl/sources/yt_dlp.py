@@ -5,7 +5,8 @@ it asks about an age-gated video once more, as an embedded player). No account i
 is touched, nothing is read from or kept on disk. The page is asked for under our own User-Agent; the player call goes
 out under the name of the client that yt-dlp speaks for (an Apple headset in 2026): the API is spoken in no other.
 
-A bot check, captcha, session limit or rate limit stops the source. None of them is worked around.
+A bot check, captcha, session limit or rate limit stops the source, and so does a network that hides videos from those
+in it. None of them is worked around.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from k700_text.config import PACES
 from k700_text.crawl.messages import Meaning, MessageKind, classify
 from k700_text.crawl.player_wire import HOST, PlayerWire
 from k700_text.crawl.sources.base import Get, Source, SourcePlan
-from k700_text.errors import BlockedError, ParseError, RateLimitedError, TransportError
+from k700_text.errors import BlockedError, FilteredNetworkError, ParseError, RateLimitedError, TransportError
 from k700_text.records import Availability, OutcomeStatus, TitleOutcome
-from k700_text.titles import clean_title, is_junk_title
+from k700_text.titles import clean_plain_title, is_junk_title
 
 NAME = "yt-dlp"
 URL = f"https://{HOST}/watch?v="
@@ -133,7 +134,7 @@ def parse_evidence(youtube_id: str, evidence: bytes, http_status: int | None, fe
         fetched_at: when they came (UTC).
 
     Raises:
-        RateLimitedError, BlockedError: the site speaks about us, and there is no title.
+        RateLimitedError, BlockedError, FilteredNetworkError: the site speaks about us, and there is no title.
         TransportError: a fault on the way, and there is no title.
         ParseError: neither a description nor a known message.
     """
@@ -181,7 +182,7 @@ class _Record:
     def title(self, youtube_id: str) -> tuple[str | None, str]:
         """Returns the title, or None and why. Only a structured answer that names the id makes a title certain."""
         raw = self.info.get("title")
-        title = clean_title(raw) if isinstance(raw, str) else None
+        title = clean_plain_title(raw) if isinstance(raw, str) else None
         if title is None:
             return None, "empty_title"
         if youtube_id not in self.video_ids or self.info.get("id") != youtube_id:
@@ -191,12 +192,22 @@ class _Record:
         return title, ""
 
     @property
+    def is_described(self) -> bool:
+        """The player refuses, yet describes the video in full: it lives (117 of 117 recorded answers)."""
+        details = self.video_ids, self.info.get("title"), self.info.get("duration")
+        return "UNPLAYABLE" in self.statuses and all(details)
+
+    @property
     def availability(self) -> Availability:
-        """What the refusal says, else what the description of a playable video says."""
-        if self.is_playable and self.meaning.availability.is_gone:
+        """What the refusal says, else what the description of a video that lives says."""
+        said, kind = self.meaning.availability, self.meaning.kind
+        if kind.stops_host or not (self.is_playable or self.is_described):
+            return said
+        is_headline = said is Availability.NOT_FOUND
+        if said.is_gone and (self.is_playable or not is_headline):
             return Availability.UNKNOWN  # The site contradicts itself: nothing that convicts a video.
-        if self.meaning.kind is MessageKind.VIDEO or self.meaning.kind.stops_host or not self.is_playable:
-            return self.meaning.availability
+        if kind is MessageKind.VIDEO and not is_headline:
+            return said
         state = _STATES.get(str(self.info.get("availability")), Availability.PUBLIC)
         is_open = state in (Availability.PUBLIC, Availability.UNLISTED)
         return Availability.EMBEDDING_OFF if is_open and self.info.get("playable_in_embed") is False else state
@@ -234,6 +245,12 @@ def _check_error(meaning: Meaning) -> TransportError:
     if meaning.kind is MessageKind.RATE_LIMITED:
         seconds = SESSION_LIMIT_SECONDS if meaning.reason == "session_limit" else None
         return RateLimitedError(f"{HOST} limits us ({meaning.reason})", host=HOST, retry_after_seconds=seconds)
+    if meaning.kind is MessageKind.RESTRICTED_NETWORK:
+        return FilteredNetworkError(
+            f"this network is in restricted mode and hides videos of {HOST} (a filter of a school, a company or its "
+            f"DNS): run {NAME} in another network",
+            host=HOST,
+        )
     return BlockedError(f"{HOST} turns machines at this address away ({meaning.reason})", host=HOST)
 
 

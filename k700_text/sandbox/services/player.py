@@ -78,6 +78,8 @@ class Refusal(StrEnum):
     """A person is asked for; the title still stands in the page."""
     SESSION_LIMIT = "session_limit"
     """Too many videos in this session, announced behind "Video unavailable"."""
+    RESTRICTED_NETWORK = "restricted_network"
+    """A filter of our network, announced behind "Video unavailable"."""
     CAPTCHA = "captcha"
     """A captcha is asked for."""
     WRONG_ID = "wrong_id"
@@ -90,6 +92,12 @@ _SAID: Mapping[Refusal, tuple[str, str, str]] = MappingProxyType(
     {
         Refusal.BOT_CHECK: ("LOGIN_REQUIRED", "Sign in to confirm you\u2019re not a bot", ""),
         Refusal.SESSION_LIMIT: ("ERROR", _UNAVAILABLE, "This content isn\u2019t available, try again later."),
+        Refusal.RESTRICTED_NETWORK: (
+            "ERROR",
+            _UNAVAILABLE,
+            "This video is restricted. Please check the Google Workspace administrator and/or the network "
+            "administrator restrictions.",
+        ),
         Refusal.CAPTCHA: ("UNPLAYABLE", "Playback is not available right now", ""),
         Refusal.UPCOMING: ("LIVE_STREAM_OFFLINE", "Premieres in 3 hours", ""),
     }
