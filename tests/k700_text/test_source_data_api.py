@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 from k700_text.crawl.sources.base import parse_duration, parse_time
 from k700_text.crawl.sources.data_api import (
+    FIELDS,
     BatchRefusedError,
     DataApi,
     next_pacific_midnight,
@@ -88,10 +90,26 @@ def test_the_language_is_the_titles_not_the_voices() -> None:
         ({"contentDetails": {"contentRating": {"ytRating": "ytAgeRestricted"}}}, Availability.AGE_RESTRICTED),
         ({"contentDetails": {"regionRestriction": {"blocked": ["DE"]}}}, Availability.PUBLIC),
         ({"contentDetails": {"regionRestriction": {"allowed": []}}}, Availability.GEO_BLOCKED),
+        ({"status": {"uploadStatus": "rejected"}}, Availability.REMOVED),
+        ({"status": {"uploadStatus": "rejected", "rejectionReason": "duplicate"}}, Availability.REMOVED),
+        ({"status": {"uploadStatus": "rejected", "rejectionReason": "copyright"}}, Availability.COPYRIGHT),
+        ({"status": {"uploadStatus": "rejected", "rejectionReason": "claim"}}, Availability.COPYRIGHT),
+        ({"status": {"uploadStatus": "rejected", "rejectionReason": "termsOfUse"}}, Availability.POLICY),
+        ({"status": {"uploadStatus": "rejected", "rejectionReason": "uploaderAccountClosed"}}, Availability.TERMINATED),
+        ({"status": {"uploadStatus": "failed", "failureReason": "codec"}}, Availability.REMOVED),
+        ({"status": {"uploadStatus": "processed", "rejectionReason": "copyright"}}, Availability.PUBLIC),
     ],
 )
 def test_availability(parts: dict[str, Any], availability: Availability) -> None:
     assert parse(answer(200, listing(item(**parts))), [POSSIBLE_ID], NOON)[0].availability is availability
+
+
+def test_why_a_video_is_rejected_is_asked_for_and_its_title_taken() -> None:
+    assert {"rejectionReason", "failureReason"} <= set(re.split(r"\W+", FIELDS))
+    listed = item(status={"uploadStatus": "rejected", "rejectionReason": "copyright"})
+    (outcome,) = parse(answer(200, listing(listed)), [POSSIBLE_ID], NOON)
+    assert (outcome.title, outcome.availability) == ("A title", Availability.COPYRIGHT)
+    assert parse_evidence(POSSIBLE_ID, outcome.evidence or b"", 200, NOON) == outcome
 
 
 def test_all_absent_is_an_answer_but_nothing_at_all_is_not() -> None:

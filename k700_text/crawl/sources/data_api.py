@@ -32,7 +32,7 @@ from k700_text.errors import (
     TransportError,
 )
 from k700_text.records import Availability, OutcomeStatus, TitleOutcome
-from k700_text.titles import clean_title
+from k700_text.titles import clean_plain_title
 
 NAME = "data-api"
 KEY_VARIABLE = "YOUTUBE_API_KEY"
@@ -42,7 +42,7 @@ PARTS = "snippet,contentDetails,status"
 FIELDS = (
     "etag,pageInfo,items(id,etag,snippet(title,publishedAt,channelId,channelTitle,defaultLanguage,"
     "defaultAudioLanguage,liveBroadcastContent),contentDetails(duration,contentRating,regionRestriction),"
-    "status(uploadStatus,privacyStatus,embeddable))"
+    "status(uploadStatus,failureReason,rejectionReason,privacyStatus,embeddable))"
 )
 
 _QUOTA_REASONS = frozenset({"quotaExceeded", "dailyLimitExceeded", "dailyLimitExceededUnreg", "DAILY_LIMIT_EXCEEDED"})
@@ -62,6 +62,18 @@ _KEY_REASONS: Mapping[str, str] = {
     "forbidden": "is refused",
     "PERMISSION_DENIED": "is refused",
     "UNAUTHENTICATED": "is refused",
+}
+
+# Why a video that is still listed is rejected (documented at videos#status.rejectionReason); all others were removed.
+_REJECTED: Mapping[str, Availability] = {
+    "copyright": Availability.COPYRIGHT,
+    "claim": Availability.COPYRIGHT,
+    "inappropriate": Availability.POLICY,
+    "legal": Availability.POLICY,
+    "termsOfUse": Availability.POLICY,
+    "trademark": Availability.POLICY,
+    "uploaderAccountClosed": Availability.TERMINATED,
+    "uploaderAccountSuspended": Availability.TERMINATED,
 }
 
 
@@ -179,7 +191,7 @@ def _outcome(youtube_id: str, item: dict[str, Any] | None, frame: bytes, fetched
         )
     snippet, details = _part(item, "snippet"), _part(item, "contentDetails")
     raw_title = snippet.get("title")
-    title = clean_title(raw_title) if isinstance(raw_title, str) else None
+    title = clean_plain_title(raw_title) if isinstance(raw_title, str) else None
     language = snippet.get("defaultLanguage")
     return TitleOutcome(
         youtube_id=youtube_id,
@@ -209,7 +221,7 @@ def _availability(details: Mapping[str, Any], status: Mapping[str, Any]) -> Avai
     if status.get("privacyStatus") == "private":
         return Availability.PRIVATE
     if status.get("uploadStatus") in ("deleted", "rejected", "failed"):
-        return Availability.REMOVED
+        return _REJECTED.get(str(status.get("rejectionReason")), Availability.REMOVED)
     if _part(details, "contentRating").get("ytRating") == "ytAgeRestricted":
         return Availability.AGE_RESTRICTED
     restriction = _part(details, "regionRestriction")
