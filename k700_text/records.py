@@ -68,7 +68,7 @@ class Availability(StrEnum):
 
     @property
     def is_gone(self) -> bool:
-        """The video cannot be watched by the public; needs two agreeing sources before it is published."""
+        """The video cannot be watched by the public; see ``crawl.verdict`` for what it takes to publish it."""
         return self in _GONE
 
 

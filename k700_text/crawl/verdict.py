@@ -4,7 +4,11 @@
   later or more.
 - A witness (the thumbnail) alone overrules nobody: where only it says "alive" and another says "gone", the state is
   unknown. Its "gone" counts as any other.
-- "Gone" takes two: two different services, or one service on two days. Otherwise the state is unknown.
+- "Gone" takes two different services. Only the official API may stand for both, where it says so on two days: it lists
+  every video that somebody can watch. Otherwise the state is unknown.
+- 401 of oEmbed, its "embedding off", is also what it answers about private videos. Beside a service that says "gone"
+  it is no sign of life. Beside the API, which lists videos that may not be embedded, or beside one that says "private",
+  it agrees: private.
 - The id rule (the 11th character carries four bits only) counts as one service, named ``id-rule``: an id that breaks
   it cannot exist, yet alone it convicts nobody. So 400 of oEmbed, or absence from the Data API, completes the pair.
 - Rate limits, blocks and faults are no outcomes and so never count.
@@ -21,6 +25,7 @@ from k700_text.crawl.sources import origin
 from k700_text.records import POSSIBLE_YOUTUBE_ID_PATTERN, Availability, OutcomeStatus
 
 ID_RULE = "id-rule"
+OFFICIAL = "data-api"
 WITNESSES = frozenset({"thumbnail"})
 
 # The narrower statement wins where several are true: "public" from oEmbed only means "can be watched".
@@ -85,7 +90,7 @@ def judge_final(youtube_id: str, final: Sequence[Statement]) -> Verdict:
         newest = {
             origin(each.source): each.availability for each in in_time if each.availability != Availability.UNKNOWN
         }
-        verdict = _weigh(tuple(newest.items()), is_possible, _on_two_days(in_time, newest))
+        verdict = _weigh(tuple(newest.items()), is_possible, _on_two_days(in_time))
         assert verdict is not None, "every service speaks once"
     return verdict
 
@@ -110,12 +115,14 @@ def _weigh(said: tuple[tuple[str, str], ...], is_possible: bool, on_two_days: bo
     Args:
         said: (source, what it says) pairs.
         is_possible: the video's id keeps the id rule.
-        on_two_days: the services that say "gone" said so on two days at least.
+        on_two_days: the official API says "gone", and said so on two days at least.
     """
     known = [(origin(source), Availability(state)) for source, state in said if state != Availability.UNKNOWN]
     states = dict(known)
     if len(states) < len(known):
         return None
+    if states.get("oembed") is Availability.EMBEDDING_OFF:
+        states = _with_401_read(states)
     alive = {service: state for service, state in states.items() if state.is_alive}
     gone = {service: state for service, state in states.items() if state.is_gone}
     if not is_possible:
@@ -127,13 +134,24 @@ def _weigh(said: tuple[tuple[str, str], ...], is_possible: bool, on_two_days: bo
     return Availability.UNKNOWN, ()
 
 
-def _on_two_days(in_time: Sequence[Statement], newest: dict[str, str]) -> bool:
-    """Tells whether those whose newest word is "gone" said so on two days (UTC), and never "alive" in between."""
-    gone = {service for service, state in newest.items() if Availability(state).is_gone}
+def _with_401_read(states: dict[str, Availability]) -> dict[str, Availability]:
+    """Returns the states with the 401 of oEmbed read in the light of what the others say."""
+    others = {service: state for service, state in states.items() if service != "oembed"}
+    gone = {service: state for service, state in others.items() if state.is_gone}
+    if not gone:
+        return states
+    agrees = OFFICIAL in gone or Availability.PRIVATE in gone.values()
+    return {**others, "oembed": Availability.PRIVATE} if agrees else others
+
+
+def _on_two_days(in_time: Sequence[Statement]) -> bool:
+    """Tells whether the official API's newest word is "gone", said on two days (UTC) with no "alive" in between."""
     days = set()
     for each in in_time:
-        if origin(each.source) in gone and Availability(each.availability).is_gone:
+        if origin(each.source) != OFFICIAL:
+            continue
+        if Availability(each.availability).is_gone:
             days.add(each.fetched_at.date())
-        elif origin(each.source) in gone and Availability(each.availability).is_alive:
+        elif Availability(each.availability).is_alive:
             days.clear()
     return len(days) >= 2

@@ -24,7 +24,7 @@ from k700_text.records import OutcomeStatus, TitleOutcome
 from k700_text.sandbox.messages import Answer
 from k700_text.sandbox.server import SandboxServer
 from k700_text.sandbox.world import World
-from k700_text.titles import clean_title
+from k700_text.titles import clean_plain_title
 from tests.k700_text.crawling import ids_where, make_ids, outcome, write_annotations
 
 DEAD = ids_where(lambda video: video.availability.is_gone, 8)
@@ -120,11 +120,13 @@ def test_recheck_after_0_days_asks_again_about_everything(job: CrawlJob, server:
     assert server.ids_asked("oembed") == dict.fromkeys(ALIVE, 2)
 
 
-def test_the_same_source_on_two_days_is_a_verdict(job: CrawlJob) -> None:
+@pytest.mark.parametrize(("source", "num_open"), [("oembed", len(DEAD)), ("data-api", 0)])
+def test_two_days_are_a_verdict_of_the_official_api_alone(job: CrawlJob, source: str, num_open: int) -> None:
+    job = replace(job, sources=[source])
     assert run_job(job, DEAD).availability == {"unknown": len(DEAD)}
     age(job.ledger_path, 2)
     later = run_job(replace(job, recheck_after=timedelta(days=1)), DEAD)
-    assert later.availability.get("unknown", 0) == 0
+    assert later.availability.get("unknown", 0) == num_open
 
 
 def test_refresh_api_renews_what_will_expire_and_deletes_what_has(job: CrawlJob, server: SandboxServer) -> None:
@@ -178,7 +180,7 @@ def test_the_removal_list_is_honoured_in_every_output(
     assert invoke(*crawl) == 0 and titles_of(tmp_path / "val.parquet")[ALIVE[0]][0] is not None
     assert invoke("manifest", *words, "--csv", "--removal-list", listed) == 0
     rows = titles_of(tmp_path / "val.parquet")
-    title = clean_title(server.world.video(ALIVE[0]).title)
+    title = clean_plain_title(server.world.video(ALIVE[0]).title)
     assert title and rows[ALIVE[0]] == (None, "unknown") and len(rows) == len(ALIVE)
     # For good: without the list too, in a new crawl, and in a ledger that takes this one in.
     num_asked = server.count()

@@ -4,8 +4,9 @@ from datetime import timedelta
 
 import pytest
 
+from k700_text.crawl.sources import SOURCE_NAMES
 from k700_text.crawl.verdict import ID_RULE, judge
-from k700_text.records import Availability, OutcomeStatus
+from k700_text.records import Availability, OutcomeStatus, TitleOutcome
 from tests.k700_text.crawling import IMPOSSIBLE_ID, NOON, POSSIBLE_ID, outcome
 
 
@@ -28,9 +29,9 @@ from tests.k700_text.crawling import IMPOSSIBLE_ID, NOON, POSSIBLE_ID, outcome
         ),
         ({"oembed": Availability.PUBLIC}, Availability.PUBLIC, ("oembed",)),
         (
-            {"oembed": Availability.EMBEDDING_OFF, "data-api": Availability.NOT_FOUND},
+            {"oembed": Availability.EMBEDDING_OFF, "data-api": Availability.PUBLIC},
             Availability.EMBEDDING_OFF,
-            ("oembed",),
+            ("data-api", "oembed"),
         ),
         (
             {"oembed": Availability.PUBLIC, "data-api": Availability.UNLISTED},
@@ -52,19 +53,70 @@ def test_alive_wins_and_gone_takes_two(
     assert judge(POSSIBLE_ID, outcomes) == (state, sources)
 
 
-def test_one_source_on_two_days_is_enough() -> None:
-    said = [outcome(availability=Availability.NOT_FOUND, fetched_at=NOON + timedelta(hours=hours)) for hours in (0, 1)]
+def gone(source: str, **later: float) -> TitleOutcome:
+    return outcome(source=source, availability=Availability.NOT_FOUND, fetched_at=NOON + timedelta(**later))
+
+
+def test_the_official_api_on_two_days_is_enough() -> None:
+    said = [gone("data-api"), gone("data-api", hours=1)]
     assert judge(POSSIBLE_ID, said) == (Availability.UNKNOWN, ())
-    said.append(outcome(availability=Availability.NOT_FOUND, fetched_at=NOON + timedelta(days=1)))
-    assert judge(POSSIBLE_ID, said) == (Availability.NOT_FOUND, ("oembed",))
+    said.append(gone("data-api", days=1))
+    assert judge(POSSIBLE_ID, said) == (Availability.NOT_FOUND, ("data-api",))
+
+
+@pytest.mark.parametrize("source", [name for name in SOURCE_NAMES if name != "data-api"])
+def test_no_other_source_convicts_alone_however_often_it_speaks(source: str) -> None:
+    said = [gone(source, days=day) for day in range(9)]
+    assert judge(POSSIBLE_ID, said) == (Availability.UNKNOWN, ())
+    # Nor does a source that says nothing stand in for the second.
+    assert judge(POSSIBLE_ID, [*said, outcome(source="data-api")]) == (Availability.UNKNOWN, ())
+    second = "oembed" if source != "oembed" else "thumbnail"
+    assert judge(POSSIBLE_ID, [*said, gone(second)])[0] is Availability.NOT_FOUND
 
 
 def test_two_days_with_life_in_between_do_not_agree() -> None:
     states = (Availability.NOT_FOUND, Availability.PUBLIC, Availability.NOT_FOUND)
-    said = [outcome(availability=each, fetched_at=NOON + timedelta(days=day)) for day, each in enumerate(states)]
+    said = [
+        outcome(source="data-api", availability=each, fetched_at=NOON + timedelta(days=day))
+        for day, each in enumerate(states)
+    ]
     assert judge(POSSIBLE_ID, said) == (Availability.UNKNOWN, ())
-    said.append(outcome(availability=Availability.NOT_FOUND, fetched_at=NOON + timedelta(days=3)))
-    assert judge(POSSIBLE_ID, said) == (Availability.NOT_FOUND, ("oembed",))
+    said.append(gone("data-api", days=3))
+    assert judge(POSSIBLE_ID, said) == (Availability.NOT_FOUND, ("data-api",))
+
+
+@pytest.mark.parametrize(
+    ("others", "state", "sources"),
+    [
+        ({}, Availability.EMBEDDING_OFF, ("oembed",)),
+        ({"yt-dlp": Availability.GEO_BLOCKED}, Availability.GEO_BLOCKED, ("oembed", "yt-dlp")),
+        # The API lists videos that may not be embedded.
+        ({"data-api": Availability.NOT_FOUND}, Availability.PRIVATE, ("data-api", "oembed")),
+        ({"data-api": Availability.REMOVED}, Availability.REMOVED, ("data-api", "oembed")),
+        ({"data-api": Availability.COPYRIGHT}, Availability.COPYRIGHT, ("data-api", "oembed")),
+        ({"yt-dlp": Availability.PRIVATE}, Availability.PRIVATE, ("oembed", "yt-dlp")),
+        # No sign of life, and no second voice either.
+        ({"yt-dlp": Availability.NOT_FOUND}, Availability.UNKNOWN, ()),
+        ({"thumbnail": Availability.NOT_FOUND}, Availability.UNKNOWN, ()),
+        (
+            {"thumbnail": Availability.NOT_FOUND, "yt-dlp": Availability.TERMINATED},
+            Availability.TERMINATED,
+            ("thumbnail", "yt-dlp"),
+        ),
+        # A page that plays outweighs all.
+        ({"data-api": Availability.NOT_FOUND, "yt-dlp": Availability.EMBEDDING_OFF}, Availability.EMBEDDING_OFF, None),
+        ({"data-api": Availability.NOT_FOUND, "thumbnail": Availability.PUBLIC}, Availability.UNKNOWN, ()),
+    ],
+)
+def test_401_of_oembed_is_read_beside_what_the_others_say(
+    others: dict[str, Availability], state: Availability, sources: tuple[str, ...] | None
+) -> None:
+    said = [outcome(source=name, availability=each) for name, each in others.items()]
+    said.append(outcome(availability=Availability.EMBEDDING_OFF, http_status=401))
+    for order in (said, said[::-1]):
+        verdict = judge(POSSIBLE_ID, order)
+        assert verdict[0] is state
+        assert sources is None or verdict[1] == sources
 
 
 def test_the_id_rule_is_one_source_among_others() -> None:
@@ -119,9 +171,9 @@ def test_a_source_that_changed_its_mind_counts_with_its_newest_word() -> None:
         ),
         ({"thumbnail": Availability.NOT_FOUND, "oembed": Availability.PUBLIC}, Availability.PUBLIC, ("oembed",)),
         (
-            {"thumbnail": Availability.PUBLIC, "oembed": Availability.EMBEDDING_OFF, "data-api": Availability.REMOVED},
+            {"thumbnail": Availability.PUBLIC, "yt-dlp": Availability.EMBEDDING_OFF, "data-api": Availability.REMOVED},
             Availability.EMBEDDING_OFF,
-            ("oembed", "thumbnail"),
+            ("thumbnail", "yt-dlp"),
         ),
     ],
 )
@@ -142,8 +194,8 @@ def test_a_witness_does_not_bring_an_impossible_id_to_life() -> None:
 def test_two_names_of_one_service_are_not_two_services() -> None:
     said = [outcome(source=name, availability=Availability.REMOVED) for name in ("wayback", "wayback-cdx")]
     assert judge(POSSIBLE_ID, said) == (Availability.UNKNOWN, ())
-    later = outcome(source="wayback-cdx", availability=Availability.REMOVED, fetched_at=NOON + timedelta(days=1))
-    assert judge(POSSIBLE_ID, [*said, later]) == (Availability.REMOVED, ("wayback",))
+    second = outcome(source="yt-dlp", availability=Availability.REMOVED)
+    assert judge(POSSIBLE_ID, [*said, second]) == (Availability.REMOVED, ("wayback", "yt-dlp"))
 
 
 def test_statements_may_come_in_any_order() -> None:
