@@ -52,6 +52,7 @@ _HOSTILE = (
     "@SUM(A1:A9) {phrase}",
     "<script>alert('{phrase}')</script>",
     "<b>{phrase}</b> &amp; friends &lt;3",
+    "What is &nbsp; and &#39; in HTML? {phrase}",
     'Tom & Jerry\'s "{phrase}" </title>',
     "{phrase}\nline two",
     "  {phrase}\t\x07bell\x00 ",

@@ -63,6 +63,8 @@ class WorldConfig:
     """Share of videos whose own title is what pages without a video are called: ``Private video``, ``YouTube``."""
     odd_durations: float = 0.0
     """Share of videos whose length is spelled in an unusual way."""
+    private_401: float = 0.0
+    """Share of the private videos to which oEmbed answers 401, as if their embedding were switched off."""
     captures: CaptureShares = field(default_factory=CaptureShares)
     """What is odd about the captures of the web archive."""
     mirrors: MirrorShares = field(default_factory=MirrorShares)
@@ -77,13 +79,14 @@ class WorldConfig:
         return cls(
             odd_titles=0.02,
             odd_durations=0.02,
+            private_401=0.3,
             captures=CaptureShares.hostile(),
             mirrors=MirrorShares(mirrored=0.1, dark=0.2, other_names=0.5, title_lists=0.2, foreign=0.05),
         )
 
     def __post_init__(self) -> None:
         titles = (self.uninformative_titles, self.hostile_titles, self.empty_titles, self.odd_titles)
-        numbers = (*titles, self.archived, self.odd_durations, *self.shares.values())
+        numbers = (*titles, self.archived, self.odd_durations, self.private_401, *self.shares.values())
         if any(not 0 <= share <= 1 for share in numbers):
             raise ConfigError("shares of the sandbox world must be in 0..1")
         if not math.isclose(sum(self.shares.values()), 1, abs_tol=1e-6):

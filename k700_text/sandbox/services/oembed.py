@@ -56,7 +56,7 @@ class Oembed:
         if youtube_id is None or query.get("format", "json") not in ("json", "xml"):
             return _word(400)
         video = self._world.video(youtube_id)
-        status = oembed_status(video)
+        status = oembed_status(video, self._world.config.private_401)
         if status != 200:
             return _word(status)
         values = oembed_values(video, is_large="maxwidth" in query)
@@ -67,12 +67,17 @@ class Oembed:
         return Response(200, headers, body, True)
 
 
-def oembed_status(video: SandboxVideo) -> int:
-    """Returns the status that oEmbed gives for a video."""
+def oembed_status(video: SandboxVideo, private_401: float = 0.0) -> int:
+    """Returns the status that oEmbed gives for a video.
+
+    Args:
+        video: the video.
+        private_401: share of the private videos that are answered like those whose embedding is switched off.
+    """
     if video.availability is Availability.MALFORMED:
         return 400
     if video.availability is Availability.PRIVATE:
-        return 403
+        return 401 if seeded("private 401", video.youtube_id).random() < private_401 else 403
     if video.availability.is_gone:
         return 404
     return 200 if video.is_embeddable else 401
