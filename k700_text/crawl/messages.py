@@ -173,18 +173,19 @@ _RULES: tuple[tuple[Meaning, str], ...] = (
 )
 _PATTERNS = tuple((meaning, re.compile(pattern)) for meaning, pattern in _RULES)
 
-# Headlines, which say something only where they are all that is said.
+# Headlines, which say something only where they are all that is said. "Not available" is also what the site says of
+# videos that this country may not see: it goes before "unavailable".
 _HEADLINES: tuple[tuple[Meaning, re.Pattern[str]], ...] = (
+    (
+        _video("unavailable_unspecified"),
+        re.compile(r"(?:this |the )?video (?:you have requested )?(?:is not|isn't|is no longer) available"),
+    ),
     (
         _video("not_found", Availability.NOT_FOUND),
         re.compile(
             r"video unavailable|this video is unavailable|(?:this |the )?video (?:does not|doesn't) exist"
             r"|this video (?:isn't|is not) available any ?more"
         ),
-    ),
-    (
-        _video("unavailable_unspecified"),
-        re.compile(r"(?:this |the )?video (?:you have requested )?(?:is not|isn't|is no longer) available"),
     ),
 )
 _PREFIX = re.compile(r"(?:(?:error|warning|player): )?(?:\[[^\]]*\] ?)?(?:[\w-]{11}: )?(?:youtube said: )?")

@@ -131,6 +131,8 @@ HEADLINES = [
     ("This video is unavailable.", "not_found", Availability.NOT_FOUND),
     ("Video unavailable. This video isn’t available anymore", "not_found", Availability.NOT_FOUND),
     ("This video is not available", "unavailable_unspecified", UNKNOWN),
+    # What the site says of some videos that this country may not see.
+    ("Video unavailable. This video is not available", "unavailable_unspecified", UNKNOWN),
 ]
 OLD_LOGS = [
     ("ERROR: dQw4w9WgXcQ: YouTube said: This video does not exist.", "not_found", Availability.NOT_FOUND),
