@@ -269,6 +269,48 @@ def test_captures_closed_to_the_public_are_final() -> None:
         assert (outcome.reason, outcome.http_status) == ("excluded", 403)
 
 
+@pytest.mark.parametrize("status", [200, 403, 404])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "<p>Sorry.</p><p>This URL has been excluded from the Wayback Machine.</p>",
+        "<h1>Page cannot be crawled or displayed due to robots.txt.</h1>",
+        "org.archive.util.io.RuntimeIOException: ...RobotAccessControlException: Blocked By Robots",
+        "<title>Blocked Site Error</title>",
+    ],
+)
+def test_words_that_close_a_capture_are_final_whatever_their_status(words: str, status: int) -> None:
+    response = answer(status, words.encode(), HTML)
+    for archive, source in (
+        (Archive({"20170101000000": response}), Wayback()),
+        (Archive({}, response), WaybackIndex()),
+    ):
+        outcome = fetch(archive, source)
+        assert (outcome.reason, len(archive.asked)) == ("excluded", 1)
+    # Said by a page that was captured they are nothing but words, and by a server in distress no answer.
+    archive = Archive({"20170101000000": ""})
+    archive.captures["20170101000000"] = archive.play("20170101000000", alive(words), 200)
+    assert fetch(archive).status is OutcomeStatus.TITLE
+    for distress, error in ((503, TransportError), (429, RateLimitedError)):
+        with pytest.raises(error):
+            fetch(Archive({"20170101000000": answer(distress, words.encode(), HTML)}))
+
+
+def test_a_list_of_captures_may_quote_the_words() -> None:
+    archive = Archive({}, index(row("20150101000000", "&t=Blocked Site&u=has not archived that URL", digest="x")))
+    archive.captures["20150101000000"] = DEAD
+    assert fetch(archive, WaybackIndex()).reason == "dead_page"
+
+
+def test_that_nothing_was_archived_may_be_said_under_status_200() -> None:
+    words = b"<h1>Hrm.</h1><p>The Wayback Machine has not archived that URL.</p>"
+    archive = Archive({"20170101000000": answer(200, words, HTML)})
+    assert fetch(archive).reason == "not_archived"
+    offline = answer(200, b"<p>The Wayback Machine is temporarily offline.</p>", HTML)
+    with pytest.raises(TransportError, match="has a fault"):
+        fetch(Archive({"20170101000000": offline}))
+
+
 def test_an_id_that_differs_by_case_is_recognised_in_the_address_and_on_the_page() -> None:
     twin = f"http://www.youtube.com/watch?v={TWIN_ID}"
     archive = Archive({"20170101000001": alive()}, originals={"20170101000001": twin})

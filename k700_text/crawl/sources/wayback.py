@@ -65,7 +65,14 @@ FIELDS = ("timestamp", "original", "mimetype", "statuscode", "digest")
 _BUSY_STATUSES = FAULT_STATUSES | {413, 421}
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _RUNTIME_ERROR = "x-archive-wayback-runtime-error"
-_EXCLUSIONS = (b"AdministrativeAccessControlException", b"RobotAccessControlException", b"BlockedSite", b"Blocked Site")
+# In errors as the archive's programs word them, and on its pages for people (in lower case).
+_EXCLUSIONS = (
+    *(b"administrativeaccesscontrolexception", b"robotaccesscontrolexception", b"blockedsite", b"blocked site"),
+    *(b"has been excluded from the wayback machine", b"due to robots.txt", b"blocked by robots.txt"),
+)
+_ABSENCES = (b"wayback machine has not archived that url", b"resourcenotinarchiveexception")
+_OFFLINE = (b"temporarily offline", b"temporarily unavailable")
+_MAX_WORDS_BYTES = 200_000
 _LATE = "20210101000000"
 _NEVER = "99999999999999"
 _PLAYABLE_TYPES = frozenset({"text/html", "application/xhtml+xml", "warc/revisit", "unk", "-", ""})
@@ -259,7 +266,7 @@ class _Player:
                 return target
         if is_excluded(response):
             self.trail.ending, self.trail.status = EXCLUDED, 403
-        elif response.status == 404:
+        elif response.status == 404 or _says(response, _ABSENCES):
             self._note_absence(address)
         else:
             self._note_fault(address, response)
@@ -294,10 +301,18 @@ class _Player:
 
 
 def is_excluded(response: Response) -> bool:
-    """Tells whether the owner or robots.txt closed the captures to the public: a final answer."""
-    if response.status != 403 or "memento-datetime" in response.headers:
+    """Tells whether the owner or robots.txt closed the captures to the public: a final answer, whatever its status."""
+    if "memento-datetime" in response.headers or response.status in _BUSY_STATUSES | RATE_LIMIT_STATUSES:
         return False
-    return _RUNTIME_ERROR in response.headers or any(name in response.body for name in _EXCLUSIONS)
+    error = response.headers.get(_RUNTIME_ERROR, "")
+    says_so = _says(response, _EXCLUSIONS) or any(words in error.lower().encode() for words in _EXCLUSIONS)
+    return says_so or (response.status == 403 and bool(error))
+
+
+def _says(response: Response, words: Sequence[bytes]) -> bool:
+    """Tells whether an answer that is no capture says one of some things; lists of captures may quote anything."""
+    body = response.body[:_MAX_WORDS_BYTES].lower()
+    return not body.lstrip().startswith(b"[") and any(each in body for each in words)
 
 
 def _error_of(response: Response, source: str, youtube_id: str) -> TransportError | ParseError:
@@ -306,7 +321,7 @@ def _error_of(response: Response, source: str, youtube_id: str) -> TransportErro
         return RateLimitedError(
             f"{HOST} asks to slow down (status {response.status})", host=HOST, retry_after_seconds=retry_after(response)
         )
-    if response.status in _BUSY_STATUSES:
+    if response.status in _BUSY_STATUSES or _says(response, _OFFLINE):
         return TransportError(f"{HOST} has a fault (status {response.status})", host=HOST)
     if response.status in _REDIRECTS or response.status == 403:
         return TransportError(f"{HOST} turns us away (status {response.status})", host=HOST)
