@@ -23,7 +23,9 @@ _MAX_PARTS = 50
 _PLACES = ("player", "data", "args", "args_player", "embed", "oembed", "feed")
 # Pages that show videos, and are about none.
 _LISTINGS = ("BrowseResultsRenderer", "SearchResultsRenderer", "richGridRenderer", "sectionListRenderer")
-_EMBEDDED_ID = re.compile(r"/(?:embed|v|vi|vi_webp)/([\w-]{11})(?![\w-])")
+# In an attribute with an address: the player's title may quote one.
+_PLAYER_ID = re.compile(r"(?:src|value)=[\"'][^\"'\s]{0,200}?/(?:embed|v)/([\w-]{11})(?![\w-])")
+_PICTURE_ID = re.compile(r"/vi(?:_webp)?/([\w-]{11})/")
 _FEED_ID = re.compile(r"(?:/videos/|:video:)([\w-]{11})")
 
 
@@ -160,8 +162,11 @@ def _from_embedded(arguments: Mapping[str, Any]) -> StatedVideo:
 
 def _from_oembed(part: Mapping[str, Any]) -> StatedVideo:
     """Its id is in the player to embed and in the address of the picture; where these differ there is none."""
-    addresses = " ".join(_text(part.get(name)) or "" for name in ("html", "thumbnail_url"))
-    ids, title = set(_EMBEDDED_ID.findall(addresses)), _text(part.get("title"))
+    ids = {
+        *_PLAYER_ID.findall(_text(part.get("html")) or ""),
+        *_PICTURE_ID.findall(_text(part.get("thumbnail_url")) or ""),
+    }
+    title = _text(part.get("title"))
     if part.get("type") != "video" or len(ids) != 1 or title is None:
         return StatedVideo(place="oembed")
     return StatedVideo(place="oembed", video_id=ids.pop(), titles=(title,), playability=PLAYABLE)
