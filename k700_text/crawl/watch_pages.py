@@ -70,7 +70,7 @@ _PLAYER_MARKS = (
     "watch-player",
     "ytplayer",
 )
-_HEAD_END = re.compile(r"</head\b|<body\b", re.IGNORECASE)
+_HEAD_ENDS = ("</head", "<body", "</HEAD", "<BODY")
 _CAPTCHA_MARKS = ('id="captcha-form"', "unusual traffic from your computer network")
 
 _MARKS = "\\s\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff"
@@ -271,7 +271,7 @@ def read_page(body: bytes, content_type: str) -> PageFacts:
         is_unavailable=any(mark in text for mark in _UNAVAILABLE_MARKS),
         has_player=any(mark in text for mark in _PLAYER_MARKS),
         is_listing=is_listing,
-        is_cut_off=_HEAD_END.search(text) is None,
+        is_cut_off=not any(mark in text for mark in _HEAD_ENDS),
         **_read_markup(text),
     )
 

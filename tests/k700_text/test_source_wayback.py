@@ -454,6 +454,27 @@ def test_a_kept_page_is_read_again_when_the_reader_has_learnt(monkeypatch: pytes
     assert parse_evidence(POSSIBLE_ID, evidence, 200, NOON).title == "Understood now"
 
 
+def test_what_earlier_versions_kept_is_judged_by_the_rules_of_today() -> None:
+    def kept(**play: Any) -> bytes:
+        about = {"url": f"http://www.youtube.com/watch?v={POSSIBLE_ID}", "stamp": "20170304050607", "status": 200}
+        return json.dumps({"reader": 1, "status": 200, "plays": [{**about, **play}]}).encode()
+
+    def again(evidence: bytes) -> TitleOutcome:
+        return parse_evidence(POSSIBLE_ID, evidence, 200, NOON)
+
+    stated = [{"place": "args", "video_id": POSSIBLE_ID, "titles": ["A title"], "playability": "OK"}]
+    assert again(kept(facts={"stated": stated})).title == "A title"
+    first_year = {"title_tag": "YouTube - Me at the zoo", "has_player": True}
+    assert again(kept(facts=first_year)).title == "Me at the zoo"
+    # A channel's name that was taken for the video's title.
+    channel = {"canonical": "https://www.youtube.com/user/mlb", "og_url": "https://www.youtube.com/user/mlb"}
+    assert again(kept(facts={**channel, "title_tag": "MLB - YouTube", "has_player": True})).reason == "wrong_id"
+    # Data that the first reader did not understand was kept whole.
+    assert again(kept(facts={}, page=pages.pbj("In the data", POSSIBLE_ID))).title == "In the data"
+    ended = json.dumps({"reader": 1, "status": 404, "plays": [], "ending": "not_archived"}).encode()
+    assert again(ended).reason == "not_archived"
+
+
 @pytest.mark.parametrize("evidence", [b"", b"{}", b"[]", b'{"plays": [1]}', b'{"plays": [{"what": 1}]}'])
 def test_broken_evidence_is_a_parse_error(evidence: bytes) -> None:
     for parse in (parse_evidence, parse_index_evidence):
