@@ -150,6 +150,8 @@ class CaptureShares:
     """Share of the later captures that the index lists without status and length."""
     excluded: float = 0.005
     """Share of the videos whose captures are closed to the public."""
+    worded_exclusions: float = 0.0
+    """Share of these to which playback says so with words under status 200, instead of 403."""
     extra_parameters: float = 0.0
     """Share of the videos captured only under an address with a further parameter."""
     unkeyed_parameters: float = 0.02
@@ -163,8 +165,9 @@ class CaptureShares:
 
     def __post_init__(self) -> None:
         rows = (self.day_zero, self.revisits, self.bare_rows, self.unkeyed_parameters)
-        others = (self.consent, self.excluded, self.extra_parameters, self.case_twins, self.other_forms, self.data)
-        is_possible = all(0 <= share <= 1 for share in (*rows, *others, *self.kinds.values()))
+        videos = (self.excluded, self.worded_exclusions, self.extra_parameters, self.case_twins)
+        others = (self.consent, self.other_forms, self.data)
+        is_possible = all(0 <= share <= 1 for share in (*rows, *videos, *others, *self.kinds.values()))
         if not is_possible or sum(self.kinds.values()) > 1:
             raise ConfigError("shares of the sandbox archive must be in 0..1, those of the kinds at most 1 together")
 
@@ -178,6 +181,7 @@ class CaptureShares:
             revisits=0.2,
             bare_rows=0.1,
             excluded=0.03,
+            worded_exclusions=0.5,
             extra_parameters=0.1,
             unkeyed_parameters=0.1,
             case_twins=0.2,
@@ -275,6 +279,10 @@ class WebArchive:
     def is_excluded(self, youtube_id: str) -> bool:
         """Tells whether the owner closed the captures to the public; goes by the key, so for both twins."""
         return self._draw("excluded", youtube_id.lower()) < self._shares.excluded
+
+    def exclusion_status(self, youtube_id: str) -> int:
+        """Returns under which status playback says that a video's captures are closed to the public."""
+        return 200 if self._draw("worded exclusion", youtube_id.lower()) < self._shares.worded_exclusions else 403
 
     def recoverable_title(self, youtube_id: str) -> str | None:
         """Returns the raw title that some capture tells and anybody may read; None without one."""

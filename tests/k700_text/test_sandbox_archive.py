@@ -239,14 +239,22 @@ def test_a_wrong_page_is_about_the_id_that_differs_by_case(get_odd: Client) -> N
     assert case_twin("12345678_-A") is None
 
 
-def test_excluded_videos_are_403_everywhere(get_odd: Client) -> None:
-    video = ODD.first(lambda video: video.captures and HOSTILE.archive.is_excluded(video.youtube_id))
+@pytest.mark.parametrize("status", [200, 403])
+def test_excluded_videos_are_told_everywhere_by_status_or_by_words(get_odd: Client, status: int) -> None:
+    video = ODD.first(
+        lambda video: (
+            video.captures
+            and HOSTILE.archive.is_excluded(video.youtube_id)
+            and HOSTILE.archive.exclusion_status(video.youtube_id) == status
+        )
+    )
     parameters = HOSTILE.archive.captures(video.youtube_id)[0].parameters
     page = get_odd(memento(video.youtube_id, "2017", parameters))
     index = get_odd(cdx(video.youtube_id, ("matchType", "prefix")))
-    for reply in (page, index):
-        assert reply.status == 403 and "AdministrativeAccess" in reply.headers["X-Archive-Wayback-Runtime-Error"]
-        assert "Memento-Datetime" not in reply.headers
+    assert page.status == status and b"has been excluded from the Wayback Machine" in page.body
+    assert ("X-Archive-Wayback-Runtime-Error" in page.headers) is (status == 403)
+    assert index.status == 403 and "AdministrativeAccess" in index.headers["X-Archive-Wayback-Runtime-Error"]
+    assert "Memento-Datetime" not in page.headers and "Memento-Datetime" not in index.headers
     assert b"Blocked Site Error" in index.body
     assert HOSTILE.recoverable_title(video.youtube_id) is None
 

@@ -113,7 +113,7 @@ class Wayback:
         return () if asked is None else (asked.youtube_id,)
 
     def answer(self, request: Request) -> Response:
-        """Returns the capture, a redirect to the closest one, 404 without Memento-Datetime, or 403 for the excluded."""
+        """Returns the capture, a redirect to the closest one, 404 without Memento-Datetime, or that it is excluded."""
         if request.path == "/sry":
             return Response(503, (_HTML,), _OFFLINE)
         found = _PLAYBACK.fullmatch(request.target)
@@ -122,7 +122,8 @@ class Wayback:
             return Response(404, (_HTML,), _NEVER_ARCHIVED)
         captures = self._captures(asked)
         if captures and self._world.archive.is_excluded(asked.youtube_id):
-            return Response(403, (_HTML, EXCLUSION), _EXCLUDED)
+            status = self._world.archive.exclusion_status(asked.youtube_id)
+            return Response(status, (_HTML, EXCLUSION) if status == 403 else (_HTML,), _EXCLUDED)
         if not captures:
             return Response(404, (_HTML,), _NEVER_ARCHIVED)
         base = f"http://{request.header('host') or 'web.archive.org'}/web"
