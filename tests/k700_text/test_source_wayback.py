@@ -28,7 +28,7 @@ from tests.k700_text.crawling import NOON, POSSIBLE_ID, answer
 from tests.k700_text.saved_pages import TWIN_ID
 
 OTHER_STAMP = "20130601000000"
-EMBED, SHORT_LINK, OEMBED, OEMBED_OF_HTTP, MOBILE, PLAYER = OTHERS = tuple(
+EMBED, EMBED_OF_OEMBED, SHORT_LINK, OEMBED, OEMBED_OF_HTTP, MOBILE, PLAYER = OTHERS = tuple(
     address.format(POSSIBLE_ID) for address in wayback.OTHER_ADDRESSES
 )
 HTML = {"content-type": "text/html; charset=utf-8"}
@@ -167,7 +167,7 @@ def test_no_other_address_is_asked_for_where_the_watch_page_has_the_title() -> N
     ("address", "page"),
     [
         (EMBED, pages.embed_page_2013),
-        (EMBED, pages.embed_page_2021),
+        (EMBED_OF_OEMBED, pages.embed_page_2021),
         (OEMBED, pages.oembed),
         (OEMBED_OF_HTTP, pages.oembed),
         (MOBILE, pages.page_without_data),
@@ -201,7 +201,7 @@ def test_a_short_link_is_followed_to_the_page_that_was_captured_behind_it() -> N
 
     (outcome,) = Wayback().fetch([POSSIBLE_ID], get)
     assert outcome.title == "Behind the link" and len(asked) == 1
-    assert archive.others_asked == [EMBED, SHORT_LINK, SHORT_LINK]
+    assert archive.others_asked == [EMBED, EMBED_OF_OEMBED, SHORT_LINK, SHORT_LINK]
 
 
 def test_captures_of_one_moment_under_two_addresses_are_two() -> None:

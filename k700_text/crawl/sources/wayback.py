@@ -63,6 +63,7 @@ WATCH_ADDRESS = "http://www.youtube.com/watch?v={}"
 # the archive makes no difference between http and https, but the address within another one is spelled as it was.
 OTHER_ADDRESSES = (
     "https://www.youtube.com/embed/{}",
+    "https://www.youtube.com/embed/{}?feature=oembed",
     "https://youtu.be/{}",
     "https://www.youtube.com/oembed?url=https%3A%2F%2Fwww.youtube.com%2Fwatch%3Fv%3D{}&format=json",
     "http://www.youtube.com/oembed?url=http%3A%2F%2Fwww.youtube.com%2Fwatch%3Fv%3D{}&format=json",
