@@ -44,6 +44,7 @@ _REASONS = (
     *(DEAD_PAGE, ARCHIVED_ERROR, NOT_ARCHIVED),
 )
 _ADDRESS = re.compile(r"/web/(\d{1,14})(?:[a-z]{2}_)?/(.+)", re.DOTALL)
+_ADDRESS_KIND = re.compile(r"(https?)(?::|%3A)/*(?:www\.)?([^/?#:]*)(?::\d+)?/*([^/?#]*)", re.IGNORECASE)
 _LINK = re.compile(r"<([^<>]*)>\s*;\s*rel=\"([^\"]*)\"")
 _PLAIN_CHARACTERS = "%/:=&?~+!$,;'()*@"
 
@@ -74,12 +75,14 @@ class Address:
         return cls(found[1], found[2], len(found[1]) == 14) if found else None
 
     @property
-    def key(self) -> tuple[str, str]:
-        """What two addresses of one capture have in common.
+    def key(self) -> tuple[str, ...]:
+        """What two addresses of one capture have in common: the moment, the scheme, and the kind of address.
 
         The scheme belongs to it: behind an archived redirect from http to https waits another capture of that moment.
+        The rest of the address does not: the archive lists some parameters and leaves them out elsewhere.
         """
-        return self.stamp, self.original.partition(":")[0].lower()
+        found = _ADDRESS_KIND.match(self.original)
+        return (self.stamp, *(part.lower() for part in found.groups(""))) if found else (self.stamp, self.original)
 
 
 def archived_redirect(address: Address, response: Response) -> Address | None:

@@ -1,4 +1,6 @@
-"""Reads the raw parts of an HTML page of unknown age and health: its text, its tags, the data in its scripts.
+"""Reads the raw parts of a page of unknown age and health: its text, its tags, the data in its scripts.
+
+An answer may also be data altogether (JSON, a form, XML), whatever its Content-Type calls it.
 
 Nothing here knows what a page means (see ``watch_pages``). Every step takes time in proportion to the page, whatever
 is in it: a page is input from a stranger. Pages are cut at MAX_PAGE_BYTES; real ones have 1 to 2 MB.
@@ -12,6 +14,10 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import parse_qsl
+from xml.etree import ElementTree
+
+from k700_text.titles import join_halves_in_bytes
 
 MAX_PAGE_BYTES = 8 << 20
 
@@ -36,7 +42,7 @@ _MAX_TAGS = 2000
 _MAX_ATTRIBUTES = 100
 
 _DATA_NAMES = ("ytInitialPlayerResponse", "ytInitialData")
-_LITERAL_NAMES = ("ytplayer.config", "yt.playerConfig", "swfConfig", "swfArgs", "PLAYER_CONFIG")
+_LITERAL_NAMES = ("ytplayer.config", "yt.playerConfig", "swfConfig", "swfArgs", "PLAYER_CONFIG", "PLAYER_VARS")
 _ASSIGNMENT = re.compile(
     r"(?P<name>" + "|".join(re.escape(name) for name in (*_DATA_NAMES, *_LITERAL_NAMES)) + r")"
     r"[\"'\]]{0,3}\s{0,20}[=:]\s{0,20}(?:JSON\.parse\()?(?=[{\"'])"
@@ -56,18 +62,25 @@ _CONSTANTS = frozenset({"true", "false", "null"})
 _MAX_TOKENS = 50_000
 _MAX_DEPTH = 100
 
+# Before the JSON: a guard against scripts of other sites, or the name of a function to call.
+_JSON_START = re.compile(r"\s*(?:\)\]\}'?,?\s*|(?:/\*\*/)?\s*[\w$.]{1,60}\s*\(\s*)?(?=[{\[])")
+_FORM_START = re.compile(r"\s*[\w.%-]{1,60}=[^\s<>&=]*&")
+_XML_START = re.compile(r"\s*(?:<\?xml\b[^<>]{0,200}\?>\s*)?<(?:\w{1,20}:)?(?:entry|oembed)[\s>]")
+_MAX_FIELDS = 1000
+
 
 def decode_page(body: bytes, content_type: str) -> tuple[str, bool]:
     """Returns the text of a page, and whether bytes of it could not be read.
 
     What is UTF-8 is read as that, whatever it says of itself: nothing else looks like it by accident. Then the header
-    is believed, then the page, then Windows-1252 is taken. Pages that are still compressed are unpacked.
+    is believed, then the page, then Windows-1252 is taken. Pages that are still compressed are unpacked, characters
+    that were written as two UTF-16 halves (CESU-8) are joined.
 
     Args:
         body: the page; the end may be missing.
         content_type: the header of the answer.
     """
-    data = _unpacked(body)[:MAX_PAGE_BYTES]
+    data = join_halves_in_bytes(_unpacked(body)[:MAX_PAGE_BYTES])
     for mark, charset in _BYTE_ORDER_MARKS:
         if data.startswith(mark):
             return _repaired(data[len(mark) :], charset)
@@ -119,6 +132,44 @@ def _declared_charsets(data: bytes, content_type: str) -> Iterator[str]:
                 yield codecs.lookup(charset).name
             except LookupError:
                 continue
+
+
+def parse_answer(text: str) -> object:
+    """Returns what an answer says that is data altogether; None for a page, and where the data cannot be read.
+
+    A form is given as the arguments of a player (``{"args": ...}``), XML as the JSON of the same service.
+    """
+    if start := _JSON_START.match(text):
+        try:
+            return _DECODER.raw_decode(text, start.end())[0]
+        except (ValueError, RecursionError):
+            return None
+    if _FORM_START.match(text):
+        try:
+            fields = parse_qsl(text.strip(), max_num_fields=_MAX_FIELDS)
+            # The last one may be cut off. An id or JSON would tell, a title would not.
+            return {"args": dict(fields[:-1] if fields[-1:] and fields[-1][0] == "title" else fields)}
+        except ValueError:
+            return None
+    return _parse_xml(text) if _XML_START.match(text) else None
+
+
+def is_answer(text: str) -> bool:
+    """Tells data from a page: by its first characters, as Content-Types lie. HTML inside data is no markup."""
+    return any(start.match(text) for start in (_JSON_START, _FORM_START, _XML_START))
+
+
+def _parse_xml(text: str) -> object:
+    # Entities of its own may grow without bound, and none of these services defines any.
+    if "<!" in text.partition("<![CDATA[")[0]:
+        return None
+    try:
+        root = ElementTree.fromstring(text.strip())
+    except (ElementTree.ParseError, ValueError):
+        return None
+    fields = {child.tag.rpartition("}")[2]: child.text or "" for child in reversed(root)}
+    is_entry = root.tag.endswith("entry")
+    return {"entry": {name: {"$t": value} for name, value in fields.items()}} if is_entry else fields
 
 
 def read_tags(text: str) -> Iterator[tuple[str, Mapping[str, str]]]:

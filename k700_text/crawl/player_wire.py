@@ -26,6 +26,7 @@ from urllib.parse import urlsplit, urlunsplit
 from urllib.request import HTTPRedirectHandler, HTTPSHandler, OpenerDirector, Request, build_opener
 
 from k700_text.crawl.messages import classify
+from k700_text.crawl.page_text import is_answer, parse_answer
 from k700_text.crawl.sources.base import FAULT_STATUSES, MAX_REDIRECTS, RATE_LIMIT_STATUSES, retry_after
 from k700_text.crawl.transport import Limits, Response, host_of, is_block_page, local_redirect, user_agent
 from k700_text.errors import BlockedError, NetworkDownError, RateLimitedError, RefusedError, TransportError
@@ -230,16 +231,21 @@ def _is_block(response: Response, *, is_page: bool) -> bool:
 
 def _json_parts(response: Response) -> Iterator[dict[str, Any]]:
     """Yields the site's structured answers: the JSON of a call, or what the page holds of it."""
-    text = response.body.decode("utf-8", "replace")
-    decoder = json.JSONDecoder()
-    places = [0] if text.startswith("{") else [found.end() for found in _PAGE_JSON.finditer(text)]
-    for place in places:
-        try:
-            part, _ = decoder.raw_decode(text, place)
-        except (ValueError, RecursionError):
-            continue
+    text = response.body.decode("utf-8-sig", "replace")
+    # A call's answer may begin with a guard against other sites' scripts, and be a list of parts.
+    answers = [parse_answer(text)] if is_answer(text) else _parts_of_page(text)
+    for part in (part for answer in answers for part in (answer if isinstance(answer, list) else [answer])):
         if isinstance(part, dict):
             yield part
+
+
+def _parts_of_page(text: str) -> Iterator[object]:
+    decoder = json.JSONDecoder()
+    for found in _PAGE_JSON.finditer(text):
+        try:
+            yield decoder.raw_decode(text, found.end())[0]
+        except (ValueError, RecursionError):
+            continue
 
 
 def _translate(error: Exception) -> TransportError:

@@ -5,12 +5,15 @@ nothing. ``judge_page`` decides: facts kept by an earlier run can be judged agai
 
 Eras (web-contracts section 4.6): ``YouTube - X`` and ``swfArgs`` (2005-2009); ``PLAYER_CONFIG`` (2010-2012);
 ``X - YouTube``, ``ytplayer.config`` and Open Graph (2013-2017); ``ytInitialData`` with a player response in
-``ytplayer.config`` (2018 to mid-2020); ``ytInitialPlayerResponse`` (since then).
+``ytplayer.config`` (2018 to mid-2020); ``ytInitialPlayerResponse`` (since then). Pages for embedding, and answers that
+are data altogether, are read as well (``stated_videos``).
 
-Which video a page is about is decided by the strongest place that names one: the player's data, then the canonical
-link and ``og:url``, then the rest. If it names another video, the page is refused. Where no place names any (first
-pages of 2005, odd layouts), the page must have a player, and the address under which it was captured must name the
-video, letter by letter.
+Which video a page is about is decided by the strongest place that names one: the player's data, then the page's own
+addresses (the canonical link and ``og:url``, else those meant for other programs), then the rest. If it names another
+video, the page is refused. If an address of its own names no video, it is the page of something else (a channel, a
+playlist, the start page): then only data about exactly this video counts. Where no place names anything (first pages
+of 2005, odd layouts), the page must have a player, and the address under which it was captured must name the video,
+letter by letter.
 """
 
 from __future__ import annotations
@@ -21,29 +24,40 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
-from k700_text.crawl.page_text import decode_page, find_data, parse_json, read_tags
+from k700_text.crawl.page_text import decode_page, find_data, is_answer, parse_answer, read_tags
 from k700_text.crawl.sources.base import parse_time
+from k700_text.crawl.stated_videos import MAX_TEXT, PLAYABLE, StatedVideo, stated_in_answer, stated_in_scripts
 from k700_text.junk_titles import BLOCK_PAGE, CONSENT_PAGE, DEAD_PAGE, JUNK_TITLE, junk_reason
 from k700_text.records import YOUTUBE_ID_PATTERN
 from k700_text.titles import clean_plain_title, unescape
 
 # Raised whenever ``read_page`` learns something: pages that were kept whole are then read again.
-READER_VERSION = 1
+READER_VERSION = 2
 
 WRONG_ID, NO_ID, UNREADABLE, EMPTY_TITLE = "wrong_id", "no_id", "unreadable", "empty_title"
 
 # Several reasons may apply to one page: the first of these is reported.
 _REASONS = (CONSENT_PAGE, BLOCK_PAGE, NO_ID, WRONG_ID, EMPTY_TITLE, JUNK_TITLE, DEAD_PAGE, UNREADABLE)
 
-_MAX_TEXT = 4000
 _MAX_PLAYER_IDS = 4
-_PLAYABLE = "OK"
-_HOSTS = ("youtube.com", "youtube-nocookie.com")
+_MAX_OTHER_URLS = 8
+_HOSTS = ("youtube.com", "youtube-nocookie.com", "youtube.googleapis.com")
 _ID_PATHS = frozenset({"embed", "v", "e", "shorts", "live"})
+# Parameter that bears the id, by the first part of the path; the start page did so in 2005.
+_ID_PARAMETERS = {
+    **dict.fromkeys(("", "watch", "watch.php", "watch_popup", "details"), "v"),
+    **dict.fromkeys(("get_video_info", "get_video"), "video_id"),
+}
+_FEED_PATH = ["feeds", "api", "videos"]
+# Players of a playlist and of a channel's broadcast stand where others have an id, and are as long as one.
+_NO_IDS = frozenset({"videoseries", "live_stream"})
+# What archives put before the addresses in pages that they rewrite.
+_REWRITTEN = re.compile(r"(?:https?:)?(?://[^/]+)?(?:/web)?/\d{4,14}(?:[a-z]{2}_)?/(?=https?:)")
 _PLAYER_ID = re.compile(r"(?i:video_id)[\"']?\s{0,3}(?:[=:,]|value=)\s{0,3}[\"']?([\w-]{11})(?![\w-])")
 _ITEMPROPS = {"name": "itemprop_name", "videoId": "itemprop_id", "identifier": "itemprop_id"}
+_META_URLS = frozenset({"twitter:url", "al:web:url", "al:android:url", "al:ios:url"})
 _META_TITLES = {"og:title": "og_title", "twitter:title": "twitter_title", "title": "meta_title"}
 _UNAVAILABLE_MARKS = ('id="unavailable-message"', 'id="watch-unavailable', 'class="yt-alert yt-alert-error')
 _PLAYER_MARKS = (
@@ -56,35 +70,12 @@ _PLAYER_MARKS = (
     "watch-player",
     "ytplayer",
 )
+_HEAD_ENDS = ("</head", "<body", "</HEAD", "<BODY")
 _CAPTCHA_MARKS = ('id="captcha-form"', "unusual traffic from your computer network")
 
 _MARKS = "\\s\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff"
 _SITE_PREFIX = re.compile(rf"^[{_MARKS}]*YouTube[{_MARKS}]+-(?:[{_MARKS}]+|$)")
 _SITE_SUFFIX = re.compile(rf"(?:^|[{_MARKS}])-[{_MARKS}]+YouTube[{_MARKS}]*$")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StatedVideo:
-    """What one piece of data in a page says about the video that it shows.
-
-    Attributes:
-        place: ``player`` (ytInitialPlayerResponse), ``data`` (ytInitialData), ``args`` (configuration of an old
-            player), ``args_player`` (a player response within it).
-        video_id: the video's id, None where this place does not say it.
-        titles: its title in this place, the better source first; as spelled (no HTML).
-        playability: ``OK`` or why it does not play, None where this place does not say it.
-        message: the reason for that as shown to people.
-        duration_seconds: length of the video.
-        published: publication time as spelled.
-    """
-
-    place: str
-    video_id: str | None = None
-    titles: tuple[str, ...] = ()
-    playability: str | None = None
-    message: str | None = None
-    duration_seconds: float | None = None
-    published: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +90,7 @@ class PageFacts:
         itemprop_name: meta with itemprop ``name``.
         canonical: address of the link ``canonical``.
         og_url: meta ``og:url``.
+        other_urls: the page's address as told to other programs (small screens, apps, oEmbed), at most 8.
         itemprop_id: meta with itemprop ``videoId`` or ``identifier``.
         stated: what the data in the scripts says, the best source of titles first.
         player_ids: ids that addresses and parameters of a player name anywhere in the page, at most 4.
@@ -107,6 +99,8 @@ class PageFacts:
         has_captcha: it asks whether the reader is human.
         is_unavailable: it shows the message of a video that does not play.
         has_player: it has a player of some kind.
+        is_listing: its data shows a channel, a playlist or results of a search.
+        is_cut_off: the end of its head is missing, and with it perhaps what it says of itself.
     """
 
     title_tag: str | None = None
@@ -116,6 +110,7 @@ class PageFacts:
     itemprop_name: str | None = None
     canonical: str | None = None
     og_url: str | None = None
+    other_urls: tuple[str, ...] = ()
     itemprop_id: str | None = None
     stated: tuple[StatedVideo, ...] = ()
     player_ids: tuple[str, ...] = ()
@@ -124,20 +119,37 @@ class PageFacts:
     has_captcha: bool = False
     is_unavailable: bool = False
     has_player: bool = False
+    is_listing: bool = False
+    is_cut_off: bool = False
 
     @property
     def page_id(self) -> str | None:
         """The video that the page is about, by the strongest place that names one."""
         stated = {each.place: each.video_id for each in self.stated}
-        for place in ("player", "args_player", "args"):
+        for place in ("player", "args_player", "args", "embed", "oembed", "feed"):
             if stated.get(place):
                 return stated[place]
         return next(iter(self.linked_ids), None) or stated.get("data") or self.itemprop_id
 
     @property
+    def own_urls(self) -> tuple[str, ...]:
+        """The site's addresses that the page calls its own, the canonical link first."""
+        first = [url for url in (self.canonical, self.og_url) if url and _site_parts(url)]
+        if first:
+            return tuple(first)
+        others = [url for url in self.other_urls if _site_parts(url)]
+        # The author's may stand among them, but only a page without a video names none.
+        return tuple([url for url in others if id_in_url(url)] or others)
+
+    @property
     def linked_ids(self) -> tuple[str, ...]:
         """The videos that the page's own addresses name, the canonical link first."""
-        return tuple(each for url in (self.canonical, self.og_url) if (each := id_in_url(url)) is not None)
+        return tuple(each for url in self.own_urls if (each := id_in_url(url)) is not None)
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """It is the page of something else than a video: by one of its own addresses, or by what its data shows."""
+        return self.is_listing or len(self.linked_ids) < len(self.own_urls)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the facts for ``json.dumps``, without what is absent."""
@@ -153,7 +165,8 @@ class PageFacts:
         """Returns the facts that ``to_json`` wrote; names that this version does not know are left out."""
         known = {each.name: values[each.name] for each in fields(cls) if each.name in values}
         known["stated"] = tuple(_stated_from_json(each) for each in known.get("stated", ()))
-        known["player_ids"] = tuple(known.get("player_ids", ()))
+        for name in ("player_ids", "other_urls"):
+            known[name] = tuple(known.get(name, ()))
         return cls(**known)
 
 
@@ -183,40 +196,61 @@ class _Candidate:
 
     Attributes:
         spelled: as the page spells it.
-        text: as read: without entities and the site's name; None where a page title lacks the site's name.
+        text: as read: without entities (HTML only) and the site's name; None where a page title lacks the site's name.
         whole: as read, with the site's name.
-        is_trusted: data about this very video, which plays, says so: then it may even look like junk.
+        is_about: data about this very video says so.
+        is_trusted: and the video plays: then it may even look like junk.
     """
 
     spelled: str
     text: str | None
     whole: str
+    is_about: bool = False
     is_trusted: bool = False
+
+    @classmethod
+    def of_html(cls, spelled: str) -> _Candidate:
+        """Returns the text of an attribute: its entities are decoded here, once, and nowhere else."""
+        text = unescape(spelled)
+        return cls(spelled, text, text)
 
 
 def id_in_url(url: str | None) -> str | None:
     """Returns the id of the video that an address is of, in any of the site's forms (web-contracts section 0).
 
     Args:
-        url: an address, also without scheme or host; HTML entities are understood.
+        url: an address, also without scheme or host, of a page, a player, or an answer about one video; HTML entities
+            are understood.
     """
+    parts = _site_parts(url)
+    if parts is None:
+        return None
+    path = parts.path.strip("/").split("/")
+    if parts.hostname == "youtu.be":
+        found = path[0]
+    elif path[0] == "oembed":
+        return id_in_url(parse_qs(parts.query).get("url", [""])[0])
+    elif path[0] in _ID_PARAMETERS:
+        found = parse_qs(parts.query).get(_ID_PARAMETERS[path[0]], [""])[0]
+    elif path[:-1] == _FEED_PATH or (len(path) > 1 and path[0] in _ID_PATHS):
+        found = path[3] if path[:-1] == _FEED_PATH else path[1]
+    else:
+        return None
+    return found if YOUTUBE_ID_PATTERN.fullmatch(found) and found not in _NO_IDS else None
+
+
+def _site_parts(url: str | None) -> SplitResult | None:
+    """Returns the parts of an address that is the site's own, also without scheme or host; None for any other."""
+    text = _REWRITTEN.sub("", html.unescape(url or "").strip(), count=1)
     try:
-        parts = urlsplit(html.unescape(url or "").strip())
+        parts = urlsplit(text)
         host = (parts.hostname or "").lower()
     except ValueError:
         return None
-    if not host and parts.path and not parts.path.startswith("/"):
-        return None if parts.scheme else id_in_url(f"//{url}")
-    path = parts.path.strip("/").split("/")
-    if host == "youtu.be":
-        found = path[0]
-    elif host and not any(host == each or host.endswith(f".{each}") for each in _HOSTS):
-        return None
-    elif path[0] in ("watch", "watch_popup"):
-        found = parse_qs(parts.query).get("v", [""])[0]
-    else:
-        found = path[1] if len(path) > 1 and path[0] in _ID_PATHS else ""
-    return found if YOUTUBE_ID_PATTERN.fullmatch(found) else None
+    if not host and not parts.path.startswith("/"):
+        return None if parts.scheme or not parts.path else _site_parts(f"//{text}")
+    is_own = not host or host == "youtu.be" or any(host == each or host.endswith(f".{each}") for each in _HOSTS)
+    return parts if is_own else None
 
 
 def read_page(body: bytes, content_type: str) -> PageFacts:
@@ -227,12 +261,17 @@ def read_page(body: bytes, content_type: str) -> PageFacts:
         content_type: the header of the answer; empty where there was none.
     """
     text, is_damaged = decode_page(body, content_type)
+    if is_answer(text):
+        return PageFacts(stated=stated_in_answer(parse_answer(text)), is_damaged=is_damaged)
+    stated, is_listing = stated_in_scripts(find_data(text))
     return PageFacts(
-        stated=tuple(_read_stated(text)),
+        stated=stated,
         player_ids=_read_player_ids(text),
         is_damaged=is_damaged,
         is_unavailable=any(mark in text for mark in _UNAVAILABLE_MARKS),
         has_player=any(mark in text for mark in _PLAYER_MARKS),
+        is_listing=is_listing,
+        is_cut_off=not any(mark in text for mark in _HEAD_ENDS),
         **_read_markup(text),
     )
 
@@ -240,16 +279,19 @@ def read_page(body: bytes, content_type: str) -> PageFacts:
 def _read_markup(text: str) -> dict[str, Any]:
     """Returns the facts of the page's tags; of repeated ones the first counts."""
     facts: dict[str, Any] = {"has_captcha": any(mark in text for mark in _CAPTCHA_MARKS)}
+    other_urls: list[str] = []
     for tag, attributes in read_tags(text):
-        content = attributes.get("content", "")[:_MAX_TEXT]
+        content = attributes.get("content", "")[:MAX_TEXT]
         if tag == "title":
-            facts.setdefault("title_tag", attributes.get("", "")[:_MAX_TEXT])
+            facts.setdefault("title_tag", attributes.get("", "")[:MAX_TEXT])
         elif tag == "form":
             action = attributes.get("action", "")
             facts["has_consent_form"] = facts.get("has_consent_form", False) or "//consent." in action
         elif tag == "link":
             if attributes.get("rel", "").lower() == "canonical":
-                facts.setdefault("canonical", attributes.get("href", "")[:_MAX_TEXT])
+                facts.setdefault("canonical", attributes.get("href", "")[:MAX_TEXT])
+            elif _tells_own_address(attributes):
+                other_urls.append(attributes.get("href", "")[:MAX_TEXT])
         elif attributes.get("itemprop") in _ITEMPROPS:
             facts.setdefault(_ITEMPROPS[attributes["itemprop"]], content)
         else:
@@ -258,7 +300,16 @@ def _read_markup(text: str) -> dict[str, Any]:
                 facts.setdefault(_META_TITLES[name], content)
             elif name == "og:url":
                 facts.setdefault("og_url", content)
-    return facts
+            elif name in _META_URLS:
+                other_urls.append(content)
+    return {**facts, "other_urls": tuple(other_urls[:_MAX_OTHER_URLS])}
+
+
+def _tells_own_address(link: Mapping[str, str]) -> bool:
+    """Tells a link to another form of this page from a link to something that it mentions."""
+    relations = link.get("rel", "").lower().split()
+    is_form = "media" in link or link.get("type", "").endswith("+oembed")
+    return "shortlink" in relations or ("alternate" in relations and is_form) or link.get("itemprop") == "url"
 
 
 def _read_player_ids(text: str) -> tuple[str, ...]:
@@ -268,91 +319,6 @@ def _read_player_ids(text: str) -> tuple[str, ...]:
         if len(found) == _MAX_PLAYER_IDS:
             break
     return tuple(found)
-
-
-def _read_stated(text: str) -> list[StatedVideo]:
-    """Returns the facts of the page's data; of each place the first that says anything counts."""
-    found: dict[str, StatedVideo] = {}
-    for name, value in find_data(text):
-        for stated in _stated_by(name, value):
-            if stated != StatedVideo(place=stated.place):
-                found.setdefault(stated.place, stated)
-    return [found[place] for place in ("player", "data", "args", "args_player") if place in found]
-
-
-def _stated_by(name: str, value: Mapping[str, Any]) -> Iterator[StatedVideo]:
-    if name == "ytInitialPlayerResponse":
-        yield _from_player("player", value)
-    elif name == "ytInitialData":
-        yield _from_data(value)
-    else:
-        arguments = value if name == "swfArgs" else _part(value, "args")
-        yield _from_arguments(arguments)
-        response = arguments.get("raw_player_response") or parse_json(arguments.get("player_response"))
-        yield _from_player("args_player", response if isinstance(response, dict) else {})
-
-
-def _from_player(place: str, response: Mapping[str, Any]) -> StatedVideo:
-    details, status = _part(response, "videoDetails"), _part(response, "playabilityStatus")
-    microformat = _part(response, "microformat", "playerMicroformatRenderer")
-    titles = (_text(details.get("title")), _shown_text(microformat.get("title")))
-    return StatedVideo(
-        place=place,
-        video_id=_text(details.get("videoId")),
-        titles=tuple(title for title in titles if title is not None),
-        playability=_text(status.get("status")),
-        message=_shown_text(status.get("reason")),
-        duration_seconds=_seconds(details.get("lengthSeconds") or microformat.get("lengthSeconds")),
-        published=_text(microformat.get("publishDate")),
-    )
-
-
-def _from_data(data: Mapping[str, Any]) -> StatedVideo:
-    contents = _part(data, "contents", "twoColumnWatchNextResults", "results", "results").get("contents")
-    parts = [_part(each, "videoPrimaryInfoRenderer") for each in (contents if isinstance(contents, list) else [])[:50]]
-    titles = [title for part in parts if (title := _shown_text(part.get("title"))) is not None]
-    endpoint = _part(data, "currentVideoEndpoint", "watchEndpoint")
-    return StatedVideo(place="data", video_id=_text(endpoint.get("videoId")), titles=tuple(titles[:1]))
-
-
-def _from_arguments(arguments: Mapping[str, Any]) -> StatedVideo:
-    title, video_id = _text(arguments.get("title")), _text(arguments.get("video_id"))
-    has_failed = arguments.get("errorcode") or arguments.get("status") == "fail"
-    return StatedVideo(
-        place="args",
-        video_id=video_id,
-        titles=() if title is None else (title,),
-        # Old players were configured with title and id only where they were to play.
-        playability="ERROR" if has_failed else _PLAYABLE if video_id and title is not None else None,
-        message=_text(arguments.get("reason")),
-        duration_seconds=_seconds(arguments.get("length_seconds") or arguments.get("l")),
-    )
-
-
-def _part(value: object, *path: str) -> Mapping[str, Any]:
-    """Returns an object within an object, empty where there is none."""
-    for name in path:
-        value = value.get(name) if isinstance(value, dict) else None
-    return value if isinstance(value, dict) else {}
-
-
-def _text(value: object) -> str | None:
-    return value[:_MAX_TEXT] if isinstance(value, str) else None
-
-
-def _shown_text(value: object) -> str | None:
-    """Returns a text that may be plain, ``simpleText`` or in ``runs``."""
-    if not isinstance(value, dict):
-        return _text(value)
-    runs = value.get("runs")
-    if not isinstance(runs, list):
-        return _text(value.get("simpleText"))
-    return "".join(_text(_part(run).get("text")) or "" for run in runs[:100])[:_MAX_TEXT] if runs else None
-
-
-def _seconds(value: object) -> float | None:
-    text = str(value) if isinstance(value, int | str) else ""
-    return float(text) if text.isascii() and text.isdigit() and 0 < len(text) < 8 and int(text) else None
 
 
 def _stated_from_json(values: Mapping[str, Any]) -> StatedVideo:
@@ -372,18 +338,28 @@ def judge_page(facts: PageFacts, youtube_id: str, *, page_url: str | None = None
     is_other = page_id != youtube_id if page_id else bool(facts.player_ids) and youtube_id not in facts.player_ids
     if is_other:
         return Judgement(reason=WRONG_ID)
-    is_named = page_id == youtube_id or facts.player_ids == (youtube_id,)
-    is_certain = is_named or (facts.has_player and id_in_url(page_url) == youtube_id)
+    is_certain = _is_certain(facts, youtube_id, page_url)
     reasons = set(_reasons_of_page(facts))
-    for candidate in _candidates(facts, youtube_id):
+    for candidate in _candidates(facts, youtube_id, is_certain=is_certain):
         title = None if candidate.text is None else clean_plain_title(candidate.text)
         reason = _reason_against(candidate, title, youtube_id, facts)
-        if reason is None and is_certain:
+        if reason is None and (is_certain or candidate.is_about):
             return _found(facts, youtube_id, title, candidate)
-        reasons.add(reason or NO_ID)
+        reasons.add(reason or (WRONG_ID if facts.is_elsewhere else NO_ID))
     if any(each not in (None, youtube_id) for each in (*facts.linked_ids, *(each.video_id for each in facts.stated))):
         reasons.add(WRONG_ID)
     return Judgement(reason=next(reason for reason in _REASONS if reason in reasons))
+
+
+def _is_certain(facts: PageFacts, youtube_id: str, page_url: str | None) -> bool:
+    """Tells whether the page as a whole is that of the video: then its tags are about it, too."""
+    if facts.is_elsewhere:
+        return False
+    if facts.page_id == youtube_id or facts.player_ids == (youtube_id,):
+        return True
+    # What is cut off may have been the page of something else.
+    says_nothing = not (facts.is_cut_off or facts.own_urls)
+    return says_nothing and (facts.has_player or facts.is_unavailable) and id_in_url(page_url) == youtube_id
 
 
 def _reasons_of_page(facts: PageFacts) -> Iterator[str]:
@@ -393,7 +369,7 @@ def _reasons_of_page(facts: PageFacts) -> Iterator[str]:
         yield CONSENT_PAGE
     if facts.has_captcha:
         yield BLOCK_PAGE
-    if facts.is_unavailable or any(each.playability not in (None, _PLAYABLE) for each in facts.stated):
+    if facts.is_unavailable or any(each.playability not in (None, PLAYABLE) for each in facts.stated):
         yield DEAD_PAGE
 
 
@@ -409,22 +385,23 @@ def _reason_against(candidate: _Candidate, title: str | None, youtube_id: str, f
     return junk_reason(whole, youtube_id) or (UNREADABLE if title is None else None)
 
 
-def _candidates(facts: PageFacts, youtube_id: str) -> Iterator[_Candidate]:
+def _candidates(facts: PageFacts, youtube_id: str, *, is_certain: bool) -> Iterator[_Candidate]:
     """Yields the texts that may be the title, the best first; those that other videos own are left out."""
-    is_refused = any(each.playability not in (None, _PLAYABLE) for each in facts.stated)
+    is_refused = any(each.playability not in (None, PLAYABLE) for each in facts.stated)
     for stated in facts.stated:
         if stated.video_id in (None, youtube_id):
-            is_trusted = stated.video_id == youtube_id and stated.playability == _PLAYABLE and not is_refused
-            yield from (_Candidate(title, title, title, is_trusted) for title in stated.titles)
+            is_about = stated.video_id == youtube_id
+            is_trusted = is_about and stated.playability == PLAYABLE and not is_refused
+            yield from (_Candidate(title, title, title, is_about, is_trusted) for title in stated.titles)
     is_foreign_form = (facts.has_consent_form or facts.has_captcha) and not facts.stated
     if all(each == youtube_id for each in facts.linked_ids) and not is_foreign_form:
-        yield from _html_candidates(facts)
+        yield from _html_candidates(facts, is_certain=is_certain)
 
 
-def _html_candidates(facts: PageFacts) -> Iterator[_Candidate]:
-    # A page that names no video has no business with these; its name on the tab bears the site's.
-    named = (facts.og_title, facts.twitter_title, facts.meta_title, facts.itemprop_name) if facts.page_id else ()
-    others = [_Candidate(each, unescape(each), unescape(each)) for each in named if each is not None]
+def _html_candidates(facts: PageFacts, *, is_certain: bool) -> Iterator[_Candidate]:
+    # On the page of something else these are its own; the name on the tab bears the site's.
+    named = (facts.og_title, facts.twitter_title, facts.meta_title, facts.itemprop_name) if is_certain else ()
+    others = [_Candidate.of_html(each) for each in named if each is not None]
     if facts.title_tag is None:
         yield from others
         return

@@ -7,14 +7,15 @@ capture knows whether it tells the video's title, so that the world knows which 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from k700_text.errors import ConfigError
+from k700_text.records import Availability
 from k700_text.sandbox.scene import seeded
 
 if TYPE_CHECKING:
@@ -23,12 +24,19 @@ if TYPE_CHECKING:
 EXTRA_PARAMETERS = "&feature=related"
 """What follows the id in captured addresses that have a key of their own: a question for the plain one misses them."""
 
+SHORT_LINK_PARAMETERS = "&feature=youtu.be"
+"""What follows the id in the address to which a short link leads."""
+
+DATA_PARAMETERS = "&pbj=1"
+"""What follows the id in the address of the page's data, which is JSON."""
+
 UNKEYED_PARAMETERS = "&gl=US&hl=en"
 """What follows the id in captured addresses that share the key of the plain one, as most do in the real archive."""
 
 _CONSENT_SINCE = datetime(2020, 11, 1, tzinfo=UTC)
 _STAMP = "%Y%m%d%H%M%S"
 _LAST_YEAR = 9000
+_LAST = datetime(2025, 6, 1, tzinfo=UTC)
 
 
 class CaptureKind(StrEnum):
@@ -56,6 +64,8 @@ class CaptureKind(StrEnum):
     """An archived redirect to the site's start page, of which there is no capture."""
     CIRCLE = "circle"
     """An archived redirect that leads back to itself."""
+    MOVED = "moved"
+    """An archived redirect to another address of the video, captured a second later."""
 
     @property
     def has_title(self) -> bool:
@@ -69,7 +79,35 @@ class CaptureKind(StrEnum):
 
 
 _TITLED = frozenset({CaptureKind.PAGE, CaptureKind.WINDOWS_1252, CaptureKind.HUGE, CaptureKind.DOUBLE_ENCODING})
-_STATUS = {CaptureKind.NOT_FOUND: 404, CaptureKind.REDIRECT: 302, CaptureKind.CIRCLE: 301}
+_STATUS = {
+    CaptureKind.NOT_FOUND: 404,
+    CaptureKind.REDIRECT: 302,
+    CaptureKind.CIRCLE: 301,
+    CaptureKind.MOVED: 301,
+}
+
+
+class AddressForm(StrEnum):
+    """Under which of a video's addresses it was captured."""
+
+    WATCH = "http://www.youtube.com/watch?v={}"
+    EMBED = "https://www.youtube.com/embed/{}"
+    PLAYER = "http://www.youtube.com/v/{}"
+    SHORT_LINK = "https://youtu.be/{}"
+    MOBILE = "http://m.youtube.com/watch?v={}"
+    OEMBED = "https://www.youtube.com/oembed?url=https%3A%2F%2Fwww.youtube.com%2Fwatch%3Fv%3D{}&format=json"
+    OEMBED_OF_HTTP = "http://www.youtube.com/oembed?url=http%3A%2F%2Fwww.youtube.com%2Fwatch%3Fv%3D{}&format=json"
+
+    @property
+    def is_oembed(self) -> bool:
+        """What was captured is an answer of oEmbed."""
+        return self in (AddressForm.OEMBED, AddressForm.OEMBED_OF_HTTP)
+
+
+_LEADS_TO = {
+    AddressForm.SHORT_LINK: (AddressForm.WATCH, SHORT_LINK_PARAMETERS),
+    AddressForm.PLAYER: (AddressForm.EMBED, ""),
+}
 
 
 class RowForm(StrEnum):
@@ -112,17 +150,24 @@ class CaptureShares:
     """Share of the later captures that the index lists without status and length."""
     excluded: float = 0.005
     """Share of the videos whose captures are closed to the public."""
+    worded_exclusions: float = 0.0
+    """Share of these to which playback says so with words under status 200, instead of 403."""
     extra_parameters: float = 0.0
     """Share of the videos captured only under an address with a further parameter."""
     unkeyed_parameters: float = 0.02
     """Share of the captures of other videos whose address has a further parameter that the key leaves out."""
     case_twins: float = 0.01
     """Share of the videos of which the archive also holds the id that differs only by case, under the same key."""
+    other_forms: float = 0.0
+    """Share of the videos captured under each of their further addresses."""
+    data: float = 0.0
+    """Share of the videos whose page's data was captured on its own."""
 
     def __post_init__(self) -> None:
         rows = (self.day_zero, self.revisits, self.bare_rows, self.unkeyed_parameters)
-        others = (self.consent, self.excluded, self.extra_parameters, self.case_twins)
-        is_possible = all(0 <= share <= 1 for share in (*rows, *others, *self.kinds.values()))
+        videos = (self.excluded, self.worded_exclusions, self.extra_parameters, self.case_twins)
+        others = (self.consent, self.other_forms, self.data)
+        is_possible = all(0 <= share <= 1 for share in (*rows, *videos, *others, *self.kinds.values()))
         if not is_possible or sum(self.kinds.values()) > 1:
             raise ConfigError("shares of the sandbox archive must be in 0..1, those of the kinds at most 1 together")
 
@@ -136,15 +181,18 @@ class CaptureShares:
             revisits=0.2,
             bare_rows=0.1,
             excluded=0.03,
+            worded_exclusions=0.5,
             extra_parameters=0.1,
             unkeyed_parameters=0.1,
             case_twins=0.2,
+            other_forms=0.1,
+            data=0.1,
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capture:
-    """One capture of a watch page.
+    """One capture of a video's page, or of what else has its title.
 
     Attributes:
         youtube_id: the id in the address that was captured.
@@ -154,6 +202,8 @@ class Capture:
         kind: what it shows.
         row: how the index lists it.
         page_at: which day's page it shows: an earlier capture's for a revisit.
+        form: which of the video's addresses was captured.
+        leads_to: the address to which an archived redirect leads, where that is another one of the video.
     """
 
     youtube_id: str
@@ -163,11 +213,13 @@ class Capture:
     kind: CaptureKind
     row: RowForm
     page_at: datetime
+    form: AddressForm = AddressForm.WATCH
+    leads_to: str | None = None
 
     @property
     def original(self) -> str:
         """The address that was captured."""
-        return f"http://www.youtube.com/watch?v={self.youtube_id}{self.parameters}"
+        return self.form.format(self.youtube_id) + self.parameters
 
     @property
     def urlkey(self) -> str:
@@ -200,24 +252,45 @@ class WebArchive:
             captures.append(self._capture(video, captured_at, captures))
         return tuple(sorted(captures, key=lambda capture: capture.captured_at))
 
-    def under_key(self, youtube_id: str) -> tuple[Capture, ...]:
-        """Returns all captures that the archive mixes up with those of an id, oldest first."""
-        twin = self._mixed_up_with(youtube_id)
-        if twin is None:
-            return self.captures(youtube_id)
-        mixed = (*self.captures(youtube_id), *self.captures(twin))
+    def other_captures(self, youtube_id: str) -> tuple[Capture, ...]:
+        """Returns the captures under the video's further addresses; of each there is one at most."""
+        video = self._video(youtube_id)
+        captures: list[Capture] = []
+        if video.availability is Availability.MALFORMED:
+            return ()
+        for form in AddressForm:
+            if form is not AddressForm.WATCH and self._draw("form", form, youtube_id) < self._shares.other_forms:
+                captures += self._other_captures(video, form)
+        if self._draw("data", youtube_id) < self._shares.data:
+            captures.append(self._other_capture(video, AddressForm.WATCH, self._moment(video, "data"), DATA_PARAMETERS))
+        # Two ways may lead to one address: the first capture of it is taken.
+        return tuple({capture.original: capture for capture in reversed(captures)}.values())
+
+    def under_key(self, youtube_id: str, form: AddressForm = AddressForm.WATCH) -> tuple[Capture, ...]:
+        """Returns all captures that the archive mixes up with those of one of a video's addresses, oldest first."""
+        if form is not AddressForm.WATCH:
+            return tuple(capture for capture in self.other_captures(youtube_id) if capture.form is form)
+        mixed: list[Capture] = []
+        for each in filter(None, (youtube_id, self._mixed_up_with(youtube_id))):
+            mixed += self.captures(each)
+            mixed += (capture for capture in self.other_captures(each) if capture.form is form)
         return tuple(sorted(mixed, key=lambda capture: (capture.captured_at, capture.original)))
 
     def is_excluded(self, youtube_id: str) -> bool:
         """Tells whether the owner closed the captures to the public; goes by the key, so for both twins."""
         return self._draw("excluded", youtube_id.lower()) < self._shares.excluded
 
+    def exclusion_status(self, youtube_id: str) -> int:
+        """Returns under which status playback says that a video's captures are closed to the public."""
+        return 200 if self._draw("worded exclusion", youtube_id.lower()) < self._shares.worded_exclusions else 403
+
     def recoverable_title(self, youtube_id: str) -> str | None:
         """Returns the raw title that some capture tells and anybody may read; None without one."""
         title = self._video(youtube_id).title
         if not title or self.is_excluded(youtube_id):
             return None
-        return title if any(capture.kind.has_title for capture in self.captures(youtube_id)) else None
+        captures = (*self.captures(youtube_id), *self.other_captures(youtube_id))
+        return title if any(capture.kind.has_title for capture in captures) else None
 
     def _mixed_up_with(self, youtube_id: str) -> str | None:
         twin = case_twin(youtube_id)
@@ -232,6 +305,38 @@ class WebArchive:
             return EXTRA_PARAMETERS
         is_unkeyed = self._draw("unkeyed parameters", youtube_id, stamp) < self._shares.unkeyed_parameters
         return UNKEYED_PARAMETERS if is_unkeyed else ""
+
+    def _moment(self, video: SandboxVideo, purpose: str) -> datetime:
+        """Returns when another address of a video was captured."""
+        span = _LAST - video.published_at
+        return (video.published_at + self._draw("moment", purpose, video.youtube_id) * span).replace(microsecond=0)
+
+    def _other_captures(self, video: SandboxVideo, form: AddressForm) -> Iterator[Capture]:
+        moment = self._moment(video, form)
+        capture = self._other_capture(video, form, moment)
+        if form not in _LEADS_TO:
+            yield capture
+            return
+        target_form, parameters = _LEADS_TO[form]
+        target = self._other_capture(video, target_form, moment + timedelta(seconds=1), parameters)
+        yield replace(capture, kind=CaptureKind.MOVED, leads_to=target.original)
+        yield target
+
+    def _other_capture(self, video: SandboxVideo, form: AddressForm, moment: datetime, parameters: str = "") -> Capture:
+        # Other odd pages are the watch page's own.
+        kind = CaptureKind.PAGE
+        if self._kind(video, moment) is CaptureKind.DEAD:
+            kind = CaptureKind.NOT_FOUND if form.is_oembed else CaptureKind.DEAD
+        return Capture(
+            youtube_id=video.youtube_id,
+            parameters=parameters,
+            captured_at=moment,
+            stamp=moment.strftime(_STAMP),
+            kind=kind,
+            row=RowForm.PLAIN,
+            page_at=moment,
+            form=form,
+        )
 
     def _capture(self, video: SandboxVideo, moment: datetime, earlier: list[Capture]) -> Capture:
         stamp = moment.strftime(_STAMP)

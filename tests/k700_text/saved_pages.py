@@ -6,6 +6,8 @@ import html
 import json
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlencode
+from xml.sax.saxutils import escape
 
 from tests.k700_text.crawling import POSSIBLE_ID
 
@@ -125,6 +127,36 @@ def page_without_data(title: str, youtube_id: str) -> str:
     return document(f"<title>{html.escape(title)} - YouTube</title>{links(youtube_id)}{meta_titles(title)}")
 
 
+def page_without_canonical(title: str, youtube_id: str) -> str:
+    """Says which page it is to small screens, apps and embedders only."""
+    head = (
+        f'<title>{html.escape(title)} - YouTube</title><link rel="shortlink" href="https://youtu.be/{youtube_id}">'
+        f'<link rel="alternate" media="handheld" href="https://m.youtube.com/watch?v={youtube_id}">'
+        f'<link rel="alternate" type="application/json+oembed" href="http://www.youtube.com/oembed?format=json&amp;'
+        f'url=http%3A%2F%2Fwww.youtube.com%2Fwatch%3Fv%3D{youtube_id}" title="{html.escape(title)}">'
+        f'<meta property="al:web:url" content="https://www.youtube.com/watch?v={youtube_id}&amp;feature=applinks">'
+        '<link itemprop="url" href="https://www.youtube.com/user/somebody">'
+    )
+    return document(head + meta_titles(title))
+
+
+def embed_page_2013(title: str, youtube_id: str) -> str:
+    config = {"args": {"video_id": youtube_id, "title": title, "length_seconds": 61}, "assets": {}}
+    code = f"yt.setConfig({{'VIDEO_ID': \"{youtube_id}\"}});yt.setConfig({{'PLAYER_CONFIG': {in_script(config)}}});"
+    return document(f"<title>{html.escape(title)} - YouTube</title>{links(youtube_id)}", script(code))
+
+
+def embed_page_2021(title: str, youtube_id: str) -> str:
+    """The title stands in a preview that has no id, within the arguments of a player that have one."""
+    preview = {"thumbnailPreviewRenderer": {"title": {"runs": [{"text": title}]}}}
+    return embed_page({"embedPreview": preview, "previewPlayabilityStatus": {"status": "OK"}}, youtube_id)
+
+
+def embed_page(response: dict[str, Any], youtube_id: str) -> str:
+    settings = {"PLAYER_VARS": {"embedded_player_response": json.dumps(response), "video_id": youtube_id}}
+    return document("<title>YouTube</title>", script(f"ytcfg.set({in_script(settings)});"))
+
+
 def meta_titles(title: str) -> str:
     text = html.escape(title)
     return (
@@ -137,7 +169,7 @@ PAGES: dict[str, Callable[[str, str], str]] = {
     page.__name__: page
     for page in (
         *(page_2005, page_2006, page_2009, page_2010, page_2011, page_2013, page_2018, page_2020),
-        *(page_2020_window, page_without_data),
+        *(page_2020_window, page_without_data, page_without_canonical, embed_page_2013, embed_page_2021),
     )
 }
 
@@ -176,3 +208,186 @@ BLOCK_PAGES = {
 }
 
 LOGIN_PAGE = document("<title>Sign in - Google Accounts</title>", '<form action="/ServiceLoginAuth"></form>')
+
+
+# --- answers that are data altogether ---
+
+
+def pbj(title: str, youtube_id: str) -> str:
+    parts = [
+        {"page": "watch", "rootVe": 3832},
+        {"page": "watch", "playerResponse": player_response(title, youtube_id)},
+        {"page": "watch", "response": initial_data(title, youtube_id), "url": f"/watch?v={youtube_id}"},
+    ]
+    return json.dumps(parts)
+
+
+def pbj_of_old_player(title: str, youtube_id: str) -> str:
+    arguments = {"video_id": youtube_id, "player_response": json.dumps(player_response(title, youtube_id))}
+    return json.dumps([{"page": "watch", "player": {"args": arguments}}, {"page": "watch", "timing": {}}])
+
+
+def pbj_of_page_alone(title: str, youtube_id: str) -> str:
+    return json.dumps({"page": "watch", "response": initial_data(title, youtube_id)})
+
+
+def spf(title: str, youtube_id: str) -> str:
+    arguments = {"video_id": youtube_id, "title": title}
+    return json.dumps([{"title": f"{title} - YouTube", "data": {"swfcfg": {"args": arguments}}}, {"foot": "<script>"}])
+
+
+def youtubei_player(title: str, youtube_id: str) -> str:
+    return json.dumps(player_response(title, youtube_id))
+
+
+def youtubei_next(title: str, youtube_id: str) -> str:
+    return json.dumps(initial_data(title, youtube_id))
+
+
+def video_info_2012(title: str, youtube_id: str) -> str:
+    return urlencode({"status": "ok", "length_seconds": "61", "title": title, "video_id": youtube_id})
+
+
+def video_info_2020(title: str, youtube_id: str) -> str:
+    response = json.dumps(player_response(title, youtube_id), ensure_ascii=False)
+    return urlencode({"csi_page_type": "embed", "status": "ok", "player_response": response})
+
+
+def oembed(title: str, youtube_id: str) -> str:
+    values = {
+        "type": "video",
+        "title": title,
+        "html": f'<iframe src="https://www.youtube.com/embed/{youtube_id}?feature=oembed"></iframe>',
+        "thumbnail_url": f"https://i.ytimg.com/vi/{youtube_id}/hqdefault.jpg",
+        "provider_name": "YouTube",
+    }
+    return json.dumps(values)
+
+
+def oembed_for_scripts(title: str, youtube_id: str) -> str:
+    return f"/**/ callback_1({oembed(title, youtube_id)});"
+
+
+def oembed_xml(title: str, youtube_id: str) -> str:
+    values = {**json.loads(oembed(title, youtube_id)), "title": title}
+    fields = "".join(f"<{name}>{escape(value)}</{name}>" for name, value in values.items())
+    return f'<?xml version="1.0" encoding="utf-8"?>\n<oembed>{fields}</oembed>'
+
+
+def feed_atom(title: str, youtube_id: str) -> str:
+    return (
+        "<?xml version='1.0' encoding='UTF-8'?><entry xmlns='http://www.w3.org/2005/Atom'"
+        " xmlns:media='http://search.yahoo.com/mrss/'>"
+        f"<id>http://gdata.youtube.com/feeds/api/videos/{youtube_id}</id><published>2012-05-01T20:00:00.000Z</published>"
+        f"<title type='text'>{escape(title)}</title><content type='text'>&lt;title&gt;no&lt;/title&gt;</content>"
+        "<media:group><media:title type='plain'>no</media:title></media:group></entry>"
+    )
+
+
+def feed_json(title: str, youtube_id: str) -> str:
+    entry = {"id": {"$t": f"tag:youtube.com,2008:video:{youtube_id}"}, "title": {"$t": title, "type": "text"}}
+    return json.dumps({"version": "1.0", "encoding": "UTF-8", "entry": entry})
+
+
+def feed_jsonc(title: str, youtube_id: str) -> str:
+    return json.dumps({"apiVersion": "2.1", "data": {"id": youtube_id, "title": title, "duration": 61}})
+
+
+ANSWERS: dict[str, Callable[[str, str], str]] = {
+    answer.__name__: answer
+    for answer in (
+        *(pbj, pbj_of_old_player, pbj_of_page_alone, spf, youtubei_player, youtubei_next),
+        *(video_info_2012, video_info_2020, oembed, oembed_for_scripts, oembed_xml, feed_atom, feed_json, feed_jsonc),
+    )
+}
+
+
+# --- pages of something else than a video ---
+
+
+def elsewhere(head: str, body: str = "") -> str:
+    """A page with a player, under a watch address, that is about what its head says."""
+    return document(f"<title>MLB - YouTube</title>{head}{meta_titles('MLB')}", script("window.ytplayer={};") + body)
+
+
+def canonical(url: str) -> str:
+    return f'<link rel="canonical" href="{url}">'
+
+
+_SITE = "https://www.youtube.com"
+_CHANNEL = f"{_SITE}/channel/UCoLrcjPV5PbUrUyXq5mjc_A"
+PAGES_ELSEWHERE = {
+    **{
+        url: elsewhere(canonical(url))
+        for url in (
+            *(_CHANNEL, f"{_SITE}/@mlb", f"{_SITE}/c/mlb", f"{_SITE}/user/mlb", f"{_SITE}/show/mlb", f"{_SITE}/mlb"),
+            *(f"{_SITE}/playlist?list=PL0123456789", f"{_SITE}/hashtag/mlb", f"{_SITE}/results?search_query=mlb"),
+            *(f"{_SITE}/feed/trending", f"{_SITE}/@mlb/shorts", f"{_SITE}/live", f"{_SITE}/", "/user/mlb", "/"),
+            *("//m.youtube.com/user/mlb", "http://m.youtube.com/channel/UCoLrcjPV5PbUrUyXq5mjc_A?hl=de"),
+            *(f"{_SITE}/embed/videoseries?list=PL0123456789", f"{_SITE}/embed/live_stream?channel=x"),
+            *(f"https://consent.youtube.com/m?continue={_SITE}/watch?v={POSSIBLE_ID}", f"{_SITE}/watch?v=too_short"),
+            *(f"{_SITE}/watch", f"http://web.archive.org/web/20170304050607/{_CHANNEL}"),
+        )
+    },
+    "og:url alone": elsewhere(f'<meta property="og:url" content="{_CHANNEL}">'),
+    "og:url against canonical": elsewhere(
+        f'{canonical(watch_url(POSSIBLE_ID))}<meta property="og:url" content="/c/x">'
+    ),
+    "handheld": elsewhere(f'<link rel="alternate" media="handheld" href="{_CHANNEL}">'),
+    "twitter:url": elsewhere(f'<meta name="twitter:url" content="{_CHANNEL}">'),
+    "app link": elsewhere(f'<meta property="al:android:url" content="{_CHANNEL}?feature=applinks">'),
+    "itemprop": elsewhere(f'<link itemprop="url" href="{_CHANNEL}">'),
+    "player of a trailer": elsewhere(
+        canonical(_CHANNEL), script(f"yt.setConfig({{'VIDEO_ID': '{POSSIBLE_ID}', video_id: '{POSSIBLE_ID}'}});")
+    ),
+    **{
+        name: elsewhere("", script(f"var ytInitialData = {in_script({'contents': {name: {}}})};"))
+        for name in (
+            *("twoColumnBrowseResultsRenderer", "singleColumnBrowseResultsRenderer"),
+            *("twoColumnSearchResultsRenderer", "sectionListRenderer"),
+        )
+    },
+    "cut off before it could say": "<html><head><title>MLB - YouTube</title><script>window.ytplayer={};</script>",
+}
+
+
+# --- pages of dead videos that still hold the title ---
+
+
+def dead_with_links(title: str) -> str:
+    return document(f"<title>YouTube</title>{links(POSSIBLE_ID)}{meta_titles(title)}", UNAVAILABLE)
+
+
+def dead_with_short_link(title: str) -> str:
+    head = (
+        f'<link rel="shortlink" href="http://youtu.be/{POSSIBLE_ID}"><meta name="title" content="{html.escape(title)}">'
+    )
+    return document(f"<title>YouTube</title>{head}", UNAVAILABLE)
+
+
+def dead_with_player_id(title: str) -> str:
+    head = f'<title>YouTube</title><meta property="og:title" content="{html.escape(title)}">'
+    return document(head, UNAVAILABLE + f'<embed src="/player.swf?video_id={POSSIBLE_ID}">')
+
+
+def dead_with_nothing_but_the_address(title: str) -> str:
+    return document(f'<title>YouTube</title><meta name="title" content="{html.escape(title)}">', UNAVAILABLE)
+
+
+def dead_with_details(title: str) -> str:
+    response = player_response(title, POSSIBLE_ID, "ERROR")
+    return document("<title> - YouTube</title>", script(f"var ytInitialPlayerResponse = {in_script(response)};"))
+
+
+def dead_answer_with_details(title: str) -> str:
+    return json.dumps([{"page": "watch", "playerResponse": player_response(title, POSSIBLE_ID, "UNPLAYABLE")}])
+
+
+UNAVAILABLE = '<div id="player-unavailable"><h1 id="unavailable-message">This video is private.</h1></div>'
+DEAD_PAGES_WITH_TITLE: dict[str, Callable[[str], str]] = {
+    page.__name__: page
+    for page in (
+        *(dead_with_links, dead_with_short_link, dead_with_player_id, dead_with_nothing_but_the_address),
+        *(dead_with_details, dead_answer_with_details),
+    )
+}

@@ -15,6 +15,7 @@ from k700_text.crawl.captures import Address, Play, Trail, stamp_time
 from k700_text.crawl.sources import wayback
 from k700_text.crawl.sources.wayback import Wayback, WaybackIndex, parse_evidence, parse_index, parse_index_evidence
 from k700_text.crawl.transport import Response, Transport
+from k700_text.crawl.watch_pages import id_in_url
 from k700_text.errors import K700TextError, ParseError, RateLimitedError, RefusedError, TransportError
 from k700_text.records import Availability, OutcomeStatus, TitleOutcome
 from k700_text.sandbox.captures import CaptureKind
@@ -26,6 +27,10 @@ from tests.k700_text import saved_pages as pages
 from tests.k700_text.crawling import NOON, POSSIBLE_ID, answer
 from tests.k700_text.saved_pages import TWIN_ID
 
+OTHER_STAMP = "20130601000000"
+EMBED, EMBED_OF_OEMBED, SHORT_LINK, OEMBED, OEMBED_OF_HTTP, MOBILE, PLAYER = OTHERS = tuple(
+    address.format(POSSIBLE_ID) for address in wayback.OTHER_ADDRESSES
+)
 HTML = {"content-type": "text/html; charset=utf-8"}
 NEVER = answer(404, b"<html>Hrm. not archived</html>", HTML)
 OFFLINE = answer(302, b"", {"location": "/sry"})
@@ -36,9 +41,14 @@ class Archive:
     """Stands in for the web archive: captures by time stamp, played in the way of the real one.
 
     Args:
-        captures: page, response or error by time stamp.
+        captures: page, response or error by time stamp, of the watch page.
         rows: what the index answers.
-        closest: stamp that a date leads to, where it is not simply the closest.
+        originals: the address that was captured, by time stamp.
+        others: page, response or error by further addresses of the video; of each there is one capture at most.
+
+    Attributes:
+        asked: the time stamps that were asked for, of the watch page; ``index`` for the index.
+        others_asked: the further addresses that were asked for.
     """
 
     def __init__(
@@ -46,10 +56,12 @@ class Archive:
         captures: Mapping[str, str | Response | K700TextError],
         rows: Response | None = None,
         originals: Mapping[str, str] | None = None,
+        others: Mapping[str, str | Response | K700TextError] | None = None,
     ) -> None:
         self.captures, self.rows = dict(captures), rows
-        self.originals = originals or {}
+        self.originals, self.others = originals or {}, dict(others or {})
         self.asked: list[str] = []
+        self.others_asked: list[str] = []
         self.lanes: list[str | None] = []
 
     def __call__(
@@ -63,6 +75,8 @@ class Archive:
             return self.rows
         address = Address.parse(url)
         assert address is not None and url.startswith(f"https://web.archive.org/web/{address.stamp}id_/http")
+        if address.original in OTHERS:
+            return self._play_other(address)
         self.asked.append(address.stamp)
         if address.stamp not in self.captures:
             return self._redirect(address)
@@ -70,6 +84,15 @@ class Archive:
         if isinstance(found, K700TextError):
             raise found
         return found if isinstance(found, Response) else self.play(address.stamp, found)
+
+    def _play_other(self, address: Address) -> Response:
+        self.others_asked.append(address.original)
+        found = self.others.get(address.original, NEVER)
+        if isinstance(found, K700TextError):
+            raise found
+        if found is NEVER or address.stamp == OTHER_STAMP:
+            return found if isinstance(found, Response) else self.play(OTHER_STAMP, found, link="")
+        return answer(302, b"", {"location": f"https://web.archive.org/web/{OTHER_STAMP}id_/{address.original}"})
 
     def _redirect(self, address: Address) -> Response:
         if not self.captures:
@@ -85,7 +108,8 @@ class Archive:
     def play(self, stamp: str, page: str = "", status: int = 200, **headers: str) -> Response:
         moment = stamp_time(stamp)
         assert moment is not None
-        ends = (("first memento", min(self.captures)), ("last memento", max(self.captures)))
+        stamps = self.captures or (stamp,)
+        ends = (("first memento", min(stamps)), ("last memento", max(stamps)))
         link = ", ".join(
             f'<https://web.archive.org/web/{each}/{self.original(each)}>; rel="{name}"; datetime="x"'
             for name, each in ends
@@ -125,10 +149,84 @@ def test_the_closest_capture_tells_the_title_in_two_requests() -> None:
     assert archive.lanes == [None, None]
 
 
-def test_a_video_never_archived_costs_one_request() -> None:
+def test_a_video_never_archived_costs_one_request_for_each_of_its_addresses() -> None:
     archive = Archive({})
     outcome = fetch(archive)
     assert (outcome.reason, outcome.http_status, len(archive.asked)) == ("not_archived", 404, 1)
+    assert archive.others_asked == list(OTHERS)
+    assert all(id_in_url(address) == POSSIBLE_ID for address in OTHERS)
+
+
+def test_no_other_address_is_asked_for_where_the_watch_page_has_the_title() -> None:
+    archive = Archive({"20180101000000": alive()}, others={EMBED: pages.embed_page_2013("A title", POSSIBLE_ID)})
+    assert fetch(archive).title == "A title" and archive.others_asked == []
+
+
+@pytest.mark.parametrize("captures", [{}, {"20180101000000": pages.DEAD_PAGES["2014"]}], ids=["no page", "dead page"])
+@pytest.mark.parametrize(
+    ("address", "page"),
+    [
+        (EMBED, pages.embed_page_2013),
+        (EMBED_OF_OEMBED, pages.embed_page_2021),
+        (OEMBED, pages.oembed),
+        (OEMBED_OF_HTTP, pages.oembed),
+        (MOBILE, pages.page_without_data),
+        (PLAYER, pages.embed_page_2021),
+    ],
+)
+def test_a_capture_of_another_address_tells_the_title(
+    captures: dict[str, str], address: str, page: Callable[[str, str], str]
+) -> None:
+    archive = Archive(captures, others={address: page("Tom & Jerry", POSSIBLE_ID)})
+    outcome = fetch(archive)
+    assert (outcome.title, outcome.captured_at) == ("Tom & Jerry", stamp_time(OTHER_STAMP))
+    # One request for what was never archived, two for what was, none for what comes after it.
+    assert archive.others_asked == [*OTHERS[: OTHERS.index(address)], address, address]
+    archive = Archive(captures, others={address: page("Another's", TWIN_ID)})
+    assert fetch(archive).reason == "wrong_id"
+
+
+def test_a_short_link_is_followed_to_the_page_that_was_captured_behind_it() -> None:
+    behind = f"http://www.youtube.com/watch?v={POSSIBLE_ID}&feature=youtu.be"
+    archive = Archive({}, others={SHORT_LINK: ""})
+    location = f"https://web.archive.org/web/{OTHER_STAMP}id_/{behind}"
+    archive.others[SHORT_LINK] = archive.play(OTHER_STAMP, status=301, location=location, link="")
+    asked: list[str] = []
+
+    def get(url: str, *rest: Any, **options: Any) -> Response:
+        if not url.endswith(behind):
+            return archive(url, *rest, **options)
+        asked.append(url)
+        return archive.play(OTHER_STAMP, alive("Behind the link"), link="")
+
+    (outcome,) = Wayback().fetch([POSSIBLE_ID], get)
+    assert outcome.title == "Behind the link" and len(asked) == 1
+    assert archive.others_asked == [EMBED, EMBED_OF_OEMBED, SHORT_LINK, SHORT_LINK]
+
+
+def test_captures_of_one_moment_under_two_addresses_are_two() -> None:
+    archive = Archive({OTHER_STAMP: DEAD}, others={EMBED: pages.embed_page_2013("A title", POSSIBLE_ID)})
+    assert fetch(archive).title == "A title"
+
+
+def test_an_exclusion_ends_the_search_and_a_fault_of_the_archive_is_tried_again() -> None:
+    archive = Archive({"20180101000000": DEAD}, others={EMBED: answer(403, b"RobotAccessControlException", HTML)})
+    assert fetch(archive).reason == "excluded" and len(archive.others_asked) == 2
+    for error in (TransportError("cut off", host="web.archive.org"), RefusedError("refused", host="web.archive.org")):
+        with pytest.raises(type(error)):
+            fetch(Archive({}, others={SHORT_LINK: error}))
+    # A fault of one capture is remembered, while the others may still tell the title.
+    archive = Archive({"20170101000001": answer(503, b"")}, others={OEMBED: pages.oembed("A title", POSSIBLE_ID)})
+    assert fetch(archive).title == "A title"
+
+
+def test_no_video_costs_more_requests_than_the_plan_says() -> None:
+    dates = ("20050301000000", "20130101000001", "20170101000001", "20200101000001")
+    archive = Archive(dict.fromkeys(dates, DEAD), others=dict.fromkeys(OTHERS, pages.LOGIN_PAGE))
+    fetch(archive)
+    num_requests = len(archive.asked) + len(archive.others_asked)
+    assert num_requests <= Wayback.requests_per_batch <= num_requests + 6
+    assert Wayback().plan(1000, 8.0, None).num_requests == 1000 * Wayback.requests_per_batch
 
 
 def test_a_dead_page_sends_to_the_other_dates_and_nothing_is_played_twice() -> None:
@@ -269,6 +367,48 @@ def test_captures_closed_to_the_public_are_final() -> None:
         assert (outcome.reason, outcome.http_status) == ("excluded", 403)
 
 
+@pytest.mark.parametrize("status", [200, 403, 404])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "<p>Sorry.</p><p>This URL has been excluded from the Wayback Machine.</p>",
+        "<h1>Page cannot be crawled or displayed due to robots.txt.</h1>",
+        "org.archive.util.io.RuntimeIOException: ...RobotAccessControlException: Blocked By Robots",
+        "<title>Blocked Site Error</title>",
+    ],
+)
+def test_words_that_close_a_capture_are_final_whatever_their_status(words: str, status: int) -> None:
+    response = answer(status, words.encode(), HTML)
+    for archive, source in (
+        (Archive({"20170101000000": response}), Wayback()),
+        (Archive({}, response), WaybackIndex()),
+    ):
+        outcome = fetch(archive, source)
+        assert (outcome.reason, len(archive.asked)) == ("excluded", 1)
+    # Said by a page that was captured they are nothing but words, and by a server in distress no answer.
+    archive = Archive({"20170101000000": ""})
+    archive.captures["20170101000000"] = archive.play("20170101000000", alive(words), 200)
+    assert fetch(archive).status is OutcomeStatus.TITLE
+    for distress, error in ((503, TransportError), (429, RateLimitedError)):
+        with pytest.raises(error):
+            fetch(Archive({"20170101000000": answer(distress, words.encode(), HTML)}))
+
+
+def test_a_list_of_captures_may_quote_the_words() -> None:
+    archive = Archive({}, index(row("20150101000000", "&t=Blocked Site&u=has not archived that URL", digest="x")))
+    archive.captures["20150101000000"] = DEAD
+    assert fetch(archive, WaybackIndex()).reason == "dead_page"
+
+
+def test_that_nothing_was_archived_may_be_said_under_status_200() -> None:
+    words = b"<h1>Hrm.</h1><p>The Wayback Machine has not archived that URL.</p>"
+    archive = Archive({"20170101000000": answer(200, words, HTML)})
+    assert fetch(archive).reason == "not_archived"
+    offline = answer(200, b"<p>The Wayback Machine is temporarily offline.</p>", HTML)
+    with pytest.raises(TransportError, match="has a fault"):
+        fetch(Archive({"20170101000000": offline}))
+
+
 def test_an_id_that_differs_by_case_is_recognised_in_the_address_and_on_the_page() -> None:
     twin = f"http://www.youtube.com/watch?v={TWIN_ID}"
     archive = Archive({"20170101000001": alive()}, originals={"20170101000001": twin})
@@ -312,6 +452,27 @@ def test_a_kept_page_is_read_again_when_the_reader_has_learnt(monkeypatch: pytes
     assert parse_evidence(POSSIBLE_ID, evidence, 200, NOON).reason == "unreadable"
     monkeypatch.setattr(capture_module, "READER_VERSION", capture_module.READER_VERSION + 1)
     assert parse_evidence(POSSIBLE_ID, evidence, 200, NOON).title == "Understood now"
+
+
+def test_what_earlier_versions_kept_is_judged_by_the_rules_of_today() -> None:
+    def kept(**play: Any) -> bytes:
+        about = {"url": f"http://www.youtube.com/watch?v={POSSIBLE_ID}", "stamp": "20170304050607", "status": 200}
+        return json.dumps({"reader": 1, "status": 200, "plays": [{**about, **play}]}).encode()
+
+    def again(evidence: bytes) -> TitleOutcome:
+        return parse_evidence(POSSIBLE_ID, evidence, 200, NOON)
+
+    stated = [{"place": "args", "video_id": POSSIBLE_ID, "titles": ["A title"], "playability": "OK"}]
+    assert again(kept(facts={"stated": stated})).title == "A title"
+    first_year = {"title_tag": "YouTube - Me at the zoo", "has_player": True}
+    assert again(kept(facts=first_year)).title == "Me at the zoo"
+    # A channel's name that was taken for the video's title.
+    channel = {"canonical": "https://www.youtube.com/user/mlb", "og_url": "https://www.youtube.com/user/mlb"}
+    assert again(kept(facts={**channel, "title_tag": "MLB - YouTube", "has_player": True})).reason == "wrong_id"
+    # Data that the first reader did not understand was kept whole.
+    assert again(kept(facts={}, page=pages.pbj("In the data", POSSIBLE_ID))).title == "In the data"
+    ended = json.dumps({"reader": 1, "status": 404, "plays": [], "ending": "not_archived"}).encode()
+    assert again(ended).reason == "not_archived"
 
 
 @pytest.mark.parametrize("evidence", [b"", b"{}", b"[]", b'{"plays": [1]}', b'{"plays": [{"what": 1}]}'])
@@ -392,7 +553,7 @@ def test_the_index_is_asked_as_documented() -> None:
         ("output", "json"),
         ("fl", "timestamp,original,mimetype,statuscode,digest"),
         ("filter", "statuscode:200"),
-        ("filter", "mimetype:text/html"),
+        ("filter", "mimetype:(text/html|application/json)"),
         ("collapse", "digest"),
         ("limit", "500"),
     ]

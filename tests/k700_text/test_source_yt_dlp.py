@@ -306,6 +306,21 @@ def test_other_hosts_are_refused_by_the_wire(server: SandboxServer) -> None:
         assert server.count() == start
 
 
+@pytest.mark.parametrize("guard", ["", "\ufeff", ")]}'\n", " \r\n"])
+def test_an_answer_about_another_video_is_known_whatever_stands_around_it(server: SandboxServer, guard: str) -> None:
+    answer = json.dumps({"videoDetails": {"videoId": OTHER_ID}, "playabilityStatus": {"status": "OK"}})
+    for text in (answer, f'[{{"page": "watch"}}, {answer}]'):
+        server.script("player", [Answer(200, {"Content-Type": "application/json"}, guard + text)])
+        wire = PlayerWire(server.url, CookieJar())
+        wire.start(POSSIBLE_ID)
+        wire.send(f"https://{HOST}/youtubei/v1/player", method="POST", data=b"{}", headers={})
+        assert (wire.video_ids, wire.statuses) == ({OTHER_ID}, ["OK"])
+        # Nothing more is sent: yt-dlp is to make do with what it has.
+        start = server.count()
+        again = wire.send(f"https://{HOST}/youtubei/v1/player", method="POST", data=b"{}", headers={})
+        assert again.status == 403 and server.count() == start
+
+
 def test_nobody_listening_is_a_refusal() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

@@ -18,9 +18,10 @@ from k700_text.sandbox.world import World, WorldConfig
 from k700_text.titles import clean_plain_title
 from tests.k700_text import saved_pages as pages
 from tests.k700_text.crawling import POSSIBLE_ID, ids_where
-from tests.k700_text.saved_pages import OTHER_ID, PAGES, TWIN_ID, document, links, script, watch_url
+from tests.k700_text.saved_pages import ANSWERS, OTHER_ID, PAGES, TWIN_ID, document, links, script, watch_url
 
 UTF8 = "text/html; charset=utf-8"
+MARKUP_ALONE = ("page_2005", "page_2006", "page_without_data", "page_without_canonical")
 TITLES = [
     "How to fold a shirt",
     'Tom & Jerry\'s "best" <3',
@@ -58,6 +59,116 @@ def test_every_era_tells_the_title_as_it_was(era: str, title: str) -> None:
 def test_the_page_of_another_id_is_refused_also_where_only_case_differs(era: str, shown: str) -> None:
     judged = judge(PAGES[era]("Another video", shown), url=watch_url(POSSIBLE_ID))
     assert (judged.title, judged.reason) == (None, "wrong_id")
+
+
+@pytest.mark.parametrize("title", TITLES)
+@pytest.mark.parametrize("form", ANSWERS)
+def test_answers_that_are_data_tell_the_title_as_it_was(form: str, title: str) -> None:
+    if form in ("oembed_xml", "feed_atom"):
+        title = title.replace("\x07", "")  # no XML can say it
+    judged = judge(ANSWERS[form](title, POSSIBLE_ID), content_type="application/json; charset=UTF-8")
+    assert (judged.title, judged.reason) == (clean_plain_title(title), None)
+    assert judged.raw_title in (title, title[:3] + title[3:])
+
+
+@pytest.mark.parametrize("form", ANSWERS)
+@pytest.mark.parametrize("shown", [OTHER_ID, TWIN_ID])
+def test_data_about_another_id_is_refused_whatever_address_it_was_captured_under(form: str, shown: str) -> None:
+    judged = judge(ANSWERS[form]("Another video", shown), url=f"{watch_url(POSSIBLE_ID)}&pbj=1")
+    assert (judged.title, judged.reason) == (None, "wrong_id")
+
+
+@pytest.mark.parametrize("form", ANSWERS)
+@pytest.mark.parametrize("start", ["", "\ufeff", " \r\n"])
+@pytest.mark.parametrize("content_type", ["text/html; charset=ISO-8859-1", "", "application/x-shockwave-flash"])
+def test_data_is_known_by_itself_not_by_its_content_type(form: str, start: str, content_type: str) -> None:
+    title = "Übung 日本 & <b>"
+    assert judge(start + ANSWERS[form](title, POSSIBLE_ID), content_type=content_type).title == title
+
+
+@pytest.mark.parametrize("guard", [")]}'\n", ")]}',\n", ")]}"])
+def test_a_guard_against_foreign_scripts_is_no_part_of_the_data(guard: str) -> None:
+    assert judge(guard + pages.pbj("A title", POSSIBLE_ID)).title == "A title"
+
+
+@pytest.mark.parametrize("form", ANSWERS)
+def test_data_that_is_cut_off_tells_the_right_title_or_none(form: str) -> None:
+    answer = ANSWERS[form]("Tom & Jerry – Übung 日本", POSSIBLE_ID).encode()
+    titles = {judge(answer[:length]).title for length in range(0, len(answer), 7)}
+    assert titles <= {None, "Tom & Jerry – Übung 日本"}
+
+
+def test_the_last_field_of_a_form_may_be_cut_off_and_is_no_title() -> None:
+    answer = f"status=ok&video_id={POSSIBLE_ID}&title=Tom+%26+Jerry"
+    assert {judge(answer[:length]).title for length in range(len(answer) + 1)} == {None}
+    assert judge(f"{answer}&author=x").title == "Tom & Jerry"
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (json.dumps({"page": "watch", "response": pages.initial_data("Whose?")}), "no_id"),
+        (json.dumps({**json.loads(pages.oembed("Whose?", POSSIBLE_ID)), "thumbnail_url": ""}), None),
+        (pages.oembed("Whose?", POSSIBLE_ID).replace("/vi/" + POSSIBLE_ID, "/vi/" + OTHER_ID), "unreadable"),
+        (pages.oembed("A list", POSSIBLE_ID).replace('"video"', '"rich"'), "unreadable"),
+        (
+            json.dumps({"feed": {"entry": [json.loads(pages.feed_json("One of many", POSSIBLE_ID))["entry"]]}}),
+            "unreadable",
+        ),
+        (
+            pages.feed_atom("A title", POSSIBLE_ID).replace("<entry", "<!DOCTYPE x [<!ENTITY a 'b'>]><entry"),
+            "unreadable",
+        ),
+        (json.dumps({"error": {"code": 404, "message": "<title>Not a title - YouTube</title>"}}), "unreadable"),
+        (json.dumps({"note": document(f"<title>Not markup - YouTube</title>{links(POSSIBLE_ID)}")}), "unreadable"),
+        ("status=fail&errorcode=150&reason=It+is+private.&title=Private+video&video_id=" + POSSIBLE_ID, "dead_page"),
+        (pages.youtubei_player("Private video", POSSIBLE_ID).replace("OK", "ERROR"), "dead_page"),
+        ("[" * 100_000, "unreadable"),
+        ("[1, null, [[]], {}]", "unreadable"),
+        ("a=b&" * 5000, "unreadable"),
+    ],
+)
+def test_data_that_names_no_video_tells_no_title(answer: str, reason: str | None) -> None:
+    judged = judge(answer, url=watch_url(POSSIBLE_ID))
+    assert judged.reason == reason and (judged.title is None) is (reason is not None)
+
+
+@pytest.mark.parametrize("page", pages.PAGES_ELSEWHERE.values(), ids=pages.PAGES_ELSEWHERE)
+def test_the_page_of_something_else_than_a_video_gives_no_title(page: str) -> None:
+    judged = judge(page, url=watch_url(POSSIBLE_ID))
+    assert judged.title is None and judged.reason in ("wrong_id", "no_id")
+    # Only data about exactly this video is believed there: that of a channel's trailer, for instance.
+    trailer = script(f"ytplayer.config = {json.dumps({'args': {'video_id': POSSIBLE_ID, 'title': 'The trailer'}})};")
+    assert judge(page + trailer, url=watch_url(POSSIBLE_ID)).title == "The trailer"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(f"/watch?v={POSSIBLE_ID}", f"http://m.youtube.com/watch?hl=de&amp;v={POSSIBLE_ID}"),
+        *(f"https://youtu.be/{POSSIBLE_ID}", f"https://www.youtube.com/shorts/{POSSIBLE_ID}"),
+        f"https://web.archive.org/web/20170304050607/https://www.youtube.com/watch?v={POSSIBLE_ID}",
+    ],
+)
+def test_a_page_that_names_the_video_in_another_spelling_is_its_page(url: str) -> None:
+    assert judge(pages.elsewhere(pages.canonical(url))).title == "MLB"
+    assert judge(pages.elsewhere(pages.canonical(url)), OTHER_ID).reason == "wrong_id"
+
+
+@pytest.mark.parametrize("url", ["https://example.org/mlb", "http://[broken", ""])
+def test_addresses_of_other_sites_say_nothing_about_the_page(url: str) -> None:
+    page = pages.elsewhere(pages.canonical(url))
+    assert judge(page, url=watch_url(POSSIBLE_ID)).title == "MLB"
+    assert judge(page).reason == "no_id"
+
+
+@pytest.mark.parametrize("page", pages.DEAD_PAGES_WITH_TITLE)
+def test_a_dead_page_whose_own_metadata_holds_the_title_tells_it(page: str) -> None:
+    made = pages.DEAD_PAGES_WITH_TITLE[page]
+    assert judge(made("Tom & Jerry"), url=watch_url(POSSIBLE_ID)).title == "Tom & Jerry"
+    for junk in ("Private video", "YouTube", "YouTube - Broadcast Yourself.", "Video unavailable"):
+        assert judge(made(junk), url=watch_url(POSSIBLE_ID)).reason == "dead_page"
+    assert judge(made("Tom & Jerry"), TWIN_ID, url=watch_url(POSSIBLE_ID)).title is None
 
 
 @pytest.mark.parametrize(
@@ -119,7 +230,7 @@ def test_a_title_is_kept_where_the_video_only_does_not_play_here() -> None:
     assert judge(document("", script(f"var ytInitialPlayerResponse = {json.dumps(response)};"))).title == "A song"
 
 
-@pytest.mark.parametrize("era", [era for era in PAGES if era not in ("page_2005", "page_2006", "page_without_data")])
+@pytest.mark.parametrize("era", [era for era in PAGES if era not in MARKUP_ALONE])
 def test_a_video_with_an_empty_title_is_no_dead_page(era: str) -> None:
     assert judge(PAGES[era]("", POSSIBLE_ID)).reason == "empty_title"
 
@@ -265,6 +376,19 @@ def test_the_facts_of_a_large_page_are_small() -> None:
         (f"https://www.youtube-nocookie.com/embed/{POSSIBLE_ID}?rel=0", POSSIBLE_ID),
         (f"http://www.youtube.com/v/{POSSIBLE_ID}", POSSIBLE_ID),
         (f"https://www.youtube.com/live/{POSSIBLE_ID}", POSSIBLE_ID),
+        (f"http://www.youtube.com/?v={POSSIBLE_ID}", POSSIBLE_ID),
+        (f"http://www.youtube.com/watch.php?v={POSSIBLE_ID}", POSSIBLE_ID),
+        (f"https://www.youtube.com/get_video_info?html5=1&video_id={POSSIBLE_ID}", POSSIBLE_ID),
+        (
+            f"https://www.youtube.com/oembed?format=json&url=http%3A//www.youtube.com/watch%3Fv%3D{POSSIBLE_ID}",
+            POSSIBLE_ID,
+        ),
+        (f"http://www.youtube.com/oembed?url=https://youtu.be/{POSSIBLE_ID}&format=xml", POSSIBLE_ID),
+        (f"http://gdata.youtube.com/feeds/api/videos/{POSSIBLE_ID}?v=2&alt=json", POSSIBLE_ID),
+        (f"http://gdata.youtube.com/feeds/api/videos/{POSSIBLE_ID}/related", None),
+        ("https://www.youtube.com/embed/videoseries?list=PL0123456789", None),
+        ("https://www.youtube.com/embed/live_stream?channel=UC0123", None),
+        ("https://www.youtube.com/oembed?url=https://example.org/", None),
         (f"https://www.youtube.com/watch?v={POSSIBLE_ID}x", None),
         (f"https://youtube.com.example.org/watch?v={POSSIBLE_ID}", None),
         (f"https://consent.youtube.com/m?continue=https://www.youtube.com/watch?v={POSSIBLE_ID}", None),
@@ -356,6 +480,15 @@ def test_reading_never_fails(parts: list[str], content_type: str) -> None:
     assert (judged.title is None) != (judged.reason is None)
 
 
+def test_facts_of_data_survive_being_kept_and_those_of_older_readers_are_read() -> None:
+    for answer in ANSWERS.values():
+        facts = read_page(answer("A title", POSSIBLE_ID).encode(), "")
+        assert PageFacts.from_json(json.loads(json.dumps(facts.to_json()))) == facts
+    first_reader = {"title_tag": "YouTube - Me at the zoo", "has_player": True}
+    judged = judge_page(PageFacts.from_json(first_reader), POSSIBLE_ID, page_url=watch_url(POSSIBLE_ID))
+    assert judged.title == "Me at the zoo"
+
+
 @settings(max_examples=80, deadline=None)
 @given(st.binary(max_size=300), st.sampled_from(["", UTF8, "text/html; charset=gb18030", "x; charset=utf-7"]))
 def test_bytes_of_any_kind_can_be_read(body: bytes, content_type: str) -> None:
@@ -363,13 +496,22 @@ def test_bytes_of_any_kind_can_be_read(body: bytes, content_type: str) -> None:
         judge_page(read_page(data, content_type), POSSIBLE_ID)
 
 
+@pytest.mark.parametrize("era", sorted(PAGES))
+def test_characters_of_two_utf_16_halves_come_out_whole(era: str) -> None:
+    """Programs of UTF-16 write an emoji as two halves: in bytes (CESU-8), or as two references or escapes."""
+    page = PAGES[era]("Sm\U0001f600le", POSSIBLE_ID)
+    halves = "".join(half.encode("utf-8", "surrogatepass").hex() for half in ("\ud83d", "\ude00"))
+    assert judge(page.encode().replace("\U0001f600".encode(), bytes.fromhex(halves))).title == "Sm\U0001f600le"
+    spelled = "&#55357;&#56832;" if era in MARKUP_ALONE else "\\ud83d\\ude00"
+    assert judge(page.replace("\U0001f600", spelled)).title == "Sm\U0001f600le"
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=80), st.sampled_from(sorted(PAGES)))
 def test_any_title_comes_out_of_any_page(title: str, era: str) -> None:
     judged = judge(PAGES[era](title, POSSIBLE_ID))
     assert judged.title in (clean_plain_title(title), None)
-    is_data = era not in ("page_2005", "page_2006", "page_without_data")
-    if is_data:
+    if era not in MARKUP_ALONE:
         assert judged.title == clean_plain_title(title)
 
 

@@ -1,8 +1,9 @@
 """The web archive: titles of videos that are gone, from pages captured while they lived (web-contracts section 4).
 
-Two sources. ``wayback`` asks playback for the captures closest to a few dates: one request for a video that was never
-archived, two for most others. ``wayback-cdx`` asks the index, which is slow, about what playback left without a title:
-captures under addresses with further parameters, and more captures of the plain one.
+Two sources. ``wayback`` asks playback for the captures of the watch page closest to a few dates, two requests for most
+videos, and where these have no title for one capture each of the video's other addresses, which is where most of the
+hard titles are: one request for each that was never archived. ``wayback-cdx`` asks the index, which is slow, about what
+playback left without a title: captures under addresses with further parameters, and more captures of the plain one.
 
 An answer is a capture only if it bears Memento-Datetime: then its status is that of the past, and says nothing about
 the archive's health. What the archive holds says nothing about whether the video lives now.
@@ -11,7 +12,7 @@ the archive's health. What the archive holds says nothing about whether the vide
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -57,6 +58,20 @@ REFUSED_SECONDS = 3600.0
 # Section 4.3: the clips were picked in 2016 to 2020; earlier captures show videos that were gone later.
 DATES = ("20170101000000", "20130101000000", "20200101000000")
 OLDEST = "20050214000000"
+WATCH_ADDRESS = "http://www.youtube.com/watch?v={}"
+# Captured because other sites embed the player, share the short link, or ask what to embed. The most frequent first;
+# the archive makes no difference between http and https, but the address within another one is spelled as it was.
+OTHER_ADDRESSES = (
+    "https://www.youtube.com/embed/{}",
+    "https://www.youtube.com/embed/{}?feature=oembed",
+    "https://youtu.be/{}",
+    "https://www.youtube.com/oembed?url=https%3A%2F%2Fwww.youtube.com%2Fwatch%3Fv%3D{}&format=json",
+    "http://www.youtube.com/oembed?url=http%3A%2F%2Fwww.youtube.com%2Fwatch%3Fv%3D{}&format=json",
+    "http://m.youtube.com/watch?v={}",
+    "http://www.youtube.com/v/{}",
+)
+# Of these one capture is asked for: an early one, as late ones show videos that are gone.
+OTHER_DATE = DATES[1]
 MAX_CAPTURES = 4
 MAX_ROWS = 500
 MAX_KEPT_ROWS = 50
@@ -65,14 +80,23 @@ FIELDS = ("timestamp", "original", "mimetype", "statuscode", "digest")
 _BUSY_STATUSES = FAULT_STATUSES | {413, 421}
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _RUNTIME_ERROR = "x-archive-wayback-runtime-error"
-_EXCLUSIONS = (b"AdministrativeAccessControlException", b"RobotAccessControlException", b"BlockedSite", b"Blocked Site")
+# In errors as the archive's programs word them, and on its pages for people (in lower case).
+_EXCLUSIONS = (
+    *(b"administrativeaccesscontrolexception", b"robotaccesscontrolexception", b"blockedsite", b"blocked site"),
+    *(b"has been excluded from the wayback machine", b"due to robots.txt", b"blocked by robots.txt"),
+)
+_ABSENCES = (b"wayback machine has not archived that url", b"resourcenotinarchiveexception")
+_OFFLINE = (b"temporarily offline", b"temporarily unavailable")
+_MAX_WORDS_BYTES = 200_000
 _LATE = "20210101000000"
 _NEVER = "99999999999999"
-_PLAYABLE_TYPES = frozenset({"text/html", "application/xhtml+xml", "warc/revisit", "unk", "-", ""})
+_PLAYABLE_TYPES = frozenset(
+    {"text/html", "application/xhtml+xml", "application/json", "text/javascript", "warc/revisit", "unk", "-", ""}
+)
 
 
 class Wayback(Source):
-    """Titles from the captures closest to a few dates.
+    """Titles from the captures of a video's addresses closest to a few dates.
 
     Args:
         url: where captures are played.
@@ -81,8 +105,8 @@ class Wayback(Source):
     name = NAME
     host = HOST
     pace = PACES[NAME]
-    # A redirect and a page for each date.
-    requests_per_batch = 2 * (len(DATES) + 1)
+    # A redirect and a page for each date and address; two more of each where a short link leads to the page.
+    requests_per_batch = 2 * (len(DATES) + 1) + 2 * len(OTHER_ADDRESSES) + 4
     is_live = False
     refused_seconds = REFUSED_SECONDS
 
@@ -93,10 +117,10 @@ class Wayback(Source):
         """Asks about one video; see the base class."""
         (youtube_id,) = ids
         player = _Player(youtube_id, get, self._url, lane=None)
-        for date in (*DATES, OLDEST):
-            if player.is_done:
-                break
-            player.play_closest(date)
+        player.search(WATCH_ADDRESS.format(youtube_id), (*DATES, OLDEST))
+        for address in OTHER_ADDRESSES:
+            player.search(address.format(youtube_id), (OTHER_DATE,))
+        player.note_end()
         return [player.outcome(NAME)]
 
 
@@ -171,12 +195,13 @@ class _Player:
         self.trail = Trail()
         self.dead_since = _NEVER
         self._youtube_id, self._get, self._url, self._lane = youtube_id, get, url, lane
-        self._seen: set[tuple[str, str]] = set()
-        self._first: Address | None = None
-        self._last: Address | None = None
+        self._seen: set[tuple[str, ...]] = set()
+        # The first and the last capture of the address that is searched, once the archive has named them.
+        self._ends: Mapping[str, Address] = {}
         self._has_title = False
+        self._is_absent = False
         self._is_mixed_up = False
-        self._asked_twice: set[tuple[str, str]] = set()
+        self._asked_twice: set[tuple[str, ...]] = set()
         self._fault: TransportError | ParseError | None = None
 
     @property
@@ -194,14 +219,27 @@ class _Player:
             raise self._fault
         return self.trail.outcome(source, self._youtube_id, datetime.now(UTC))
 
-    def play_closest(self, date: str) -> None:
-        """Plays the capture closest to a date (14 digits); asks nothing where it is known to be one seen before."""
-        address = Address(date, f"http://www.youtube.com/watch?v={self._youtube_id}", is_exact=False)
-        if self._first and date <= self._first.stamp:
-            address = self._first
-        elif self._last and date >= self._last.stamp:
-            address = self._last
-        self.play(address)
+    def search(self, original: str, dates: Iterable[str]) -> None:
+        """Plays the captures of an address closest to some dates (14 digits), until one tells the title.
+
+        Asks nothing where that is known to be a capture seen before, and no further date of what was never archived.
+        """
+        self._ends, self._is_absent = {}, False
+        for date in dates:
+            if self.is_done or self._is_absent:
+                return
+            first, last = self._ends.get("first"), self._ends.get("last")
+            if first and date <= first.stamp:
+                self.play(first)
+            elif last and date >= last.stamp:
+                self.play(last)
+            else:
+                self.play(Address(date, original, is_exact=False))
+
+    def note_end(self) -> None:
+        """Notes that no address was ever archived, if so."""
+        if not (self.is_done or self.trail.plays or self._fault):
+            self.trail.ending, self.trail.status = NOT_ARCHIVED, 404
 
     def play(self, address: Address) -> None:
         """Plays a capture, or the one to which the archive leads from there.
@@ -211,7 +249,7 @@ class _Player:
                 own fault, it is remembered instead, and others can be played.
         """
         following: Address | None = address
-        way: set[tuple[str, str]] = set()
+        way: set[tuple[str, ...]] = set()
         num_plays = len(self.trail.plays)
         while following is not None and following.key not in way and len(way) <= MAX_REDIRECTS:
             if not self._is_worth_asking(following):
@@ -259,7 +297,7 @@ class _Player:
                 return target
         if is_excluded(response):
             self.trail.ending, self.trail.status = EXCLUDED, 403
-        elif response.status == 404:
+        elif response.status == 404 or _says(response, _ABSENCES):
             self._note_absence(address)
         else:
             self._note_fault(address, response)
@@ -274,8 +312,7 @@ class _Player:
         self._is_mixed_up = judged.reason == WRONG_ID and id_in_url(address.original) == self._youtube_id
         if judged.reason == DEAD_PAGE:
             self.dead_since = min(self.dead_since, address.stamp)
-        others = linked_captures(response)
-        self._first, self._last = others.get("first", self._first), others.get("last", self._last)
+        self._ends = {**self._ends, **linked_captures(response)}
         # An archived redirect is followed to the same video only (http to https): elsewhere is no page of it.
         target = archived_redirect(address, response)
         return target if target and id_in_url(target.original) == self._youtube_id else None
@@ -283,8 +320,8 @@ class _Player:
     def _note_absence(self, address: Address) -> None:
         if address.is_exact:
             self.trail.plays.append(Play(url=address.original, stamp=address.stamp, status=404, note=ARCHIVED_ERROR))
-        elif not self.trail.plays and self._fault is None:
-            self.trail.ending, self.trail.status = NOT_ARCHIVED, 404
+        else:
+            self._is_absent = True
 
     def _note_fault(self, address: Address, response: Response) -> None:
         error = _error_of(response, NAME, self._youtube_id)
@@ -294,10 +331,18 @@ class _Player:
 
 
 def is_excluded(response: Response) -> bool:
-    """Tells whether the owner or robots.txt closed the captures to the public: a final answer."""
-    if response.status != 403 or "memento-datetime" in response.headers:
+    """Tells whether the owner or robots.txt closed the captures to the public: a final answer, whatever its status."""
+    if "memento-datetime" in response.headers or response.status in _BUSY_STATUSES | RATE_LIMIT_STATUSES:
         return False
-    return _RUNTIME_ERROR in response.headers or any(name in response.body for name in _EXCLUSIONS)
+    error = response.headers.get(_RUNTIME_ERROR, "")
+    says_so = _says(response, _EXCLUSIONS) or any(words in error.lower().encode() for words in _EXCLUSIONS)
+    return says_so or (response.status == 403 and bool(error))
+
+
+def _says(response: Response, words: Sequence[bytes]) -> bool:
+    """Tells whether an answer that is no capture says one of some things; lists of captures may quote anything."""
+    body = response.body[:_MAX_WORDS_BYTES].lower()
+    return not body.lstrip().startswith(b"[") and any(each in body for each in words)
 
 
 def _error_of(response: Response, source: str, youtube_id: str) -> TransportError | ParseError:
@@ -306,7 +351,7 @@ def _error_of(response: Response, source: str, youtube_id: str) -> TransportErro
         return RateLimitedError(
             f"{HOST} asks to slow down (status {response.status})", host=HOST, retry_after_seconds=retry_after(response)
         )
-    if response.status in _BUSY_STATUSES:
+    if response.status in _BUSY_STATUSES or _says(response, _OFFLINE):
         return TransportError(f"{HOST} has a fault (status {response.status})", host=HOST)
     if response.status in _REDIRECTS or response.status == 403:
         return TransportError(f"{HOST} turns us away (status {response.status})", host=HOST)
@@ -339,7 +384,7 @@ def index_query(youtube_id: str) -> str:
             ("output", "json"),
             ("fl", ",".join(FIELDS)),
             ("filter", "statuscode:200"),
-            ("filter", "mimetype:text/html"),
+            ("filter", "mimetype:(text/html|application/json)"),
             ("collapse", "digest"),
             ("limit", str(MAX_ROWS)),
         ],

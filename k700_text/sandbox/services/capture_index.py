@@ -68,13 +68,13 @@ class WaybackIndex:
         return sorted(matching, key=lambda each: (each.urlkey, each.stamp))
 
     def _row(self, capture: Capture) -> Row:
-        body, _ = captured_body(self._world, capture)
+        body, content_type = captured_body(self._world, capture)
         digest = "".join(seeded("digest", body).choices(_DIGEST_LETTERS, k=32))
         row = {
             "urlkey": capture.urlkey,
             "timestamp": capture.stamp,
             "original": capture.original,
-            "mimetype": "text/html",
+            "mimetype": content_type.partition(";")[0],
             "statuscode": str(capture.kind.status),
             "digest": digest,
             "length": str(len(body) // 3 + 400),

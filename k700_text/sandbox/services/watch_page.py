@@ -54,6 +54,28 @@ def dead_page(video: SandboxVideo, captured_at: datetime) -> str:
     return _document("<title> - YouTube</title>", script)
 
 
+def embed_page(video: SandboxVideo, captured_at: datetime, *, is_dead: bool) -> str:
+    """Returns the page of a player for embedding; since 2020 its title is in the preview alone, which has no id."""
+    if captured_at < _PLAYER_RESPONSE:
+        arguments = {"video_id": video.youtube_id} | ({} if is_dead else {"title": video.title})
+        title = "YouTube" if is_dead else f"{video.title} - YouTube"
+        script = f"<script>yt.setConfig({{'PLAYER_CONFIG': {_script_json({'args': arguments})}}});</script>"
+        return _document(f"<title>{html.escape(title)}</title>", script)
+    status = {"status": "ERROR", "reason": "Video unavailable"} if is_dead else {"status": "OK"}
+    preview = {"thumbnailPreviewRenderer": {"title": {"runs": [{"text": video.title}]}}}
+    response = {"previewPlayabilityStatus": status} | ({} if is_dead else {"embedPreview": preview})
+    settings = {"PLAYER_VARS": {"embedded_player_response": json.dumps(response), "video_id": video.youtube_id}}
+    return _document("<title>YouTube</title>", f"<script>ytcfg.set({_script_json(settings)});</script>")
+
+
+def page_data(video: SandboxVideo, *, is_dead: bool) -> str:
+    """Returns what the page asks for when it is not loaded anew (``pbj=1``): its data as JSON."""
+    status = {"status": "ERROR", "reason": "Video unavailable"}
+    player = {"playabilityStatus": status} if is_dead else _player_response(video)
+    parts = [{"page": "watch"}, {"page": "watch", "playerResponse": player}]
+    return json.dumps(parts if is_dead else [*parts, {"page": "watch", "response": _initial_data(video)}])
+
+
 def consent_page(language: str = "en") -> str:
     """Returns the page that asks for consent in place of the video, in one of CONSENT_TITLES's languages."""
     title = CONSENT_TITLES[language]

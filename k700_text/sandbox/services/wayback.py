@@ -1,4 +1,4 @@
-"""The web archive: playback of archived watch pages.
+"""The web archive: playback of archived watch pages, and of what else was captured of a video.
 
 ``/web/<timestamp><modifier>/<url>`` redirects to the closest capture, and answers an exact one with the page as it was,
 faults of the capture included.
@@ -7,19 +7,32 @@ faults of the capture included.
 from __future__ import annotations
 
 import gzip
+import json
 import re
 from dataclasses import dataclass
 from datetime import timedelta
 from email.utils import format_datetime
+from urllib.parse import parse_qsl
 
-from k700_text.sandbox.captures import Capture, CaptureKind, case_twin, closest, keyed
+from k700_text.sandbox.captures import (
+    DATA_PARAMETERS,
+    AddressForm,
+    Capture,
+    CaptureKind,
+    case_twin,
+    closest,
+    keyed,
+)
 from k700_text.sandbox.messages import Request, Response
 from k700_text.sandbox.scene import seeded
+from k700_text.sandbox.services.oembed import oembed_values
 from k700_text.sandbox.services.watch_page import (
     CONSENT_TITLES,
     consent_page,
     dead_page,
+    embed_page,
     huge_page,
+    page_data,
     sorry_page,
     watch_page,
     windows_1252_page,
@@ -30,10 +43,18 @@ _PLAYBACK = re.compile(r"/web/(?P<timestamp>\d{1,14})(?P<modifier>[a-z]{2}_)?/(?
 _WATCH = re.compile(
     r"(?:https?(?::|%3A)//?)?(?:www\.)?youtube\.com(?::80)?/watch\?v=(?P<id>[^&#*]+)(?P<more>[^#]*)", re.IGNORECASE
 )
+_OTHERS = {
+    AddressForm.EMBED: re.compile(r"(?:https?(?::|%3A)//?)?(?:www\.)?youtube\.com/embed/([^/?&#]+)", re.IGNORECASE),
+    AddressForm.PLAYER: re.compile(r"(?:https?(?::|%3A)//?)?(?:www\.)?youtube\.com/v/([^/?&#]+)", re.IGNORECASE),
+    AddressForm.SHORT_LINK: re.compile(r"(?:https?(?::|%3A)//?)?youtu\.be/([^/?&#]+)", re.IGNORECASE),
+    AddressForm.MOBILE: re.compile(r"(?:https?(?::|%3A)//?)?m\.youtube\.com/watch\?v=([^&#]+)", re.IGNORECASE),
+}
+_OEMBED = re.compile(r"(?:https?(?::|%3A)//?)?(?:www\.)?youtube\.com/oembed\?([^#]+)", re.IGNORECASE)
 _HTML = ("Content-Type", "text/html; charset=utf-8")
 _NEVER_ARCHIVED = b"<html><body><h1>Hrm.</h1><p>The Wayback Machine has not archived that URL.</p></body></html>"
 _EXCLUDED = b"<html><body><p>This URL has been excluded from the Wayback Machine.</p></body></html>"
 _OFFLINE = b"<html><body><p>Sorry, the Wayback Machine is temporarily offline.</p></body></html>"
+_MOVES = (CaptureKind.REDIRECT, CaptureKind.CIRCLE, CaptureKind.MOVED)
 _HUGE_BYTES = (2 << 20, 4 << 20)
 
 EXCLUSION = ("X-Archive-Wayback-Runtime-Error", "AdministrativeAccessControlException: Blocked Site Error")
@@ -41,16 +62,36 @@ EXCLUSION = ("X-Archive-Wayback-Runtime-Error", "AdministrativeAccessControlExce
 
 @dataclass(frozen=True, slots=True)
 class WatchUrl:
-    """A watch URL: the id, and what follows it (``&feature=...``, or nothing)."""
+    """A watch URL or another address of a video: the id, and what follows it (``&feature=...``, or nothing)."""
 
     youtube_id: str
     parameters: str = ""
+    form: AddressForm = AddressForm.WATCH
 
 
 def parse_watch_url(url: str) -> WatchUrl | None:
     """Returns the parts of a watch URL that begins with the id; None for any other address."""
     found = _WATCH.fullmatch(url)
     return WatchUrl(found["id"], found["more"]) if found else None
+
+
+def parse_any_url(url: str) -> WatchUrl | None:
+    """Returns the parts of any address of a video that is ever captured; None for any other address.
+
+    The archive makes no difference between http and https, nor between the orders of parameters; an address within
+    another one is told apart by its scheme.
+    """
+    for form, pattern in _OTHERS.items():
+        if found := pattern.fullmatch(url):
+            return WatchUrl(found[1], form=form)
+    if found := _OEMBED.fullmatch(url):
+        query = dict(parse_qsl(found[1]))
+        inner = parse_watch_url(query.get("url", ""))
+        if inner is None or query.keys() != {"url", "format"} or query["format"] != "json":
+            return None
+        is_https = query["url"].startswith("https:")
+        return WatchUrl(inner.youtube_id, form=AddressForm.OEMBED if is_https else AddressForm.OEMBED_OF_HTTP)
+    return parse_watch_url(url)
 
 
 class Wayback:
@@ -68,20 +109,21 @@ class Wayback:
     def youtube_ids(self, request: Request) -> tuple[str, ...]:
         """Returns the id of the watch page asked for."""
         found = _PLAYBACK.fullmatch(request.target)
-        asked = parse_watch_url(found["url"]) if found else None
+        asked = parse_any_url(found["url"]) if found else None
         return () if asked is None else (asked.youtube_id,)
 
     def answer(self, request: Request) -> Response:
-        """Returns the capture, a redirect to the closest one, 404 without Memento-Datetime, or 403 for the excluded."""
+        """Returns the capture, a redirect to the closest one, 404 without Memento-Datetime, or that it is excluded."""
         if request.path == "/sry":
             return Response(503, (_HTML,), _OFFLINE)
         found = _PLAYBACK.fullmatch(request.target)
-        asked = parse_watch_url(found["url"]) if found else None
+        asked = parse_any_url(found["url"]) if found else None
         if found is None or asked is None:
             return Response(404, (_HTML,), _NEVER_ARCHIVED)
         captures = self._captures(asked)
         if captures and self._world.archive.is_excluded(asked.youtube_id):
-            return Response(403, (_HTML, EXCLUSION), _EXCLUDED)
+            status = self._world.archive.exclusion_status(asked.youtube_id)
+            return Response(status, (_HTML, EXCLUSION) if status == 403 else (_HTML,), _EXCLUDED)
         if not captures:
             return Response(404, (_HTML,), _NEVER_ARCHIVED)
         base = f"http://{request.header('host') or 'web.archive.org'}/web"
@@ -93,15 +135,16 @@ class Wayback:
         return self._play(request, capture, memento_headers(captures, capture, base), f"{base}/{{}}{modifier}/")
 
     def _captures(self, asked: WatchUrl) -> tuple[Capture, ...]:
-        captures = self._world.archive.under_key(asked.youtube_id)
+        captures = self._world.archive.under_key(asked.youtube_id, asked.form)
         return tuple(capture for capture in captures if capture.key_parameters == keyed(asked.parameters))
 
     def _play(self, request: Request, capture: Capture, memento: tuple[tuple[str, str], ...], base: str) -> Response:
         body, content_type = captured_body(self._world, capture)
         headers = (("Content-Type", content_type), *memento, ("x-archive-orig-content-type", content_type))
-        if capture.kind in (CaptureKind.REDIRECT, CaptureKind.CIRCLE):
+        if capture.kind in _MOVES:
             later = capture.captured_at + timedelta(seconds=1)
-            target = "http://www.youtube.com/" if capture.kind is CaptureKind.REDIRECT else capture.original
+            start_page = "http://www.youtube.com/" if capture.kind is CaptureKind.REDIRECT else None
+            target = start_page or capture.leads_to or capture.original
             location = f"{base.format(later.strftime('%Y%m%d%H%M%S'))}{target}"
             if base.endswith("id_/"):
                 return Response(capture.kind.status, (*headers, ("Location", location)))
@@ -119,7 +162,7 @@ def captured_body(world: World, capture: Capture) -> tuple[bytes, str]:
     """Returns the bytes of a capture as the site sent them, and their Content-Type."""
     kind, youtube_id = capture.kind, capture.youtube_id
     rng = seeded("captured body", youtube_id, capture.stamp)
-    if kind in (CaptureKind.REDIRECT, CaptureKind.CIRCLE):
+    if kind in _MOVES:
         return b"", _HTML[1]
     if kind is CaptureKind.NOT_FOUND:
         return b"<html><head><title>404 Not Found</title></head><body>Not Found</body></html>", _HTML[1]
@@ -129,6 +172,12 @@ def captured_body(world: World, capture: Capture) -> tuple[bytes, str]:
         return consent_page(rng.choice(("en", *CONSENT_TITLES))).encode(), _HTML[1]
     shown = case_twin(youtube_id) if kind is CaptureKind.WRONG_ID else youtube_id
     video = world.video(shown or youtube_id)
+    if capture.form.is_oembed:
+        return json.dumps(oembed_values(video)).encode(), "application/json"
+    if capture.parameters == DATA_PARAMETERS:
+        return page_data(video, is_dead=kind is CaptureKind.DEAD).encode(), "application/json; charset=utf-8"
+    if capture.form is AddressForm.EMBED:
+        return embed_page(video, capture.page_at, is_dead=kind is CaptureKind.DEAD).encode(), _HTML[1]
     if kind is CaptureKind.DEAD:
         return dead_page(video, capture.page_at).encode(), _HTML[1]
     page = watch_page(video, capture.page_at)
