@@ -21,8 +21,12 @@ MAX_TEXT = 4000
 _MAX_PARTS = 50
 # The better source of titles first.
 _PLACES = ("player", "data", "args", "args_player", "embed", "oembed", "feed")
-# Pages that show videos, and are about none.
-_LISTINGS = ("BrowseResultsRenderer", "SearchResultsRenderer", "richGridRenderer", "sectionListRenderer")
+# Pages that show videos, and are about none: by what they hold, and by what they head it with.
+_LISTINGS = {
+    "contents": ("BrowseResultsRenderer", "SearchResultsRenderer", "richGridRenderer", "sectionListRenderer"),
+    "metadata": ("MetadataRenderer",),
+    "header": ("HeaderRenderer",),
+}
 # In an attribute with an address: the player's title may quote one.
 _PLAYER_ID = re.compile(r"(?:src|value)=[\"'][^\"'\s]{0,200}?/(?:embed|v)/([\w-]{11})(?![\w-])")
 _PICTURE_ID = re.compile(r"/vi(?:_webp)?/([\w-]{11})/")
@@ -67,7 +71,7 @@ def stated_in_scripts(data: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[tu
             found.append(_from_player("player", value))
         elif name == "ytInitialData":
             found.append(_from_data(value))
-            is_listing = is_listing or any(key.endswith(_LISTINGS) for key in _part(value, "contents"))
+            is_listing = is_listing or _is_listing(value)
         else:
             found += _from_configuration(value if name in ("swfArgs", "PLAYER_VARS") else _part(value, "args"))
     return _best_of_each_place(found), is_listing
@@ -123,6 +127,10 @@ def _from_data(data: Mapping[str, Any]) -> StatedVideo:
     endpoint = _part(data, "currentVideoEndpoint", "watchEndpoint")
     titles = [title for title in shown if title is not None][:1]
     return StatedVideo(place="data", video_id=_text(endpoint.get("videoId")), titles=tuple(titles))
+
+
+def _is_listing(data: Mapping[str, Any]) -> bool:
+    return any(key.endswith(ends) for part, ends in _LISTINGS.items() for key in _part(data, part))
 
 
 def _from_configuration(arguments: Mapping[str, Any]) -> Iterator[StatedVideo]:

@@ -341,10 +341,12 @@ PAGES_ELSEWHERE = {
         canonical(_CHANNEL), script(f"yt.setConfig({{'VIDEO_ID': '{POSSIBLE_ID}', video_id: '{POSSIBLE_ID}'}});")
     ),
     **{
-        name: elsewhere("", script(f"var ytInitialData = {in_script({'contents': {name: {}}})};"))
-        for name in (
-            *("twoColumnBrowseResultsRenderer", "singleColumnBrowseResultsRenderer"),
-            *("twoColumnSearchResultsRenderer", "sectionListRenderer"),
+        name: elsewhere("", script(f"var ytInitialData = {in_script({part: {name: {}}})};"))
+        for part, name in (
+            *(("contents", "twoColumnBrowseResultsRenderer"), ("contents", "singleColumnBrowseResultsRenderer")),
+            *(("contents", "twoColumnSearchResultsRenderer"), ("contents", "sectionListRenderer")),
+            *(("metadata", "channelMetadataRenderer"), ("metadata", "playlistMetadataRenderer")),
+            *(("header", "c4TabbedHeaderRenderer"), ("header", "hashtagHeaderRenderer")),
         )
     },
     "cut off before it could say": "<html><head><title>MLB - YouTube</title><script>window.ytplayer={};</script>",

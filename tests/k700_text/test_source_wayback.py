@@ -375,6 +375,7 @@ def test_captures_closed_to_the_public_are_final() -> None:
         "<h1>Page cannot be crawled or displayed due to robots.txt.</h1>",
         "org.archive.util.io.RuntimeIOException: ...RobotAccessControlException: Blocked By Robots",
         "<title>Blocked Site Error</title>",
+        "<h2>Robots.txt Query Exclusion.</h2> access to this page has been blocked by the site owner via robots.txt.",
     ],
 )
 def test_words_that_close_a_capture_are_final_whatever_their_status(words: str, status: int) -> None:
@@ -401,9 +402,12 @@ def test_a_list_of_captures_may_quote_the_words() -> None:
 
 
 def test_that_nothing_was_archived_may_be_said_under_status_200() -> None:
-    words = b"<h1>Hrm.</h1><p>The Wayback Machine has not archived that URL.</p>"
-    archive = Archive({"20170101000000": answer(200, words, HTML)})
-    assert fetch(archive).reason == "not_archived"
+    for words in (
+        b"<p>The Wayback Machine has not archived that URL.</p>",
+        b"<p>We don't have that page archived.</p>",
+    ):
+        archive = Archive({"20170101000000": answer(200, words, HTML)})
+        assert fetch(archive).reason == "not_archived"
     offline = answer(200, b"<p>The Wayback Machine is temporarily offline.</p>", HTML)
     with pytest.raises(TransportError, match="has a fault"):
         fetch(Archive({"20170101000000": offline}))

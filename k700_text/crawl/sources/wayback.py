@@ -83,9 +83,11 @@ _RUNTIME_ERROR = "x-archive-wayback-runtime-error"
 # In errors as the archive's programs word them, and on its pages for people (in lower case).
 _EXCLUSIONS = (
     *(b"administrativeaccesscontrolexception", b"robotaccesscontrolexception", b"blockedsite", b"blocked site"),
-    *(b"has been excluded from the wayback machine", b"due to robots.txt", b"blocked by robots.txt"),
+    *(b"excluded from the wayback machine", b"due to robots.txt", b"via robots.txt", b"robots.txt query exclusion"),
 )
-_ABSENCES = (b"wayback machine has not archived that url", b"resourcenotinarchiveexception")
+_ABSENCES = (
+    *(b"wayback machine has not archived that url", b"have that page archived", b"resourcenotinarchiveexception"),
+)
 _OFFLINE = (b"temporarily offline", b"temporarily unavailable")
 _MAX_WORDS_BYTES = 200_000
 _LATE = "20210101000000"
