@@ -6,6 +6,11 @@ stdout is the answer (a table, or one JSON object with ``--json``), stderr is pr
 
 from __future__ import annotations
 
+from k700_text.starting import end_at_once
+
+if __name__ == "__main__":
+    end_at_once()  # before the imports below, which take time
+
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -13,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lava_model.errors import ConfigError, DataError, MissingExtraError
-from lava_model.program import EXIT_COMPLETE, run_program, say
+from lava_model.errors import ConfigError, DataError
+from lava_model.program import EXIT_COMPLETE, import_modules, run_program, say
 
 PROGRAM = "python -m lava_model.evaluate"
 JSON_VERSION = 1
@@ -111,10 +116,9 @@ def _linear_probe(arguments: list[str]) -> None:
     if missing:
         raise ConfigError(f"{' and '.join(f'--{name}' for name in missing)} must be given (see linear-probe --help)")
     out = None if options.out is None else _checked_out(Path(options.out))
-    try:
-        from lava_model.evaluation.folder_probe import probe_folder
-    except ImportError as error:
-        raise MissingExtraError(f"evaluation needs {error.name}: pip install 'k700-text[train]'") from error
+    import_modules("lava_model.evaluation.folder_probe", purpose="evaluation")
+    from lava_model.evaluation.folder_probe import probe_folder
+
     record = probe_folder(options, say=say, on_progress=_Progress("views"))
     if out is not None:
         out.write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from k700_text.starting import end_at_once
+
+if __name__ == "__main__":
+    end_at_once()  # before the imports below, which take time
+
 import argparse
 import dataclasses
-import importlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lava_model.config import PretrainConfig
-from lava_model.errors import ConfigError, DataError, MissingExtraError
+from lava_model.errors import ConfigError, DataError
 from lava_model.presets import OBJECTIVES, PRESETS, preset, with_objective
-from lava_model.program import EXIT_COMPLETE, EXIT_INTERRUPTED, Parser, run_program, say
+from lava_model.program import EXIT_COMPLETE, EXIT_INTERRUPTED, Parser, import_modules, run_program, say
 from lava_model.settings import from_file, override, to_dict
 
 if TYPE_CHECKING:
@@ -90,11 +94,10 @@ def _run(words: list[str]) -> int:
     if asked.print_config:
         print(json.dumps(to_dict(config), indent=2))
         return EXIT_COMPLETE
-    try:
-        for name in ("safetensors", "torch", "torchvision"):  # what is missing is named before anything starts
-            importlib.import_module(name)
-    except ImportError as error:
-        raise MissingExtraError(f"pre-training needs {error.name or error}: pip install 'k700-text[train]'") from error
+    # What is missing is named before anything starts.
+    import_modules(
+        "safetensors", "torch", "torchvision", "lava_model.data", "lava_model.trainer", purpose="pre-training"
+    )
     if asked.dry_run:
         return _dry_run(config, as_json=asked.json)
     return _pretrain(config, words, as_json=asked.json)
