@@ -16,8 +16,10 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from k700_text.checks import Count, CountOrNone, at_least
+from lava_model.config import Settings
 from lava_model.errors import ConfigError, DataError
 from lava_model.program import EXIT_COMPLETE, import_modules, run_program, say
 
@@ -37,7 +39,7 @@ example:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LinearProbeOptions:
+class LinearProbeOptions(Settings):
     """Fits a linear classifier on frozen features of a folder of labelled clips (DATA/<label>/**/*.mp4).
 
     Train and test never share a source video. The frozen trunk alone and the same model without training are probed on
@@ -54,17 +56,17 @@ class LinearProbeOptions:
     """audio+video: each scaled to unit length and concatenated, zeros where there is no sound."""
     protocol: str = "logistic"
     """logistic, lava (the paper's) or mil-nce."""
-    views: int | None = None
+    views: Count | None = None
     """Time windows of each clip; none: as the protocol says."""
-    folds: int = 5
+    folds: Annotated[int, at_least(2)] = 5
     """Train/test divisions of a draw; fewer where a class has fewer source videos."""
-    seeds: int = 1
+    seeds: Count = 1
     """Draws of the folds: more give a steadier mean."""
-    control_seeds: int = 1
+    control_seeds: Count = 1
     """Untrained models to average in the random_init control."""
-    batch_size: int = 16
+    batch_size: Count = 16
     """Views encoded together."""
-    workers: int = 0
+    workers: CountOrNone = 0
     """Reading processes; 0 reads in this one."""
     device: str = "auto"
     """auto (cuda if there is one), cpu, cuda or cuda:N."""
@@ -74,16 +76,6 @@ class LinearProbeOptions:
     """File for the JSON record."""
     json: bool = False
     """Print the record as one JSON object instead of the table."""
-
-    def __post_init__(self) -> None:
-        limits = {"views": 1, "folds": 2, "seeds": 1, "control_seeds": 1, "batch_size": 1, "workers": 0}
-        problems = [
-            f"--{name.replace('_', '-')} must be at least {least}, got {getattr(self, name)}"
-            for name, least in limits.items()
-            if getattr(self, name) is not None and getattr(self, name) < least
-        ]
-        if problems:
-            raise ConfigError(problems)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
