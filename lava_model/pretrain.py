@@ -152,11 +152,12 @@ def _pretrain(config: PretrainConfig, words: list[str], *, as_json: bool) -> int
     from lava_model.pretrained import check_folder
     from lava_model.run_folder import check_own, held
 
-    device = choose_device(config.run.device, described_ranks().local_rank)
+    described = described_ranks()
+    device = choose_device(config.run.device, described.local_rank)
     out = Path(config.run.out)
     check_own(out)
     check_folder(out / "export")
-    data = open_data(config)
+    data = open_data(config, described.world_size)
     try:
         with ranks_from_environment(device.type) as ranks, held(out, ranks):
             return _train(config, data, words, device, ranks, as_json=as_json)

@@ -239,6 +239,8 @@ def test_a_probe_prints_learned_features_beside_controls_and_chance(
     assert record["data"]["grouping"] == {"kinetics": 17}
     assert record["views"]["video"]["num_frames"] == 2
     assert len(record["checkpoint"]["sha256"]) == 64
+    # Half of these clips have sound, and nobody listened.
+    assert record["data"]["num_with_sound"] is None and record["views"]["audio"] is None
 
 
 def test_audio_and_video_have_the_has_audio_bit_as_a_control(
