@@ -10,6 +10,7 @@ if __name__ == "__main__":
 import argparse
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -57,7 +58,16 @@ SHORT_OPTIONS = {
 }
 """Shorter names of the settings that most runs give."""
 
-_OWN_OPTIONS = ("--preset", "--config", "--objective", "--print-config", "--dry-run", "--json", "--debug")
+_OWN_OPTIONS = (
+    "--preset",
+    "--config",
+    "--objective",
+    "--print-config",
+    "--dry-run",
+    "--device-memory",
+    "--json",
+    "--debug",
+)
 
 _EPILOG = f"""example: {PROGRAM} --preset tiny --synthetic --out runs/try --max-steps 100
 
@@ -99,7 +109,7 @@ def _run(words: list[str]) -> int:
         "safetensors", "torch", "torchvision", "lava_model.data", "lava_model.trainer", purpose="pre-training"
     )
     if asked.dry_run:
-        return _dry_run(config, as_json=asked.json)
+        return _dry_run(config, as_json=asked.json, device_gib=asked.device_memory)
     return _pretrain(config, words, as_json=asked.json)
 
 
@@ -120,6 +130,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration as JSON and stop")
     parser.add_argument("--dry-run", action="store_true", help="print shapes, parameters, FLOPs, memory and stop")
+    parser.add_argument(
+        "--device-memory",
+        metavar="GIB",
+        type=float,
+        help="with --dry-run: memory of the device that it shall run on (default: of the GPU here, if there is one)",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
     return parser
@@ -130,12 +146,16 @@ def _full_name(word: str) -> str:
     return SHORT_OPTIONS.get(name.replace("_", "-"), name) + equals + value
 
 
-def _dry_run(config: PretrainConfig, *, as_json: bool) -> int:
+def _dry_run(config: PretrainConfig, *, as_json: bool, device_gib: float | None) -> int:
     from lava_model.describe import cost, lines, num_clips
     from lava_model.distributed import described_ranks
+    from lava_model.hardware import memory_bytes
 
+    if device_gib is not None and not 0 < device_gib < math.inf:
+        raise ConfigError(f"--device-memory must be above 0 and finite, got {device_gib}")
     ranks = described_ranks()
-    found = cost(config, num_clips=num_clips(config), world_size=ranks.world_size)
+    device_bytes = memory_bytes(config.run.device) if device_gib is None else round(device_gib * 2**30)
+    found = cost(config, num_clips=num_clips(config), world_size=ranks.world_size, device_bytes=device_bytes)
     if as_json and ranks.is_main:
         print(json.dumps({"command": "pretrain", "version": JSON_VERSION, "cost": dataclasses.asdict(found)}))
     elif ranks.is_main:
