@@ -19,8 +19,9 @@ def refuse_faults(settings: object) -> None:
 
 
 def require_positive(**values: float) -> None:
-    """Raises ConfigError, naming all of them, if any value is not above zero."""
-    problems = [f"{name} must be above 0, got {value}" for name, value in values.items() if not value > 0]
+    """Raises ConfigError, naming all of them, if any value is not above zero and finite."""
+    outside = {name: value for name, value in values.items() if not 0 < value < math.inf}
+    problems = [f"{name} must be above 0 and finite, got {value}" for name, value in outside.items()]
     if problems:
         raise ConfigError(problems)
 

@@ -281,6 +281,7 @@ def test_the_same_command_gives_the_same_record_from_the_cache(
         (["linear-probe", "--dat", "x"], 2, "unknown option --dat: did you mean --data"),
         (["linear-probe", "--folds", "1", "--seeds", "0"], 2, "--folds must be at least 2, got 1; --seeds must be"),
         (["linear-probe", "--data", ".", "--checkpoint", ".", "--protocol", "x"], 2, "unknown protocol 'x'"),
+        (["linear-probe", "--data", ".", "--checkpoint", ".", "--protocol", "lavva"], 2, "did you mean 'lava'?"),
         (
             ["linear-probe", "--data", ".", "--checkpoint", ".", "--device", "moon"],
             2,
