@@ -7,6 +7,7 @@ meaning under it, its choices and range in its type, which one check reads; ``_a
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -23,6 +24,7 @@ from k700_text.checks import (
     at_least,
     at_most,
     below,
+    faults,
     faults_of,
     field_hints,
 )
@@ -88,11 +90,15 @@ class Settings:
 
 
 def odds_of(settings: Settings) -> list[str]:
-    """Returns what is at odds in settings and their groups; a group with a fault in it is not asked."""
-    values = [getattr(settings, name) for name in field_hints(type(settings))]
-    groups = [value for value in values if isinstance(value, Settings)]
-    own = [] if faults_of(settings) else settings._at_odds()
-    return own + [odd for group in groups for odd in odds_of(group)]
+    """Returns what is at odds in settings and their groups, but for what is told of a field that has a fault itself."""
+    hints = field_hints(type(settings))
+    values = {name: getattr(settings, name) for name in hints}
+    faulty = [name for name, value in values.items() if faults(name, value, hints[name])]
+    with unchecked():
+        usual = type(settings)()
+        sound = type(settings)(**{**values, **{name: getattr(usual, name) for name in faulty}})
+    own = [odd for odd in sound._at_odds() if not any(re.search(rf"\b{name}\b", odd) for name in faulty)]
+    return own + [odd for value in values.values() if isinstance(value, Settings) for odd in odds_of(value)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -91,5 +91,5 @@ def get_protocol(name: str) -> Protocol:
     """
     if name not in PROTOCOLS:
         near = difflib.get_close_matches(name, PROTOCOLS, n=1, cutoff=0.0)[0]
-        raise ConfigError(f"unknown protocol {name!r}: did you mean {near!r}? There are {', '.join(PROTOCOLS)}")
+        raise ConfigError(f"unknown protocol {name!r}: expected one of {', '.join(PROTOCOLS)} (did you mean {near!r}?)")
     return PROTOCOLS[name]

@@ -149,15 +149,22 @@ def test_all_faults_of_all_groups_are_told_together(capsys, tmp_path):
     words = ["--model.width", "0", "--loss.temperature", "-1", "--optim.lr", "nan", "--max-steps", "0"]
     assert main([*words, "--print-config"]) == 2
     assert capsys.readouterr().err == f"error: {'; '.join(told)}\n"
-    # Of a group that is sound what is at odds is told too; names and kinds beside ranges and choices.
-    values = {"model": {"width": 100, "num_heads": 3}, "loss": {"form": "clip", "temprature": 1}, "run": {"seed": -1.5}}
+    # What is at odds is told too, but for what rests on a fault; names and kinds beside ranges and choices.
+    values = {
+        "model": {"width": 100, "num_heads": 3, "dropout": 2, "frame_size": 0},
+        "loss": {"form": "clip", "temprature": 1, "weights": {"av": 0, "vt": 0, "avt": 0}},
+        "run": {"seed": -1.5},
+    }
     with pytest.raises(ConfigError) as failure:
         from_dict(PretrainConfig, values)
     assert [problem.split(":")[0] for problem in failure.value.problems] == [
+        "model.dropout must be in 0..1 and below 1, got 2",
+        "model.frame_size must be above 0 and finite, got 0",
         "loss.form cannot be 'clip'",
         "unknown setting loss.temprature",
         "run.seed cannot be -1.5",
         "width (100) must be a multiple of num_heads (3)",
+        "the loss weights av, vt, avt and at are all 0",
     ]
     with pytest.raises(ConfigError, match=r"^optim\.name cannot be 'sgd'.*; run\.precision cannot be 'fp64'"):
         from_dict(PretrainConfig, {"optim": {"name": "sgd"}, "run": {"precision": "fp64"}})
