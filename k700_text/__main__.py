@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 
+from k700_text.starting import EXIT_INTERRUPTED, end_at_once
+
 
 def run() -> None:
-    """Runs the command; Ctrl-C while it is still being imported ends it without a traceback."""
+    """Runs the command; a signal while it is still being imported ends it with one line."""
+    end_at_once()
     try:
         from k700_text.cli.main import run as run_command
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: nothing was begun\n")
-        sys.exit(130)
+        sys.exit(EXIT_INTERRUPTED)
     run_command()
 
 

@@ -6,13 +6,22 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Annotated, Literal
 
+from k700_text.checks import Count, NotNegative, Positive, Share, at_least, faults_of
 from k700_text.errors import ConfigError
 
 
+def refuse_faults(settings: object) -> None:
+    """Raises ConfigError, naming all of them, if fields are not what their types say."""
+    if problems := faults_of(settings):
+        raise ConfigError(problems)
+
+
 def require_positive(**values: float) -> None:
-    """Raises ConfigError, naming all of them, if any value is not above zero."""
-    problems = [f"{name} must be above 0, got {value}" for name, value in values.items() if not value > 0]
+    """Raises ConfigError, naming all of them, if any value is not above zero and finite."""
+    outside = {name: value for name, value in values.items() if not 0 < value < math.inf}
+    problems = [f"{name} must be above 0 and finite, got {value}" for name, value in outside.items()]
     if problems:
         raise ConfigError(problems)
 
@@ -21,27 +30,23 @@ def require_positive(**values: float) -> None:
 class VideoConfig:
     """How frames are cut from a clip (LAVA paper, section 3)."""
 
-    num_frames: int = 16
+    num_frames: Count = 16
     """Frames of a sample."""
-    frame_rate: float = 10.0
+    frame_rate: Positive = 10.0
     """Frames per second that a sample is taken at; chosen by timestamp, never by index."""
-    size: int = 224
+    size: Count = 224
     """Height and width of a sample, pixels."""
-    short_side: int = 256
+    short_side: Count = 256
     """Length the short side is scaled to before the square is cropped, pixels; goes with ``size`` (256 with 224)."""
-    horizontal_flip: float = 0.5
+    horizontal_flip: Share = 0.5
     """Probability of a mirror image in training."""
-    pixel_format: str = "rgb24"
+    pixel_format: Literal["rgb24", "yuv420p"] = "rgb24"
     """``rgb24``, or ``yuv420p``: half the bytes and no conversion in the loader, for who converts on the device."""
 
     def __post_init__(self) -> None:
-        require_positive(num_frames=self.num_frames, frame_rate=self.frame_rate, size=self.size)
-        if not 0 <= self.horizontal_flip <= 1:
-            raise ConfigError(f"horizontal_flip must be in 0..1, got {self.horizontal_flip}")
+        refuse_faults(self)
         if self.size % 2:
             raise ConfigError(f"size must be even, got {self.size}")
-        if self.pixel_format not in ("rgb24", "yuv420p"):
-            raise ConfigError(f"pixel_format must be 'rgb24' or 'yuv420p', got {self.pixel_format!r}")
         if self.short_side < self.size:
             raise ConfigError(f"short_side ({self.short_side}) must be at least size ({self.size})")
 
@@ -55,38 +60,29 @@ class VideoConfig:
 class AudioConfig:
     """How the log-mel spectrogram is made: 256 frames of 10 ms at 16 kHz, 2.56 s (LAVA paper, section 3)."""
 
-    sample_rate: int = 16_000
+    sample_rate: Count = 16_000
     """Hertz; every clip is mixed to mono (mean of the channels) and resampled to this."""
-    num_mels: int = 80
+    num_mels: Count = 80
     """Mel bands, HTK scale, 0 Hz to half the sample rate."""
-    num_mel_frames: int = 256
+    num_mel_frames: Count = 256
     """Time steps of a sample."""
-    hop_length: int = 160
+    hop_length: Count = 160
     """Samples between mel frames."""
-    window_length: int = 400
+    window_length: Count = 400
     """Samples of the Hann window; also the FFT size's lower bound."""
-    fft_size: int = 512
+    fft_size: Count = 512
     """Samples of the FFT."""
-    log_floor: float = 1e-6
+    log_floor: Positive = 1e-6
     """Added to the mel power before the natural log."""
-    noise_std: float = 0.01
+    noise_std: NotNegative = 0.01
     """Standard deviation of the Gaussian noise added to the log-mel in training (LAVA paper, section 3)."""
-    window: str = "aligned"
+    window: Literal["aligned", "clip"] = "aligned"
     """``aligned``: centred on the video window; ``clip``: spread over the clip from its start."""
 
     def __post_init__(self) -> None:
-        require_positive(
-            sample_rate=self.sample_rate,
-            num_mels=self.num_mels,
-            num_mel_frames=self.num_mel_frames,
-            hop_length=self.hop_length,
-            window_length=self.window_length,
-            log_floor=self.log_floor,
-        )
+        refuse_faults(self)
         if self.fft_size < self.window_length:
             raise ConfigError(f"fft_size ({self.fft_size}) must be at least window_length ({self.window_length})")
-        if self.window not in ("aligned", "clip"):
-            raise ConfigError(f"audio window must be 'aligned' or 'clip', got {self.window!r}")
 
     @property
     def window_seconds(self) -> float:
@@ -98,15 +94,13 @@ class AudioConfig:
 class TextConfig:
     """How a title becomes token ids (LAVA paper, section 3)."""
 
-    max_length: int = 128
+    max_length: Annotated[int, at_least(3, "for bos, one token, eos")] = 128
     """Token ids of a sample, bos and eos included; shorter titles are padded, longer ones cut."""
-    vocab_size: int = 48_000
+    vocab_size: Count = 48_000
     """Entries of the tokenizer asked for in training it; small corpora give fewer."""
 
     def __post_init__(self) -> None:
-        if self.max_length < 3:
-            raise ConfigError(f"max_length must be at least 3 (bos, one token, eos), got {self.max_length}")
-        require_positive(vocab_size=self.vocab_size)
+        refuse_faults(self)
 
 
 _HOUR = 3600.0

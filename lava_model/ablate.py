@@ -7,6 +7,11 @@ command again to continue.
 
 from __future__ import annotations
 
+from k700_text.starting import end_at_once
+
+if __name__ == "__main__":
+    end_at_once()  # before the imports below, which take time
+
 import argparse
 import difflib
 import json
@@ -17,11 +22,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lava_model.config import PretrainConfig
-from lava_model.errors import ConfigError, MissingExtraError
+from lava_model.errors import ConfigError
 from lava_model.files import writing
 from lava_model.presets import PRESETS, preset
 from lava_model.pretrain import SHORT_OPTIONS
-from lava_model.program import EXIT_COMPLETE, EXIT_INTERRUPTED, Parser, run_program, say
+from lava_model.program import EXIT_COMPLETE, EXIT_INTERRUPTED, Parser, import_modules, run_program, say
 from lava_model.settings import flatten, override, to_dict
 from lava_model.study.variants import STUDIES, Study, Variant
 
@@ -152,13 +157,11 @@ def _changes(variant: Variant, base: PretrainConfig) -> str:
 def _compare(
     asked: argparse.Namespace, study: Study, base: PretrainConfig, variants: list[Variant], words: list[str]
 ) -> int:
-    try:
-        from lava_model.run_folder import code_revision, versions
-        from lava_model.study import runs
-        from lava_model.study.markdown import markdown
-        from lava_model.study.summary import summarise
-    except ImportError as error:
-        raise MissingExtraError(f"a study needs {error.name or error}: pip install 'k700-text[train]'") from error
+    import_modules("lava_model.study.runs", "lava_model.study.summary", purpose="a study")
+    from lava_model.run_folder import code_revision, versions
+    from lava_model.study import runs
+    from lava_model.study.markdown import markdown
+    from lava_model.study.summary import summarise
 
     seeds = range(asked.seeds)
     data = runs.open_study_data(

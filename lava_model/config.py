@@ -1,16 +1,33 @@
 """Validated, frozen settings of a model and of a pre-training run.
 
 Five groups make a run: ``model`` (LavaConfig), ``loss``, ``optim``, ``data`` and ``run``. Each field carries its
-meaning under it; each class checks its own ranges, PretrainConfig the rules between groups.
+meaning under it, its choices and range in its type, which one check reads; ``_at_odds`` holds the rules between fields.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
+from k700_text.checks import (
+    Count,
+    CountOrNone,
+    NotNegative,
+    Positive,
+    Share,
+    ShareBelowOne,
+    at_least,
+    at_most,
+    below,
+    faults,
+    faults_of,
+    field_hints,
+)
 from k700_text.config import AudioConfig, TextConfig, VideoConfig
 from lava_model.errors import ConfigError
 
@@ -43,44 +60,60 @@ EARLIER_SETTINGS = {
 }
 """What versions did that did not have these settings, by dotted name: for their checkpoints and exported models."""
 
-_SEEDS = 2**32
-"""What numpy's generator takes."""
-_MOST_SYNTHETIC = 10**9
 _TRUNK_CHANNELS = {1: 64, 2: 128, 3: 256, 4: 512}
 
-
-def _refuse(problems: list[str]) -> None:
-    if problems:
-        raise ConfigError(problems)
+_is_checked = ContextVar("_is_checked", default=True)
 
 
-def _not_positive(**values: float) -> list[str]:
-    return [
-        f"{name} must be above 0 and finite, got {value}" for name, value in values.items() if not 0 < value < math.inf
-    ]
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Lets settings be made inside that hold anything, for who tells the faults of all groups together."""
+    token = _is_checked.set(False)
+    try:
+        yield
+    finally:
+        _is_checked.reset(token)
 
 
-def _negative(**values: float) -> list[str]:
-    return [
-        f"{name} must be finite and not below 0, got {value}"
-        for name, value in values.items()
-        if not 0 <= value < math.inf
-    ]
+class Settings:
+    """Base of the settings classes: refuses what the types of the fields do not say, and what is at odds."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        if _is_checked.get() and (problems := faults_of(self) + odds_of(self)):
+            raise ConfigError(problems)
+
+    def _at_odds(self) -> list[str]:
+        """Returns which fields do not go together; each of them alone is as its type says."""
+        return []
+
+
+def odds_of(settings: Settings) -> list[str]:
+    """Returns what is at odds in settings and their groups, but for what is told of a field that has a fault itself."""
+    hints = field_hints(type(settings))
+    values = {name: getattr(settings, name) for name in hints}
+    faulty = [name for name, value in values.items() if faults(name, value, hints[name])]
+    with unchecked():
+        usual = type(settings)()
+        sound = type(settings)(**{**values, **{name: getattr(usual, name) for name in faulty}})
+    own = [odd for odd in sound._at_odds() if not any(re.search(rf"\b{name}\b", odd) for name in faulty)]
+    return own + [odd for value in values.values() if isinstance(value, Settings) for odd in odds_of(value)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LavaConfig:
+class LavaConfig(Settings):
     """Shape of the model and of what it reads; the defaults are the paper's (LAVA paper, section 3)."""
 
-    width: int = 1024
+    width: Count = 1024
     """Width of the transformers, and so of the features."""
-    num_layers: int = 4
+    num_layers: Count = 4
     """Layers of each transformer."""
-    num_heads: int = 16
+    num_heads: Count = 16
     """Attention heads; width / num_heads is the width of a head."""
-    feedforward_ratio: float = 4.0
+    feedforward_ratio: Positive = 4.0
     """Width of the feed-forward layers over ``width`` (the paper does not say; its authors' code has 1 and 4)."""
-    embedding_dim: int = 1024
+    embedding_dim: Count = 1024
     """Width of the embeddings in each of the spaces av, vt and avt."""
     pooling: Pooling = "cls"
     """``cls``: output at an extra learned token; ``mean``: mean over the real tokens."""
@@ -88,70 +121,41 @@ class LavaConfig:
     """Positional encodings: ``factorised`` (video: a learned vector for each time plus one for each cell), ``learned``
     (one for each token) or ``sinusoidal`` (fixed; video: of time, row and column). Audio and text are one row of
     tokens, so that the first two are the same there."""
-    dropout: float = 0.0
+    dropout: ShareBelowOne = 0.0
     """Dropout probability inside the transformers."""
-    num_frames: int = 16
+    num_frames: Count = 16
     """Video frames of a sample."""
-    frame_size: int = 224
+    frame_size: Count = 224
     """Height and width of a frame, pixels."""
-    frame_rate: float = 10.0
+    frame_rate: Positive = 10.0
     """Frames per second that a sample is taken at."""
-    short_side: int = 256
+    short_side: Count = 256
     """Length the short side is scaled to before the square is cropped, pixels."""
     pixel_format: PixelFormat = "yuv420p"
     """Frames as the loader hands them over: ``yuv420p`` (half the bytes, made RGB on the device) or ``rgb24``."""
     trunk_weights: str = "imagenet"
     """Frozen ResNet-18: ``imagenet``, ``random`` (seeded), or a file of torchvision's ResNet-18 weights."""
-    trunk_stage: int = 4
+    trunk_stage: Literal[1, 2, 3, 4] = 4
     """Last ResNet stage used, 1 to 4."""
-    trunk_seed: int = 0
+    trunk_seed: Annotated[int, at_least(-(2**63)), below(2**63)] = 0
     """Seed of ``trunk_weights = random``."""
-    video_grid: int = 7
+    video_grid: Count = 7
     """Cells per side and frame: 7 gives 784 video tokens at 16 frames, 4 gives 256, 1 gives 16."""
-    num_mels: int = 80
+    num_mels: Count = 80
     """Mel bands of a sample."""
-    num_mel_frames: int = 256
+    num_mel_frames: Count = 256
     """Mel frames of a sample."""
-    audio_patch_frames: int = 8
+    audio_patch_frames: Count = 8
     """Mel frames of one audio token: 8 gives 32 tokens, 1 gives 256."""
-    vocab_size: int = 48_000
+    vocab_size: Count = 48_000
     """Rows of the token embedding; at least the tokenizer's size."""
-    max_text_length: int = 128
+    max_text_length: Annotated[int, at_least(3)] = 128
     """Token ids of a sample."""
-
-    def __post_init__(self) -> None:
-        problems = _not_positive(
-            width=self.width,
-            num_layers=self.num_layers,
-            num_heads=self.num_heads,
-            feedforward_ratio=self.feedforward_ratio,
-            embedding_dim=self.embedding_dim,
-            num_frames=self.num_frames,
-            frame_size=self.frame_size,
-            frame_rate=self.frame_rate,
-            video_grid=self.video_grid,
-            num_mels=self.num_mels,
-            num_mel_frames=self.num_mel_frames,
-            audio_patch_frames=self.audio_patch_frames,
-            vocab_size=self.vocab_size,
-        )
-        if self.trunk_stage not in _TRUNK_CHANNELS:
-            problems.append(f"trunk_stage must be 1, 2, 3 or 4, got {self.trunk_stage}")
-        if self.pixel_format not in ("yuv420p", "rgb24"):
-            problems.append(f"pixel_format must be 'yuv420p' or 'rgb24', got {self.pixel_format!r}")
-        if self.frame_size % 2:
-            problems.append(f"frame_size must be even, got {self.frame_size}")
-        _refuse(problems)
-        _refuse(self._at_odds())
 
     def _at_odds(self) -> list[str]:
         problems = []
-        if self.positions not in get_args(Positions):
-            problems.append(f"positions must be one of {', '.join(get_args(Positions))}, got {self.positions!r}")
-        if self.pooling not in ("cls", "mean"):
-            problems.append(f"pooling must be 'cls' or 'mean', got {self.pooling!r}")
-        if not 0 <= self.dropout < 1:
-            problems.append(f"dropout must be in 0..1, got {self.dropout}")
+        if self.frame_size % 2:
+            problems.append(f"frame_size must be even, got {self.frame_size}")
         if self.width % self.num_heads:
             problems.append(f"width ({self.width}) must be a multiple of num_heads ({self.num_heads})")
         if self.num_mel_frames % self.audio_patch_frames:
@@ -166,8 +170,6 @@ class LavaConfig:
             )
         if self.short_side < self.frame_size:
             problems.append(f"short_side ({self.short_side}) must be at least frame_size ({self.frame_size})")
-        if self.max_text_length < 3:
-            problems.append(f"max_text_length must be at least 3, got {self.max_text_length}")
         return problems
 
     @property
@@ -221,20 +223,17 @@ class LavaConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LossWeights:
+class LossWeights(Settings):
     """Weight of each term in the total (eq. 5 has 1, 1, 1; other weights are the paper's future work)."""
 
-    av: float = 1.0
+    av: NotNegative = 1.0
     """Audio-video term, eq. 2."""
-    vt: float = 1.0
+    vt: NotNegative = 1.0
     """Video-text term, eq. 3."""
-    avt: float = 1.0
+    avt: NotNegative = 1.0
     """Centroid term, eq. 4."""
-    at: float = 0.0
+    at: NotNegative = 0.0
     """Audio-text term, taken in the avt space; not in the paper."""
-
-    def __post_init__(self) -> None:
-        _refuse(_negative(av=self.av, vt=self.vt, avt=self.avt, at=self.at))
 
     @classmethod
     def of(cls, weights: LossWeights | Mapping[str, float]) -> LossWeights:
@@ -248,7 +247,7 @@ class LossWeights:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LossConfig:
+class LossConfig(Settings):
     """The contrastive objective (LAVA paper, eq. 1-5)."""
 
     form: LossForm = "symmetric"
@@ -265,78 +264,60 @@ class LossConfig:
     """Rows with the same title are no negatives of each other where text takes part (VT, AVT, AT)."""
     mask_same_video: bool = False
     """Clips of the same YouTube video are no negatives of each other, in any term."""
-    temperature: float = 0.07
+    temperature: Positive = 0.07
     """Divides the cosine similarities; where it is learned, its first value."""
     learn_temperature: bool = False
     """Learn log(1 / temperature), one for all terms."""
-    max_scale: float = 100.0
+    max_scale: Positive = 100.0
     """Upper limit of 1 / temperature where it is learned."""
-    num_clusters: int = 256
+    num_clusters: Count = 256
     """Clusters of ``centroid = kmeans``."""
-    cluster_queue: int = 4096
+    cluster_queue: Count = 4096
     """Newest mean embeddings that ``kmeans`` clusters."""
-    cluster_every: int = 50
+    cluster_every: Count = 50
     """Steps between two runs of ``kmeans``."""
     weights: LossWeights = field(default_factory=LossWeights)
     """Weight of each term."""
 
-    def __post_init__(self) -> None:
-        problems = _not_positive(
-            temperature=self.temperature,
-            max_scale=self.max_scale,
-            num_clusters=self.num_clusters,
-            cluster_queue=self.cluster_queue,
-            cluster_every=self.cluster_every,
-        )
+    def _at_odds(self) -> list[str]:
+        problems = []
         if self.learn_temperature and self.temperature * self.max_scale < 1:
             problems.append(f"temperature ({self.temperature}) must be at least 1 / max_scale ({1 / self.max_scale:g})")
         if self.centroid == "kmeans" and self.cluster_queue < self.num_clusters:
             problems.append(f"cluster_queue ({self.cluster_queue}) must be at least num_clusters ({self.num_clusters})")
         if self.weights == LossWeights(av=0, vt=0, avt=0, at=0):
             problems.append("the loss weights av, vt, avt and at are all 0: nothing would train")
-        _refuse(problems)
+        return problems
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OptimConfig:
+class OptimConfig(Settings):
     """Optimiser and learning-rate schedule."""
 
     name: OptimName = "adamw"
     """``adamw`` (decoupled weight decay) or ``adam``."""
-    lr: float = 1e-4
+    lr: Positive = 1e-4
     """Peak learning rate."""
-    weight_decay: float = 0.05
+    weight_decay: NotNegative = 0.05
     """Weight decay of matrices; norms, biases, positions and token embeddings have none."""
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.98)
     """Decay of the two moment estimates."""
-    eps: float = 1e-8
+    eps: Positive = 1e-8
     """Added to the denominator."""
     schedule: Schedule = "cosine"
     """Shape of the learning rate after warm-up."""
-    warmup_fraction: float = 0.05
+    warmup_fraction: Share = 0.05
     """Share of all steps in which the learning rate rises linearly from near 0."""
-    final_lr_fraction: float = 0.0
+    final_lr_fraction: Share = 0.0
     """Learning rate at the last step over the peak."""
-    clip_norm: float = 1.0
+    clip_norm: NotNegative = 1.0
     """Gradients longer than this are scaled down to it; 0 is off."""
-    ema_decay: float = 0.0
+    ema_decay: ShareBelowOne = 0.0
     """Decay of a moving average of the weights, which then is what is evaluated and exported; 0 is off."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.ema_decay < 1:
-            _refuse([f"ema_decay must be in 0..1, got {self.ema_decay}"])
-        problems = _not_positive(lr=self.lr, eps=self.eps)
-        problems += _negative(weight_decay=self.weight_decay, clip_norm=self.clip_norm)
-        for name in ("warmup_fraction", "final_lr_fraction"):
-            if not 0 <= getattr(self, name) <= 1:
-                problems.append(f"{name} must be in 0..1, got {getattr(self, name)}")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            problems.append(f"betas must be in 0..1, got {self.betas}")
-        _refuse(problems)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DataConfig:
+class DataConfig(Settings):
     """What is trained on and how it is fed."""
 
     manifest: str | None = None
@@ -355,103 +336,77 @@ class DataConfig:
     """Packet index of ``val_clips``."""
     synthetic: bool = False
     """Train on made-up samples with a shared latent instead: needs no files, shows that training works."""
-    synthetic_samples: int = 2048
+    synthetic_samples: Annotated[Count, at_most(10**9)] = 2048
     """Number of made-up training samples."""
-    batch_size: int = 32
+    batch_size: Annotated[int, at_least(2, "a contrast needs another sample")] = 32
     """Samples that are contrasted with each other on one process."""
-    micro_batch: int | None = None
+    micro_batch: Count | None = None
     """Samples that go through the model at once: less memory for the same loss and gradient (GradCache), for one more
     forward pass of the encoders; none: all of a batch."""
-    accumulate: int = 1
+    accumulate: Count = 1
     """Batches whose gradients are averaged for one optimiser step. It adds no negatives: ``micro_batch`` does, with a
     larger ``batch_size``."""
-    num_workers: int = 8
+    num_workers: CountOrNone = 8
     """Loader processes, no more than there are cores; 0 decodes in the training process."""
-    chunk_size: int = 1
+    chunk_size: Count = 1
     """Neighbouring clips that are read together: 1 mixes all clips, 64 is good for shards behind a URL."""
-    buffer_chunks: int = 128
+    buffer_chunks: Count = 128
     """Chunks that are mixed with each other, where ``chunk_size`` is above 1."""
 
-    def __post_init__(self) -> None:
-        problems = _negative(num_workers=self.num_workers)
-        problems += _not_positive(
-            chunk_size=self.chunk_size,
-            buffer_chunks=self.buffer_chunks,
-            accumulate=self.accumulate,
-            **({} if self.micro_batch is None else {"micro_batch": self.micro_batch}),
-        )
-        if self.batch_size < 2:
-            problems.append(f"batch_size must be at least 2, a contrast needs another sample; got {self.batch_size}")
+    def _at_odds(self) -> list[str]:
+        problems = []
         if self.synthetic and self.synthetic_samples < self.batch_size:
             problems.append(f"synthetic_samples ({self.synthetic_samples}) is below batch_size ({self.batch_size})")
-        if self.synthetic_samples > _MOST_SYNTHETIC:
-            problems.append(f"synthetic_samples must be at most {_MOST_SYNTHETIC:,}, got {self.synthetic_samples}")
         real = [name for name in ("manifest", "clips", "val_manifest", "val_clips") if getattr(self, name) is not None]
         if self.synthetic and real:
             problems.append(f"synthetic samples take the place of {', '.join(real)}: leave one of the two out")
-        _refuse(problems)
+        return problems
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunConfig:
+class RunConfig(Settings):
     """Length, place and bookkeeping of a run."""
 
     out: str = "runs/lava"
     """Run folder; when it exists the run continues."""
-    epochs: int = 25
+    epochs: Count = 25
     """Passes over the training clips."""
-    max_steps: int | None = None
+    max_steps: Count | None = None
     """Stops earlier than ``epochs``; the learning-rate schedule ends there too."""
-    seed: int = 0
-    """Seed of initialisation, order and augmentation."""
+    seed: Annotated[CountOrNone, below(2**32)] = 0
+    """Seed of initialisation, order and augmentation: what numpy's generator takes."""
     device: str = "auto"
     """``auto`` (cuda if there is one), ``cpu``, ``cuda`` or ``cuda:N``."""
     precision: Precision = "auto"
     """``auto``: bf16 autocast on cuda, fp32 elsewhere. The loss is always fp32; TF32 stays off."""
     compile: bool = False
     """Compile the model with torch.compile."""
-    log_every: int = 10
+    log_every: Count = 10
     """Steps between lines of log.jsonl."""
-    eval_every: int = 500
+    eval_every: CountOrNone = 500
     """Steps between held-out evaluations; 0: only at the start and the end."""
-    eval_batches: int = 8
+    eval_batches: Count = 8
     """Held-out batches of an evaluation at most."""
-    checkpoint_every: int = 500
+    checkpoint_every: Count = 500
     """Steps between checkpoints."""
-    keep_checkpoints: int = 2
+    keep_checkpoints: Count = 2
     """Newest checkpoints kept."""
     tensorboard: bool = False
     """Write TensorBoard files too."""
     wandb: str | None = None
     """Log to this Weights & Biases project too."""
-    profile_steps: int = 0
+    profile_steps: CountOrNone = 0
     """Steps to record with torch.profiler, early in this start of the run; 0 is off."""
-    peak_tflops: float | None = None
+    peak_tflops: Positive | None = None
     """What the device can do at most in the precision used, for the share of it that is used (MFU); none: known
     devices by name, no MFU on others."""
 
-    def __post_init__(self) -> None:
-        problems = _not_positive(
-            epochs=self.epochs,
-            log_every=self.log_every,
-            eval_batches=self.eval_batches,
-            checkpoint_every=self.checkpoint_every,
-            keep_checkpoints=self.keep_checkpoints,
-        )
-        problems += _negative(eval_every=self.eval_every, seed=self.seed, profile_steps=self.profile_steps)
-        if self.peak_tflops is not None:
-            problems += _not_positive(peak_tflops=self.peak_tflops)
-        if self.max_steps is not None:
-            problems += _not_positive(max_steps=self.max_steps)
-        if self.seed >= _SEEDS:
-            problems.append(f"seed must be below {_SEEDS}, got {self.seed}")
-        if not self.out:
-            problems.append("out must name a folder: it is empty")
-        _refuse(problems)
+    def _at_odds(self) -> list[str]:
+        return [] if self.out else ["out must name a folder: it is empty"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PretrainConfig:
+class PretrainConfig(Settings):
     """A whole pre-training run."""
 
     model: LavaConfig = field(default_factory=LavaConfig)

@@ -51,8 +51,12 @@ class TrainingData:
         return found
 
 
-def open_data(config: PretrainConfig) -> TrainingData:
+def open_data(config: PretrainConfig, world_size: int = 1) -> TrainingData:
     """Returns the data that a configuration names.
+
+    Args:
+        config: of the run.
+        world_size: processes of the run, each with a batch of its own.
 
     Raises:
         ConfigError: paths are missing from the configuration, or the tokenizer is larger than the model's vocabulary.
@@ -61,7 +65,7 @@ def open_data(config: PretrainConfig) -> TrainingData:
     """
     data = config.data
     if data.synthetic:
-        return _synthetic(config)
+        return _synthetic(config, world_size)
     needed = {"--manifest": data.manifest, "--clips": data.clips, "--tokenizer": data.tokenizer}
     absent = [option for option, value in needed.items() if value is None]
     if absent:
@@ -180,9 +184,10 @@ def _notes(kind: str, num_with: Mapping[str, int], dropped: Mapping[str, int], w
     return tuple(notes)
 
 
-def _synthetic(config: PretrainConfig) -> TrainingData:
+def _synthetic(config: PretrainConfig, world_size: int) -> TrainingData:
     count, seed = config.data.synthetic_samples, config.run.seed
-    num_val = config.data.batch_size * config.run.eval_batches
+    # A run may go on with twice the processes and half the batch: what it is measured on stays.
+    num_val = config.data.batch_size * world_size * config.run.eval_batches
     return TrainingData(
         train=SyntheticAVT(config.model, count, seed=seed),
         val=SyntheticAVT(config.model, num_val, seed=seed, first_index=count),

@@ -5,6 +5,11 @@ Every step is the command that one would type oneself; a second run continues wh
 
 from __future__ import annotations
 
+from k700_text.starting import end_at_once
+
+if __name__ == "__main__":
+    end_at_once()  # before the imports below, which take time
+
 import argparse
 import json
 import math
@@ -20,6 +25,7 @@ from k700_text.cli.common import EXIT_COMPLETE, EXIT_FAILED, EXIT_INTERRUPTED, d
 from k700_text.cli.demo import NUM_DATA_STEPS, SMALL, DemoFolder, DemoSize, Steps, data_rows, run_data_steps
 from k700_text.errors import K700TextError
 from k700_text.media.pool import num_cores
+from k700_text.starting import interrupting
 from lava_model.errors import LavaError
 
 if TYPE_CHECKING:
@@ -41,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
     asked = parser.parse_args(arguments)
     try:
-        _run(asked.out, is_small=asked.small, as_json=asked.json)
+        with interrupting():
+            _run(asked.out, is_small=asked.small, as_json=asked.json)
     except KeyboardInterrupt:
         say("interrupted: finished steps are kept; run the same command to continue")
         return EXIT_INTERRUPTED

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from math import prod
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -13,13 +14,19 @@ from torch.utils.flop_counter import FlopCounterMode
 from k700_text.schema import MANIFEST_SCHEMA, read_table
 from lava_model.config import LavaConfig, PretrainConfig
 from lava_model.data import total_steps
-from lava_model.encoders.trunk import Trunk
+from lava_model.encoders.trunk import PIXELS_AT_ONCE, Trunk
 from lava_model.errors import DataError
 from lava_model.model import Lava
 
 _BYTES_PER_TRAINED_PARAMETER = 16
 """fp32 parameter, gradient and the two moments of Adam."""
+_BYTES_PER_GRADIENT = 4
 _BYTES_PER_EMA_PARAMETER = 4
+_BATCHES_ON_DEVICE = 2
+"""The next batch is copied while one is trained on."""
+_BESIDE_TENSORS = 3 * 2**29
+"""What a GPU needs beside all tensors, reasoned and not measured: its context (some 0.5 GiB), workspaces of cuBLAS and
+cuDNN, and pieces of memory too small for the next tensor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +52,14 @@ class Cost:
     activation_bytes: int
     """Estimate of what the encoders' backward pass keeps for these samples (torch.compile keeps less), and with a
     micro-batch of the trunk's features of the whole batch."""
+    step_bytes: int
+    """Estimate of the most that all tensors of a step take on one process: state, batches, activations, the trunk."""
+    device_bytes: int | None
+    """Memory of the device, where it is known."""
+    fits: bool | None
+    """Whether a step fits into it, with what a GPU needs beside tensors; None where it is not known."""
+    fitting_micro_batch: int | None
+    """Where a step does not fit: the largest power of two that does as ``data.micro_batch``; None where none does."""
     samples_per_step: int
     """Samples of an optimiser step: of all ranks and accumulated batches."""
     total_steps: int | None
@@ -53,26 +68,26 @@ class Cost:
     """FLOPs of these steps."""
 
 
-def cost(config: PretrainConfig, *, num_clips: int | None = None, world_size: int = 1) -> Cost:
+def cost(
+    config: PretrainConfig, *, num_clips: int | None = None, world_size: int = 1, device_bytes: int | None = None
+) -> Cost:
     """Returns what a configuration costs; nothing of the model's size is allocated.
 
     Args:
         config: of the run.
         num_clips: training clips, where that is known.
         world_size: ranks that it runs on.
+        device_bytes: memory of the device that it shall run on, where that is known.
 
     Raises:
         DataError: there are fewer clips than a step takes.
     """
     model, data = config.model, config.data
-    with torch.device("meta"):
-        parameters = list(Lava(model).parameters())
-    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-    frozen = sum(parameter.numel() for parameter in parameters if not parameter.requires_grad)
-    at_once = min(data.batch_size, data.micro_batch or data.batch_size)
+    trained, frozen = _num_parameters(model)
+    at_once = _samples_at_once(config)
     per_step = data.batch_size * data.accumulate * world_size
     steps = None if num_clips is None else total_steps(num_clips, config, world_size)
-    per_parameter = _BYTES_PER_TRAINED_PARAMETER + (_BYTES_PER_EMA_PARAMETER if config.optim.ema_decay else 0)
+    fits = None if device_bytes is None else _fits(config, device_bytes)
     return Cost(
         shapes=_shapes(config, at_once),
         trained_parameters=trained,
@@ -80,9 +95,13 @@ def cost(config: PretrainConfig, *, num_clips: int | None = None, world_size: in
         trunk_flops=trunk_flops(model),
         forward_flops=forward_flops(model),
         train_flops=train_flops(model),
-        state_bytes=per_parameter * trained + 4 * frozen,
+        state_bytes=_state_bytes(config),
         samples_at_once=at_once,
-        activation_bytes=_activation_bytes(config, at_once),
+        activation_bytes=_activation_bytes(config),
+        step_bytes=step_bytes(config),
+        device_bytes=device_bytes,
+        fits=fits,
+        fitting_micro_batch=None if device_bytes is None or fits else _fitting_micro_batch(config, device_bytes),
         samples_per_step=per_step,
         total_steps=steps,
         run_flops=None if steps is None else train_flops(model) * per_step * steps,
@@ -174,25 +193,113 @@ def trunk_flops(config: LavaConfig) -> float:
     return float(counter.get_total_flops() * config.num_frames)
 
 
-def _activation_bytes(config: PretrainConfig, at_once: int) -> int:
-    model, run = config.model, config.run
-    is_bf16 = run.precision == "bf16" or (run.precision == "auto" and run.device != "cpu")
+@cache
+def _num_parameters(config: LavaConfig) -> tuple[int, int]:
+    """Returns how many are trained and how many are frozen."""
+    with torch.device("meta"):
+        parameters = list(Lava(config).parameters())
+    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    return trained, sum(parameter.numel() for parameter in parameters) - trained
+
+
+def _samples_at_once(config: PretrainConfig) -> int:
+    return min(config.data.batch_size, config.data.micro_batch or config.data.batch_size)
+
+
+def _is_bf16(config: PretrainConfig) -> bool:
+    run = config.run
+    return run.precision == "bf16" or (run.precision == "auto" and run.device != "cpu")
+
+
+def _state_bytes(config: PretrainConfig) -> int:
+    trained, frozen = _num_parameters(config.model)
+    per_parameter = _BYTES_PER_TRAINED_PARAMETER + (_BYTES_PER_EMA_PARAMETER if config.optim.ema_decay else 0)
+    return per_parameter * trained + 4 * frozen
+
+
+def step_bytes(config: PretrainConfig) -> int:
+    """Returns about the most that the tensors of a step take, bytes.
+
+    That is reached at the end of the forward pass, or in the trunk where few samples go through the model at once. In
+    the backward pass activations go faster than gradients come, so that of one batch in one go the larger of the two
+    counts; of several batches or micro-batches the gradients are there already. The similarities of the loss are some
+    MB and left out.
+    """
+    data, model = config.data, config.model
+    trained, frozen = _num_parameters(model)
+    gradients = _BYTES_PER_GRADIENT * trained
+    # Autocast keeps a copy of each matrix and of the trunk for as long as the pass lasts; embeddings are not copied.
+    copies = 2 * (trained + frozen - model.vocab_size * model.width) if _is_bf16(config) else 0
+    held = _state_bytes(config) - gradients + copies + _BATCHES_ON_DEVICE * data.batch_size * _sample_bytes(model)
+    activations = _activation_bytes(config)
+    is_in_one_go = data.accumulate == 1 and _samples_at_once(config) == data.batch_size
+    in_training = max(activations, gradients) if is_in_one_go else activations + gradients
+    # The parts of its features are joined while they are there.
+    in_trunk = _trunk_bytes(config) + 2 * data.batch_size * _feature_bytes(config)
+    return held + max(in_training, in_trunk)
+
+
+def _sample_bytes(config: LavaConfig) -> int:
+    """Returns the bytes of a sample as the loader hands it over: uint8 frames, float32 log-mel, ids and their mask."""
+    frames = config.num_frames * prod(config.frame_shape())
+    return frames + 4 * config.num_mels * config.num_mel_frames + 9 * config.max_text_length
+
+
+def _trunk_bytes(config: PretrainConfig) -> int:
+    """Returns what the trunk's first layers take, bytes: pixels in fp32 and as autocast copies them, and two maps.
+
+    These are 64 channels at a quarter of the pixels, before and after BatchNorm.
+    """
+    pixels = config.data.batch_size * config.model.num_frames * config.model.frame_size**2
+    per_pixel = 3 * (4 + 2) + 2 * 16 * 2 if _is_bf16(config) else 3 * 4 + 2 * 16 * 4
+    return min(pixels, PIXELS_AT_ONCE) * per_pixel
+
+
+def _feature_bytes(config: PretrainConfig) -> int:
+    """Returns the bytes of the trunk's features of a sample."""
+    return config.model.num_video_tokens * config.model.trunk_channels * (2 if _is_bf16(config) else 4)
+
+
+def _fits(config: PretrainConfig, device_bytes: int) -> bool:
+    return step_bytes(config) + _BESIDE_TENSORS <= device_bytes
+
+
+def _fitting_micro_batch(config: PretrainConfig, device_bytes: int) -> int | None:
+    """Returns the largest power of two below the samples at once that fits; None where none does."""
+    size = 1 << (_samples_at_once(config) - 1).bit_length()
+    while size := size // 2:
+        if _fits(replace(config, data=replace(config.data, micro_batch=size)), device_bytes):
+            return size
+    return None
+
+
+def _activation_bytes(config: PretrainConfig) -> int:
+    at_once, data = _samples_at_once(config), config.data
     # Between the two passes of GradCache.
-    features = model.num_video_tokens * model.trunk_channels * (2 if is_bf16 else 4)
-    kept = config.data.batch_size * features if at_once < config.data.batch_size else 0
-    return at_once * activation_bytes(model, is_bf16=is_bf16) + kept
+    kept = data.batch_size * _feature_bytes(config) if at_once < data.batch_size else 0
+    return at_once * activation_bytes(config.model, is_bf16=_is_bf16(config)) + kept
 
 
 def activation_bytes(config: LavaConfig, *, is_bf16: bool) -> int:
-    """Returns about what the encoders keep of one sample for the backward pass, with a fused attention.
+    """Returns what the encoders keep of one sample for the backward pass, with a fused attention, to some percent.
 
     For each token, layer and unit of width, in bf16 autocast: the residual stream before both LayerNorms in fp32 (8),
     and in bf16 what the linear layers (4), the attention (query, key, value, result: 8) and the feed-forward layers
-    (before and after GELU: 4 times their ratio) take in. In fp32: 32, and 8 times the ratio.
+    (before and after GELU: 4 times their ratio) take in; dropout keeps two masks (2). In fp32: 32, and 8 times the
+    ratio. The attention keeps a float32 for each token, layer and head.
+
+    Beside the layers: the residual stream before the last LayerNorm (4); the trunk's features as their LayerNorm and
+    the linear after it take them in; patches of the log-mel, and what is before and after the GELU of their MLP.
     """
-    ratio = config.feedforward_ratio
-    per_width = 20 + 4 * ratio if is_bf16 else 32 + 8 * ratio
-    return round(sum(num_tokens(config).values()) * config.num_layers * config.width * per_width)
+    tokens, ratio = num_tokens(config), config.feedforward_ratio
+    number = 2 if is_bf16 else 4
+    per_width = (20 + 4 * ratio if is_bf16 else 32 + 8 * ratio) + (2 if config.dropout else 0)
+    per_layer = config.width * per_width + 4 * config.num_heads
+    in_transformers = sum(tokens.values()) * (config.num_layers * per_layer + 4 * config.width)
+    of_features = config.num_video_tokens * config.trunk_channels * (4 + number)
+    patch = config.num_mels * config.audio_patch_frames
+    of_log_mel = config.num_audio_tokens * (patch + 2 * config.width) * number
+    return round(in_transformers + of_features + of_log_mel)
 
 
 def lines(found: Cost) -> list[str]:
@@ -210,10 +317,22 @@ def lines(found: Cost) -> list[str]:
         ("samples of a step", f"{found.samples_per_step}, {found.samples_at_once} at once on each process"),
         ("model and optimiser", f"{found.state_bytes / 2**30:.2f} GiB"),
         ("activations (estimate)", f"{found.activation_bytes / 2**30:.2f} GiB for {found.samples_at_once} samples"),
+        ("a whole step (estimate)", f"{found.step_bytes / 2**30:.2f} GiB of tensors"),
     ]
+    if found.device_bytes is not None:
+        rows.append(("device", _fitting(found, found.device_bytes)))
     if found.run_flops is not None:
         rows.append(("whole run", f"{found.total_steps} steps, {_flops(found.run_flops)}, at most"))
     return [f"{name:24}{value}" for name, value in rows]
+
+
+def _fitting(found: Cost, device_bytes: int) -> str:
+    has = f"{device_bytes / 2**30:.2f} GiB"
+    if found.fits:
+        return f"{has}: a step fits"
+    way = f"--micro-batch {found.fitting_micro_batch} does" if found.fitting_micro_batch else "nor does one sample"
+    beside = f"with the {_BESIDE_TENSORS / 2**30:.1f} GiB that a GPU needs beside tensors"
+    return f"{has}: a step does not fit, {beside}; {way}"
 
 
 def _flops(count: float) -> str:

@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from k700_text.starting import without_handlers
 from lava_model.errors import ConfigError, RankLostError
 
 TIMEOUT_SECONDS = 600.0
@@ -109,7 +110,9 @@ def ranks_from_environment(device_type: str, *, timeout_seconds: float = TIMEOUT
         torch.cuda.set_device(ranks.local_rank)
     backend = "nccl" if device_type == "cuda" else "gloo"
     try:
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
+        # Waiting for ranks that may never come, it would answer no signal.
+        with without_handlers():
+            dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
         yield ranks
     except BaseException as error:
         # nccl takes leave of all ranks together: alone it would wait for those who are still at work.

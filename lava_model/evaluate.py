@@ -6,15 +6,22 @@ stdout is the answer (a table, or one JSON object with ``--json``), stderr is pr
 
 from __future__ import annotations
 
+from k700_text.starting import end_at_once
+
+if __name__ == "__main__":
+    end_at_once()  # before the imports below, which take time
+
 import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from lava_model.errors import ConfigError, DataError, MissingExtraError
-from lava_model.program import EXIT_COMPLETE, run_program, say
+from k700_text.checks import Count, CountOrNone, at_least
+from lava_model.config import Settings
+from lava_model.errors import ConfigError, DataError
+from lava_model.program import EXIT_COMPLETE, import_modules, run_program, say
 
 PROGRAM = "python -m lava_model.evaluate"
 JSON_VERSION = 1
@@ -32,7 +39,7 @@ example:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LinearProbeOptions:
+class LinearProbeOptions(Settings):
     """Fits a linear classifier on frozen features of a folder of labelled clips (DATA/<label>/**/*.mp4).
 
     Train and test never share a source video. The frozen trunk alone and the same model without training are probed on
@@ -49,17 +56,17 @@ class LinearProbeOptions:
     """audio+video: each scaled to unit length and concatenated, zeros where there is no sound."""
     protocol: str = "logistic"
     """logistic, lava (the paper's) or mil-nce."""
-    views: int | None = None
+    views: Count | None = None
     """Time windows of each clip; none: as the protocol says."""
-    folds: int = 5
+    folds: Annotated[int, at_least(2)] = 5
     """Train/test divisions of a draw; fewer where a class has fewer source videos."""
-    seeds: int = 1
+    seeds: Count = 1
     """Draws of the folds: more give a steadier mean."""
-    control_seeds: int = 1
+    control_seeds: Count = 1
     """Untrained models to average in the random_init control."""
-    batch_size: int = 16
+    batch_size: Count = 16
     """Views encoded together."""
-    workers: int = 0
+    workers: CountOrNone = 0
     """Reading processes; 0 reads in this one."""
     device: str = "auto"
     """auto (cuda if there is one), cpu, cuda or cuda:N."""
@@ -69,16 +76,6 @@ class LinearProbeOptions:
     """File for the JSON record."""
     json: bool = False
     """Print the record as one JSON object instead of the table."""
-
-    def __post_init__(self) -> None:
-        limits = {"views": 1, "folds": 2, "seeds": 1, "control_seeds": 1, "batch_size": 1, "workers": 0}
-        problems = [
-            f"--{name.replace('_', '-')} must be at least {least}, got {getattr(self, name)}"
-            for name, least in limits.items()
-            if getattr(self, name) is not None and getattr(self, name) < least
-        ]
-        if problems:
-            raise ConfigError(problems)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -111,10 +108,9 @@ def _linear_probe(arguments: list[str]) -> None:
     if missing:
         raise ConfigError(f"{' and '.join(f'--{name}' for name in missing)} must be given (see linear-probe --help)")
     out = None if options.out is None else _checked_out(Path(options.out))
-    try:
-        from lava_model.evaluation.folder_probe import probe_folder
-    except ImportError as error:
-        raise MissingExtraError(f"evaluation needs {error.name}: pip install 'k700-text[train]'") from error
+    import_modules("lava_model.evaluation.folder_probe", purpose="evaluation")
+    from lava_model.evaluation.folder_probe import probe_folder
+
     record = probe_folder(options, say=say, on_progress=_Progress("views"))
     if out is not None:
         out.write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")

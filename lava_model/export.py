@@ -6,6 +6,11 @@ stdout is the answer (where the model is, or one JSON object with ``--json``), s
 
 from __future__ import annotations
 
+from k700_text.starting import end_at_once
+
+if __name__ == "__main__":
+    end_at_once()  # before the imports below, which take time
+
 import argparse
 import json
 import sys
@@ -14,8 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lava_model.errors import CheckpointError, ConfigError, MissingExtraError
-from lava_model.program import EXIT_COMPLETE, Parser, run_program, say
+from lava_model.errors import CheckpointError, ConfigError
+from lava_model.program import EXIT_COMPLETE, Parser, import_modules, run_program, say
 
 if TYPE_CHECKING:
     from lava_model.checkpoint import TrainingState
@@ -57,10 +62,8 @@ def _run(words: list[str]) -> int:
         from lava_model.hub import check_repo_id
 
         check_repo_id(asked.push)
-    try:
-        found = open_source(asked.source, tokenizer=asked.tokenizer)
-    except ImportError as error:
-        raise MissingExtraError(f"exporting needs {error.name or error}: pip install 'k700-text[train]'") from error
+    import_modules("lava_model.trained", "lava_model.data", purpose="exporting")
+    found = open_source(asked.source, tokenizer=asked.tokenizer)
     facts = replace(found.facts, repo_id=asked.push or found.facts.repo_id)
     say(f"exporting {found.place} to {asked.out}")
     found.model.save_pretrained(asked.out, tokenizer=found.tokenizer, facts=facts)

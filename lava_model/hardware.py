@@ -119,6 +119,14 @@ def mfu(samples_per_second: float, config: PretrainConfig, device: torch.device,
     return 100 * samples_per_second * train_flops(config.model) / (world_size * peak * 1e12)
 
 
+def memory_bytes(device: str) -> int | None:
+    """Returns the memory of the GPU that ``--run.device`` means, bytes; None where it means a CPU or there is none."""
+    if device == "cpu" or not torch.cuda.is_available():
+        return None
+    index = torch.device("cuda" if device == "auto" else device).index
+    return int(torch.cuda.get_device_properties(index or 0).total_memory)
+
+
 def peak_memory_bytes(device: torch.device) -> int | None:
     """Returns the most memory that tensors took on a device so far, bytes; None on a CPU."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None

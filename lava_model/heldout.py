@@ -29,9 +29,10 @@ _QUERIES_AT_ONCE = 1024
 
 
 def heldout_batches(samples: Samples | Stacked, config: PretrainConfig, world_size: int = 1) -> list[list[int]]:
-    """Returns the indices of the fixed batches: a seeded choice of full batches, ``eval_batches`` at most.
+    """Returns the indices of the fixed batches: a seeded choice of full batches, ``eval_batches`` of all processes.
 
     A batch is what is contrasted with each other in training: that of all processes, unless negatives are ``local``.
+    The clips are the same for any number of processes that share the same batch.
 
     Raises:
         DataError: there are fewer than two samples.
@@ -42,7 +43,7 @@ def heldout_batches(samples: Samples | Stacked, config: PretrainConfig, world_si
     together = world_size if config.loss.negatives == "global" else 1
     size = min(config.data.batch_size * together, len(samples))
     batches = [order[start : start + size] for start in range(0, len(order) - size + 1, size)]
-    return batches[: config.run.eval_batches]
+    return batches[: config.run.eval_batches * world_size // together]
 
 
 @torch.no_grad()

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from k700_text.starting import end_at_once
+
+if __name__ == "__main__":
+    end_at_once()  # before the imports below, which take time
+
 import argparse
 import dataclasses
-import importlib
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lava_model.config import PretrainConfig
-from lava_model.errors import ConfigError, DataError, MissingExtraError
+from lava_model.errors import ConfigError, DataError
 from lava_model.presets import OBJECTIVES, PRESETS, preset, with_objective
-from lava_model.program import EXIT_COMPLETE, EXIT_INTERRUPTED, Parser, run_program, say
+from lava_model.program import EXIT_COMPLETE, EXIT_INTERRUPTED, Parser, import_modules, run_program, say
 from lava_model.settings import from_file, override, to_dict
 
 if TYPE_CHECKING:
@@ -53,7 +58,16 @@ SHORT_OPTIONS = {
 }
 """Shorter names of the settings that most runs give."""
 
-_OWN_OPTIONS = ("--preset", "--config", "--objective", "--print-config", "--dry-run", "--json", "--debug")
+_OWN_OPTIONS = (
+    "--preset",
+    "--config",
+    "--objective",
+    "--print-config",
+    "--dry-run",
+    "--device-memory",
+    "--json",
+    "--debug",
+)
 
 _EPILOG = f"""example: {PROGRAM} --preset tiny --synthetic --out runs/try --max-steps 100
 
@@ -90,13 +104,12 @@ def _run(words: list[str]) -> int:
     if asked.print_config:
         print(json.dumps(to_dict(config), indent=2))
         return EXIT_COMPLETE
-    try:
-        for name in ("safetensors", "torch", "torchvision"):  # what is missing is named before anything starts
-            importlib.import_module(name)
-    except ImportError as error:
-        raise MissingExtraError(f"pre-training needs {error.name or error}: pip install 'k700-text[train]'") from error
+    # What is missing is named before anything starts.
+    import_modules(
+        "safetensors", "torch", "torchvision", "lava_model.data", "lava_model.trainer", purpose="pre-training"
+    )
     if asked.dry_run:
-        return _dry_run(config, as_json=asked.json)
+        return _dry_run(config, as_json=asked.json, device_gib=asked.device_memory)
     return _pretrain(config, words, as_json=asked.json)
 
 
@@ -117,6 +130,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration as JSON and stop")
     parser.add_argument("--dry-run", action="store_true", help="print shapes, parameters, FLOPs, memory and stop")
+    parser.add_argument(
+        "--device-memory",
+        metavar="GIB",
+        type=float,
+        help="with --dry-run: memory of the device that it shall run on (default: of the GPU here, if there is one)",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
     return parser
@@ -127,12 +146,16 @@ def _full_name(word: str) -> str:
     return SHORT_OPTIONS.get(name.replace("_", "-"), name) + equals + value
 
 
-def _dry_run(config: PretrainConfig, *, as_json: bool) -> int:
+def _dry_run(config: PretrainConfig, *, as_json: bool, device_gib: float | None) -> int:
     from lava_model.describe import cost, lines, num_clips
     from lava_model.distributed import described_ranks
+    from lava_model.hardware import memory_bytes
 
+    if device_gib is not None and not 0 < device_gib < math.inf:
+        raise ConfigError(f"--device-memory must be above 0 and finite, got {device_gib}")
     ranks = described_ranks()
-    found = cost(config, num_clips=num_clips(config), world_size=ranks.world_size)
+    device_bytes = memory_bytes(config.run.device) if device_gib is None else round(device_gib * 2**30)
+    found = cost(config, num_clips=num_clips(config), world_size=ranks.world_size, device_bytes=device_bytes)
     if as_json and ranks.is_main:
         print(json.dumps({"command": "pretrain", "version": JSON_VERSION, "cost": dataclasses.asdict(found)}))
     elif ranks.is_main:
@@ -149,11 +172,12 @@ def _pretrain(config: PretrainConfig, words: list[str], *, as_json: bool) -> int
     from lava_model.pretrained import check_folder
     from lava_model.run_folder import check_own, held
 
-    device = choose_device(config.run.device, described_ranks().local_rank)
+    described = described_ranks()
+    device = choose_device(config.run.device, described.local_rank)
     out = Path(config.run.out)
     check_own(out)
     check_folder(out / "export")
-    data = open_data(config)
+    data = open_data(config, described.world_size)
     try:
         with ranks_from_environment(device.type) as ranks, held(out, ranks):
             return _train(config, data, words, device, ranks, as_json=as_json)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 import traceback
@@ -10,9 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from k700_text.errors import K700TextError
-from lava_model.errors import ConfigError, LavaError
+from k700_text.starting import EXIT_INTERRUPTED as EXIT_INTERRUPTED
+from k700_text.starting import ending_at_once, interrupting
+from lava_model.errors import ConfigError, LavaError, MissingExtraError
 
-EXIT_COMPLETE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_COMPLETE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,11 +32,12 @@ def run_program(run: Callable[[list[str]], int], arguments: Sequence[str] | None
     Args:
         run: takes the words of the command line and returns the exit code.
         arguments: these words; None: those of this process.
-        interrupted: what to do after Ctrl-C, for the line about it.
+        interrupted: what to do after Ctrl-C, SIGTERM or SIGUSR1, for the line about it.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return run(words)
+        with interrupting():
+            return run(words)
     except KeyboardInterrupt:
         say(f"interrupted: {interrupted}")
         return EXIT_INTERRUPTED
@@ -42,6 +46,24 @@ def run_program(run: Callable[[list[str]], int], arguments: Sequence[str] | None
             traceback.print_exc()
         say(f"{_rank_prefix()}error: {error}")
         return error.exit_code if isinstance(error, LavaError | K700TextError) else EXIT_FAILED
+
+
+def import_modules(*names: str, purpose: str) -> None:
+    """Imports the modules that take seconds, before anything is begun: a signal ends the process with one line.
+
+    Args:
+        names: modules that will be used.
+        purpose: what needs them, for the message.
+
+    Raises:
+        MissingExtraError: one of them needs a package that is not installed.
+    """
+    try:
+        with ending_at_once():
+            for name in names:
+                importlib.import_module(name)
+    except ImportError as error:
+        raise MissingExtraError(f"{purpose} needs {error.name or error}: pip install 'k700-text[train]'") from error
 
 
 def say(line: str) -> None:

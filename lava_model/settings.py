@@ -7,12 +7,13 @@ import difflib
 import io
 import json
 import tomllib
-import types
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
+from k700_text.checks import faults, faults_of, field_hints
+from lava_model.config import Settings, odds_of, unchecked
 from lava_model.errors import ConfigError, MissingExtraError
 
 ConfigT = TypeVar("ConfigT")
@@ -45,11 +46,11 @@ def from_dict(cls: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
         ConfigError: an unknown key (with the nearest name), a value of another type or out of range.
     """
     problems: list[str] = []
-    config = _build(cls, values, "", problems)
-    if problems:
+    with unchecked():
+        config: ConfigT = _build(cls, values, "", problems)
+    if problems := problems + (odds_of(config) if isinstance(config, Settings) else []):
         raise ConfigError(problems)
-    built: ConfigT = config
-    return built
+    return config
 
 
 def from_file(base: ConfigT, path: Path) -> ConfigT:
@@ -101,19 +102,18 @@ def _merged(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any
 
 
 def _build(cls: Any, values: Mapping[str, Any], prefix: str, problems: list[str]) -> Any:
-    hints = get_type_hints(cls)
-    names = [entry.name for entry in fields(cls)]
+    hints = field_hints(cls)
     arguments: dict[str, Any] = {}
     for name, value in values.items():
-        if name not in names:
-            problems.append(_unknown(prefix + name, [prefix + known for known in names]))
+        if name not in hints:
+            problems.append(_unknown(prefix + name, [prefix + known for known in hints]))
         elif is_dataclass(hints[name]) and isinstance(value, Mapping):
             arguments[name] = _build(hints[name], value, f"{prefix}{name}.", problems)
-        elif not _fits(value, hints[name]):
-            problems.append(f"{prefix}{name} cannot be {value!r}{_choices(hints[name])}")
         else:
-            arguments[name] = _cast(value, hints[name])
-    return None if problems else cls(**arguments)
+            found = faults(prefix + name, value, hints[name])
+            problems += found
+            arguments[name] = value if found else _cast(value, hints[name])
+    return cls(**arguments)
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:
@@ -121,27 +121,9 @@ def _unknown(name: str, known: Sequence[str]) -> str:
     return f"unknown setting {name}: did you mean {near[0]}?" if near else f"unknown setting {name}"
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    origin = get_origin(hint)
-    if origin is Literal:
-        return value in get_args(hint)
-    if origin in (Union, types.UnionType):
-        return any(_fits(value, option) for option in get_args(hint))
-    if origin is tuple:
-        options = get_args(hint)
-        return isinstance(value, list | tuple) and len(value) == len(options) and all(map(_fits, value, options))
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
-
-
-def _choices(hint: Any) -> str:
-    return f": use {', '.join(map(str, get_args(hint)))}" if get_origin(hint) is Literal else ""
-
-
 def _cast(value: Any, hint: Any) -> Any:
+    if get_origin(hint) is Annotated:
+        return _cast(value, get_args(hint)[0])
     if get_origin(hint) is tuple:
         return tuple(value)
     return float(value) if hint is float else value
@@ -168,12 +150,21 @@ def override(config: ConfigT, options: Sequence[str], *, program: str, also_know
     _refuse_unknown(options, [f"--{name.replace('_', '-')}" for name in flatten(to_dict(config))], also_known)
     messages = io.StringIO()
     try:
-        with contextlib.redirect_stderr(messages):
-            return tyro.cli(type(config), default=config, args=list(options), prog=program)
+        with contextlib.redirect_stderr(messages), unchecked():
+            changed = tyro.cli(type(config), default=config, args=list(options), prog=program)
     except SystemExit as stop:
         if not stop.code:
             raise
         raise ConfigError(_one_line(messages.getvalue())) from stop
+    if isinstance(changed, Settings) and (problems := faults_of(changed) + odds_of(changed)):
+        has_groups = any(map(is_dataclass, field_hints(type(changed)).values()))
+        raise ConfigError(problems if has_groups else [_as_option(problem) for problem in problems])
+    return changed
+
+
+def _as_option(problem: str) -> str:
+    name, _, rest = problem.partition(" ")
+    return f"--{name.replace('_', '-')} {rest}"
 
 
 def _refuse_unknown(options: Sequence[str], known: Sequence[str], also_known: Sequence[str]) -> None:

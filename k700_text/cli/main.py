@@ -23,6 +23,7 @@ from k700_text.cli import stats as stats_command
 from k700_text.cli import tokenizer as tokenizer_command
 from k700_text.cli import validate as validate_command
 from k700_text.cli.common import EXIT_INTERRUPTED, EXIT_USAGE, run_guarded, say
+from k700_text.starting import interrupt
 
 # Typer carries click inside or beside itself, depending on its version: only this way names both.
 _UsageProblem: type[Exception] = typer.BadParameter.__bases__[0]
@@ -69,7 +70,7 @@ app.command("demo")(demo_command.demo)
 def run() -> None:
     """Entry point of the console script."""
     # SIGTERM ends a command as Ctrl-C does: after saving what is finished.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interrupt()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A file name or title that the locale cannot spell must not cost the whole answer.
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -23,7 +23,7 @@ from lava_model.pixels import rgb_from_yuv420
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-_PIXELS_AT_ONCE = 1024 * 224**2
+PIXELS_AT_ONCE = 1024 * 224**2
 """Bounds the memory of the first layers, whose maps are the largest of the whole model (1.6 GB in bf16)."""
 _PIXELS_AT_ONCE_CPU = 4 * 224**2
 """The same for a CPU, where maps that stay in its cache save about a tenth of the time."""
@@ -97,6 +97,6 @@ def _frozen_resnet(config: LavaConfig) -> _FrameEncoder:
 
 def _parts(frames: Tensor) -> tuple[Tensor, ...]:
     """Returns the frames in parts of equal length, to one, so that a compiled trunk sees hardly more than one shape."""
-    pixels = _PIXELS_AT_ONCE_CPU if frames.device.type == "cpu" else _PIXELS_AT_ONCE
+    pixels = _PIXELS_AT_ONCE_CPU if frames.device.type == "cpu" else PIXELS_AT_ONCE
     at_once = max(1, pixels // (frames.shape[1] * frames.shape[2]))
     return frames.tensor_split(-(-len(frames) // at_once) or 1)

@@ -77,7 +77,8 @@ def probe_folder(options: LinearProbeOptions, *, say: Say, on_progress: Progress
         "backbone_layer": "output of the transformers, before the projection heads",
         "combination": "unit length each, concatenated, zeros without sound" if len(modalities) > 1 else "none",
         "views": {"num_views": protocol.num_views, "aggregation": "mean of logits", **views.settings},
-        "data": _data_facts(options, folder, clips, features[LEARNED]) | {"undecodable": undecodable},
+        "data": _data_facts(options, folder, clips, features[LEARNED], heard=views.wants_audio)
+        | {"undecodable": undecodable},
         "seconds": round(time.monotonic() - started, 1),
     }
     margin = compare(learned, controls, task)
@@ -140,7 +141,12 @@ def _score(
 
 
 def _data_facts(
-    options: LinearProbeOptions, folder: LabelledFolder, clips: Sequence[LabelledClip], features: ClipFeatures
+    options: LinearProbeOptions,
+    folder: LabelledFolder,
+    clips: Sequence[LabelledClip],
+    features: ClipFeatures,
+    *,
+    heard: bool,
 ) -> dict[str, Any]:
     return {
         "folder": options.data,
@@ -149,7 +155,8 @@ def _data_facts(
         "num_listed": len(folder.clips),
         "num_probed": len(clips),
         "num_groups": len({clip.group for clip in clips}),
-        "num_with_sound": int(features.has_audio[features.is_decodable].any(axis=1).sum()),
+        # Where video alone is probed nobody listened: that is not silence.
+        "num_with_sound": int(features.has_audio[features.is_decodable].any(axis=1).sum()) if heard else None,
         "classes": dict(sorted(Counter(clip.label for clip in clips).items())),
         "notes": list(folder.notes),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -86,8 +87,9 @@ def get_protocol(name: str) -> Protocol:
     """Returns the protocol of that name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none; the text names the nearest.
     """
     if name not in PROTOCOLS:
-        raise ConfigError(f"unknown protocol {name!r}: expected one of {', '.join(PROTOCOLS)}")
+        near = difflib.get_close_matches(name, PROTOCOLS, n=1, cutoff=0.0)[0]
+        raise ConfigError(f"unknown protocol {name!r}: expected one of {', '.join(PROTOCOLS)} (did you mean {near!r}?)")
     return PROTOCOLS[name]

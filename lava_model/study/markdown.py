@@ -11,6 +11,7 @@ from lava_model.study.summary import PAIRS
 
 _MEANS = {"mean_recall_at_1": "mean R@1 of AV, VT, AT", "mean_recall_at_5": "mean R@5"}
 _R_AT_5 = {f"{name}_recall_at_5": f"{title}: R@5" for name, title in PAIRS.items()}
+_WITHIN = {name: f"{name}_within_video_recall_at_1" for name in PAIRS}
 _PROBE = {"probe_top1": "probe"}
 
 
@@ -33,6 +34,11 @@ def _setup(record: Mapping[str, Any]) -> str:
         f"Retrieval: at once among all of {setup['num_held_out']:,} held-out clips that have both modalities, mean of"
         " both directions, in percent; losses of different forms have different scales and rank nothing.",
     ]
+    if any(found.get("within_video") for found in _retrievals(record).values()):
+        words.append(
+            "Identity only: expected of who knows which video each clip is of and nothing else, clips of one video in"
+            " random order. Within a video: retrieval among the clips of the right video, of those with two or more."
+        )
     if setup["num_seeds"] > 1:
         words.append("Mean ± standard deviation over seeds.")
     if any(found["differences"] for found in record["summary"].values()):
@@ -54,28 +60,39 @@ def _main_table(record: Mapping[str, Any]) -> list[str]:
     rows = {
         name: {key: _spread(value, key) for key, value in found["measures"].items()} for name, found in summary.items()
     }
-    by_chance = {f"{name}_recall_at_5": _percent(chance(num).recall_at_5) for name, num in _num_clips(record).items()}
     controls = {f"*{name}*": {"probe_top1": _percent(value)} for name, value in _controls(record).items()}
-    return _table("variant", columns, {**rows, "*chance*": by_chance, **controls})
+    return _table("variant", columns, {**rows, **_guesses(record), **controls})
 
 
 def _ranks_table(record: Mapping[str, Any]) -> list[str]:
-    rows = {
-        name: {
-            pair: f"{_percent(found['measures'][f'{pair}_recall_at_1']['mean'])},"
-            f" {found['measures'][f'{pair}_mean_rank']['mean']:.1f}"
-            for pair in PAIRS
-            if f"{pair}_mean_rank" in found["measures"]
-        }
-        for name, found in record["summary"].items()
-    }
-    guesses = {pair: chance(num) for pair, num in _num_clips(record).items()}
-    by_chance = {
-        pair: f"{_percent(guess.recall_at_1)}, {guess.mean_rank:.0f} of {guess.num_clips}"
-        for pair, guess in guesses.items()
-    }
-    columns = {pair: f"{title}: R@1, mean rank" for pair, title in PAIRS.items()}
-    return _table("variant", columns, {**rows, "*chance*": by_chance})
+    rows: dict[str, dict[str, str]] = {}
+    for name, found in record["summary"].items():
+        measures = found["measures"]
+        rows[name] = {key: _spread(measures[key], key) for key in _WITHIN.values() if key in measures}
+        for pair in PAIRS:
+            if f"{pair}_mean_rank" in measures:
+                recall, rank = measures[f"{pair}_recall_at_1"]["mean"], measures[f"{pair}_mean_rank"]["mean"]
+                rows[name][pair] = f"{_percent(recall)}, {rank:.1f}"
+    columns: dict[str, str] = {}
+    for pair, title in PAIRS.items():
+        columns |= {pair: f"{title}: R@1, mean rank", _WITHIN[pair]: f"{title}: R@1 within a video"}
+    return _table("variant", columns, {**rows, **_guesses(record)})
+
+
+def _guesses(record: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Returns the rows of those who learned nothing: by chance and, where that is more, by knowing the video."""
+    by_chance: dict[str, str] = {}
+    by_video: dict[str, str] = {}
+    for pair, found in _retrievals(record).items():
+        guess = chance(found["num_clips"])
+        by_chance[f"{pair}_recall_at_5"] = _percent(guess.recall_at_5)
+        by_chance[pair] = f"{_percent(guess.recall_at_1)}, {guess.mean_rank:.0f} of {guess.num_clips}"
+        if within := found.get("within_video"):
+            known = found["identity_only"]
+            by_video[f"{pair}_recall_at_5"] = _percent(known["recall_at_5"])
+            by_video[pair] = f"{_percent(known['recall_at_1'])}, {known['mean_rank']:.1f}"
+            by_chance[_WITHIN[pair]] = by_video[_WITHIN[pair]] = _percent(within["chance"])
+    return {"*chance*": by_chance, **({"*identity only*": by_video} if by_video else {})}
 
 
 def _differences_table(record: Mapping[str, Any]) -> list[str]:
@@ -88,14 +105,10 @@ def _differences_table(record: Mapping[str, Any]) -> list[str]:
     return _table(f"minus {record['reference']}, points", columns, rows) if rows else []
 
 
-def _num_clips(record: Mapping[str, Any]) -> dict[str, int]:
-    """Returns how many held-out clips each retrieval is among: the same for all runs."""
-    return {
-        name: found["num_clips"]
-        for runs in record["results"].values()
-        for run in runs
-        for name, found in run["retrieval"].items()
-    }
+def _retrievals(record: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Returns one result of each retrieval: clips and controls are the same for all runs."""
+    runs = [run for runs in record["results"].values() for run in runs]
+    return {name: found for run in runs for name, found in run["retrieval"].items()}
 
 
 def _controls(record: Mapping[str, Any]) -> dict[str, float]:

@@ -208,11 +208,13 @@ def _finished(out: Path, config: PretrainConfig, data: StudyData) -> dict[str, A
     try:
         result: dict[str, Any] = json.loads(path.read_text("utf-8"))
         other = [name for name, value in _identity(config, data).items() if result[name] != value]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        has_controls = all("within_video" in found for found in result["retrieval"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} cannot be read as a result: remove it to train that run anew") from error
     if other:
         raise DataError(f"{path} is the result of other {', '.join(other)}: use another --out")
-    return result
+    # Earlier versions kept no controls of retrieval: the checkpoint, asked again, gives the same numbers and these.
+    return result if has_controls else None
 
 
 def _brief(result: Mapping[str, Any]) -> str:

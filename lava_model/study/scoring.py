@@ -19,10 +19,11 @@ from lava_model.config import LossWeights
 from lava_model.evaluation.features import ClipFeatures, select_features
 from lava_model.evaluation.linear_probe import ProbeTask, probe
 from lava_model.evaluation.results import Scores
-from lava_model.evaluation.retrieval import Retrieval, retrieve
+from lava_model.evaluation.retrieval import identity_only, retrieve, within_videos
 from lava_model.evaluation.sources import LEARNED, RANDOM_INIT, TRUNK_ONLY, untrained
 from lava_model.modalities import Modality, Space
 from lava_model.model import Embeddings, Lava
+from lava_model.objective import video_ids
 from lava_model.study.views import CachedViews
 
 _BATCH = 128
@@ -57,7 +58,11 @@ def is_trained(name: str, weights: LossWeights) -> bool:
 
 
 def held_out(model: Lava, views: CachedViews, weights: LossWeights) -> dict[str, dict[str, Any]]:
-    """Returns the retrievals among all clips of the views, by name, of those that the weights train."""
+    """Returns the retrievals among all clips of the views, by name, of those that the weights train.
+
+    Each has beside it ``identity_only``, what knowing the video of each clip gives, and ``within_video``, retrieval
+    among the clips of each video (None where no video has two).
+    """
     batches = list(_batches(views, 0))
     device = next(model.parameters()).device
     embeddings = Embeddings.cat([model.embed(batch.to(device)).map(Tensor.cpu) for batch in batches])
@@ -66,12 +71,27 @@ def held_out(model: Lava, views: CachedViews, weights: LossWeights) -> dict[str,
         "audio": torch.cat([batch.has_audio for batch in batches]),
         "text": torch.cat([batch.has_text for batch in batches]),
     }
-    found: dict[str, Retrieval | None] = {
-        name: retrieve(embeddings.of(space, one), embeddings.of(space, other), present[one] & present[other])
+    videos_N = video_ids(views.clip_ids)
+    found = {
+        name: _retrieval(
+            embeddings.of(space, one), embeddings.of(space, other), present[one] & present[other], videos_N
+        )
         for name, (space, one, other) in RETRIEVALS.items()
         if is_trained(name, weights)
     }
-    return {name: asdict(result) for name, result in found.items() if result is not None}
+    return {name: result for name, result in found.items() if result is not None}
+
+
+def _retrieval(first_NE: Tensor, second_NE: Tensor, valid_N: Tensor, videos_N: Tensor) -> dict[str, Any] | None:
+    among_all = retrieve(first_NE, second_NE, valid_N)
+    if among_all is None:
+        return None
+    within = within_videos(first_NE, second_NE, valid_N, videos_N)
+    return {
+        **asdict(among_all),
+        "identity_only": asdict(identity_only(videos_N[valid_N])),
+        "within_video": None if within is None else asdict(within),
+    }
 
 
 def probe_learned(model: Lava, probing: Probing) -> dict[str, Any]:

@@ -61,6 +61,14 @@ def _retrieval(name: str, measure: str) -> _Measure:
     return read
 
 
+def _within_video(name: str) -> _Measure:
+    def read(result: Mapping[str, Any]) -> float | None:
+        found = result["retrieval"].get(name, {}).get("within_video")
+        return None if found is None else float(found["recall_at_1"])
+
+    return read
+
+
 def _mean(measure: str) -> _Measure:
     """Mean over AV, VT and AT, the first two in their own spaces if these are trained, else in avt."""
 
@@ -85,6 +93,7 @@ MEASURES: dict[str, _Measure] = {
         for measure in ("recall_at_1", "recall_at_5", "mean_rank")
         for name in PAIRS
     },
+    **{f"{name}_within_video_recall_at_1": _within_video(name) for name in PAIRS},
     "probe_top1": _probe,
     "train_seconds": lambda result: result["train_seconds"],
 }

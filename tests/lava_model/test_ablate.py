@@ -230,6 +230,21 @@ def test_only_what_a_loss_trains_is_retrieved(tmp_path: Path) -> None:
     assert all(is_trained(name, LossWeights()) for name in held_out(model, views, LossWeights()))
 
 
+def test_held_out_retrieval_comes_with_its_controls(tmp_path: Path) -> None:
+    """The video is that of the clip id, and a clip without the modality is no rival."""
+    config = small_config(tmp_path).model
+    views = views_of(SyntheticAVT(config, 24), tmp_path / "views", 1)
+    videos = [f"video{number // 4:06d}" for number in range(24)]
+    views.clip_ids = [f"{video}_{number:06d}_{number + 1:06d}" for number, video in enumerate(videos)]
+    found = held_out(Lava(config), views, LossWeights(av=1, vt=0, avt=0))["av"]
+    batch = views.batch([(0, row) for row in range(24)])
+    has_both = (batch.has_video & batch.has_audio).tolist()
+    sizes = [sum(has and video == name for has, video in zip(has_both, videos, strict=True)) for name in set(videos)]
+    assert found["identity_only"]["recall_at_1"] == pytest.approx(sum(size > 0 for size in sizes) / sum(sizes))
+    assert found["within_video"]["num_clips"] == sum(size for size in sizes if size > 1) < 24
+    assert 0 <= found["within_video"]["recall_at_1"] <= 1
+
+
 # --- the table
 
 
@@ -256,6 +271,34 @@ def test_differences_are_paired_by_seed_and_clear_as_a_t_test_says() -> None:
         values = [0.4, 0.1, -0.1] if spread.num == 3 else [0.4, 0.35, 0.45, 0.5]
         assert spread.is_clear is bool(ttest_1samp(values, 0).pvalue < 0.05)
     assert not Spread.of([0.4]).is_clear
+
+
+def with_controls(run: dict[str, Any], within: float) -> dict[str, Any]:
+    video = {"num_clips": 50, "recall_at_1": 0.216, "recall_at_5": 0.902, "mean_rank": 3.1}
+    inside = {"num_clips": 50, "num_videos": 11, "recall_at_1": within, "chance": 0.22}
+    found = {**run["retrieval"]["av"], "identity_only": video, "within_video": inside}
+    return {**run, "retrieval": {"av": found}}
+
+
+def test_the_table_shows_what_the_video_alone_gives_and_what_is_found_within() -> None:
+    one, other = with_controls(run_with(0.27, 0.5), 0.31), with_controls(run_with(0.24, 0.5), 0.27)
+    results = {"ours": [one, other]}
+    setup: dict[str, Any] = {"preset": "tiny", "changed": {}, "num_train": 9, "batch_size": 8, "num_seeds": 2}
+    setup |= {"num_views": 1, "num_held_out": 50, "probe": None}
+    record = {"question": "?", "reference": "ours", "setup": setup, "controls": {}, "results": results}
+    shown = markdown({**record, "summary": summarise(results, "ours")})
+    tables = [[cell.strip() for cell in line.split("|")[1:-1]] for line in shown.splitlines() if line.startswith("| ")]
+    ranks = {
+        cells[0]: cells[1:] for cells in tables[tables.index(next(row for row in tables if "mean rank" in row[1])) :]
+    }
+    assert ranks["variant"] == ["AV, av space: R@1, mean rank", "AV, av space: R@1 within a video"]
+    assert ranks["ours"] == ["25.5, 9.0", "29.0 ± 2.8"]
+    assert ranks["*chance*"] == ["2.0, 26 of 50", "22.0"] and ranks["*identity only*"] == ["21.6, 3.1", "22.0"]
+    assert "| *identity only* | 90.2 |" in shown and "knows which video each clip is of" in shown
+    # Of one clip a video the control would be 100 for anyone, and is left out.
+    alone = {**one["retrieval"]["av"], "within_video": None}
+    results = {"ours": [{**one, "retrieval": {"av": alone}}]}
+    assert "identity" not in markdown({**record, "results": results, "summary": summarise(results, "ours")}).lower()
 
 
 # --- the command
@@ -293,6 +336,16 @@ def test_a_study_trains_each_variant_once_from_the_same_start(
     again = json.loads(capsys.readouterr().out)
     # The training was finished, only its result was not kept: the checkpoint gives the same numbers.
     assert again["results"]["pooled"][1]["retrieval"] == record["results"]["pooled"][1]["retrieval"]
+
+    of_earlier_version = json.loads((runs[0] / "result.json").read_text("utf-8"))
+    for found in of_earlier_version["retrieval"].values():
+        del found["within_video"], found["identity_only"]
+    (runs[0] / "result.json").write_text(json.dumps(of_earlier_version))
+    assert main([*FORMS, "--out", str(out), "--json"]) == 0
+    assert (
+        json.loads(capsys.readouterr().out)["results"]["pooled"][0]["retrieval"]
+        == record["results"]["pooled"][0]["retrieval"]
+    )
 
     for damaged in ("[]", "{"):
         (runs[0] / "result.json").write_text(damaged)

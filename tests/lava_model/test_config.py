@@ -5,12 +5,18 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
+import types
 from dataclasses import fields, is_dataclass, replace
+from typing import Annotated, Literal, Union, get_args, get_origin
 
+import numpy as np
 import pytest
 
+from k700_text.checks import field_hints
 from lava_model.config import DataConfig, LavaConfig, LossConfig, LossWeights, OptimConfig, PretrainConfig, RunConfig
 from lava_model.errors import ConfigError
+from lava_model.evaluate import LinearProbeOptions
 from lava_model.presets import OBJECTIVES, PRESETS, preset, with_objective
 from lava_model.pretrain import main
 from lava_model.settings import flatten, from_dict, from_file, override, to_dict
@@ -24,14 +30,20 @@ from lava_model.settings import flatten, from_dict, from_file, override, to_dict
             r"width must be above 0 and finite, got 0; num_layers must be above 0",
         ),
         (lambda: LavaConfig(width=100), r"width \(100\) must be a multiple of num_heads \(16\)"),
-        (lambda: LavaConfig(trunk_stage=5), "trunk_stage must be 1, 2, 3 or 4"),
+        (lambda: LavaConfig(trunk_stage=5), "trunk_stage cannot be 5: use 1, 2, 3, 4$"),
         (lambda: LavaConfig(video_grid=8), r"video_grid \(8\) is finer than the 7x7 cells"),
         (lambda: LavaConfig(audio_patch_frames=7), r"num_mel_frames \(256\) must be a multiple"),
         (lambda: LavaConfig(frame_size=258), r"short_side \(256\) must be at least frame_size \(258\)"),
         (lambda: LavaConfig(frame_size=225), "frame_size must be even, got 225"),
-        (lambda: LavaConfig(pixel_format="rgb"), "pixel_format must be 'yuv420p' or 'rgb24', got 'rgb'"),
+        (
+            lambda: LavaConfig(pixel_format="rgb"),
+            r"pixel_format cannot be 'rgb': use yuv420p, rgb24 \(did you mean 'rgb24'\?\)",
+        ),
         (lambda: DataConfig(chunk_size=0), "chunk_size must be above 0"),
-        (lambda: LavaConfig(dropout=1.0, pooling="max"), r"pooling must be 'cls' or 'mean'.*dropout"),
+        (
+            lambda: LavaConfig(dropout=1.0, pooling="max"),
+            r"pooling cannot be 'max': use cls, mean .*; dropout must be in 0\.\.1 and below 1, got 1.0",
+        ),
         (lambda: LossConfig(temperature=0), "temperature must be above 0"),
         (lambda: OptimConfig(lr=float("nan")), "lr must be above 0 and finite, got nan"),
         (lambda: OptimConfig(warmup_fraction=1.5), "warmup_fraction must be in 0..1"),
@@ -40,9 +52,9 @@ from lava_model.settings import flatten, from_dict, from_file, override, to_dict
         (lambda: RunConfig(max_steps=0), "max_steps must be above 0"),
         (lambda: RunConfig(profile_steps=-1), "profile_steps must be finite and not below 0"),
         (lambda: RunConfig(peak_tflops=0), "peak_tflops must be above 0"),
-        (lambda: DataConfig(accumulate=0, micro_batch=-1), "accumulate must be above 0.*micro_batch must be above 0"),
+        (lambda: DataConfig(accumulate=0, micro_batch=-1), "micro_batch must be above 0.*accumulate must be above 0"),
         (lambda: OptimConfig(ema_decay=1), r"ema_decay must be in 0\.\.1"),
-        (lambda: LavaConfig(positions="fourier"), "positions must be one of factorised, learned, sinusoidal"),
+        (lambda: LavaConfig(positions="fourier"), "positions cannot be 'fourier': use factorised, learned, sinusoidal"),
         (lambda: LossConfig(learn_temperature=True, temperature=0.001), "must be at least 1 / max_scale"),
     ],
 )
@@ -50,6 +62,112 @@ def test_values_out_of_range_are_refused(make, message):
     with pytest.raises(ConfigError, match=message) as failure:
         make()
     assert failure.value.exit_code == 2
+
+
+KINDS = (LavaConfig, LossWeights, LossConfig, OptimConfig, DataConfig, RunConfig, LinearProbeOptions)
+WRONG = {int: (True, 1.5, "3", math.nan, math.inf, None), float: (True, "1", math.nan, math.inf, -math.inf, 10**400)}
+
+
+def wrong_values(hint, ranges=()):
+    """Yields values that a field of that type must refuse; a number without a range is an oversight."""
+    origin, options = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return wrong_values(options[0], options[1:])
+    if origin is Literal:
+        return ["nonsense", str(options[0]).upper() + " ", b"x", None, True]
+    if origin in (Union, types.UnionType):
+        return [value for value in wrong_values(options[0]) if value is not None]
+    if origin is tuple:
+        return [(), tuple(wrong_values(options[0])[:1] * len(options)), 0.5]
+    if hint in (int, float):
+        assert ranges, "which numbers are allowed must be said"
+        return [*WRONG[hint], *([-1] if not ranges[0].holds(-1) else []), *([0] if not ranges[0].holds(0) else [])]
+    return [3, b"x", *([] if hint is str else ["yes"])]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(kind, field.name) for kind in KINDS for field in fields(kind)],
+    ids=lambda it: getattr(it, "__name__", it),
+)
+def test_no_field_takes_what_its_type_does_not_say(kind, name):
+    hint = field_hints(kind)[name]
+    for value in wrong_values(hint) if not is_dataclass(hint) else [3, "av", None]:
+        with pytest.raises(ConfigError) as failure:
+            kind(**{name: value})
+        (problem,) = failure.value.problems
+        assert problem.lstrip("-").replace("-", "_").startswith(f"{name} "), (value, problem)
+        assert len(problem) < 300 and "\n" not in problem
+
+
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (lambda: OptimConfig(name="sgd"), "name cannot be 'sgd': use adamw, adam (did you mean 'adam'?)"),
+        (
+            lambda: OptimConfig(schedule="cosin"),
+            "schedule cannot be 'cosin': use cosine, constant (did you mean 'cosine'?)",
+        ),
+        (lambda: LossConfig(policy="complete"), "use complete_pair, available_mean (did you mean 'complete_pair'?)"),
+        (lambda: LossConfig(centroid="kmean"), "stop_grad, kmeans (did you mean 'kmeans'?)"),
+        (
+            lambda: LossConfig(form="nonsense"),
+            "form cannot be 'nonsense': use symmetric, pooled, infonce, mil_nce (did",
+        ),
+        (
+            lambda: RunConfig(precision="fp64"),
+            "precision cannot be 'fp64': use auto, bf16, fp32 (did you mean 'fp32'?)",
+        ),
+        (lambda: RunConfig(max_steps=True), "max_steps cannot be True"),
+        (lambda: DataConfig(num_workers=math.nan), "num_workers cannot be nan"),
+        (lambda: LossWeights.of({"at": -1}), "at must be finite and not below 0, got -1"),
+        (lambda: LavaConfig(width="\x1b[31m"), "width cannot be '\\x1b[31m'"),
+        (lambda: LavaConfig(trunk_seed=2**63), "trunk_seed must be below 9223372036854775808"),
+    ],
+)
+def test_what_is_no_choice_is_refused_with_the_nearest(make, line):
+    with pytest.raises(ConfigError) as failure:
+        make()
+    assert line in str(failure.value)
+
+
+def test_numbers_of_numpy_and_whole_numbers_for_fractions_are_numbers():
+    assert LavaConfig(width=np.int64(32), frame_rate=np.float32(5), feedforward_ratio=1).frame_rate == 5
+    assert OptimConfig(betas=(0, 0.5)).betas == (0, 0.5)
+    for value in (np.bool_(True), np.float64(8)):
+        with pytest.raises(ConfigError, match=r"^width cannot be"):
+            LavaConfig(width=value)
+
+
+def test_all_faults_of_all_groups_are_told_together(capsys, tmp_path):
+    told = [
+        "model.width must be above 0 and finite, got 0",
+        "loss.temperature must be above 0 and finite, got -1.0",
+        "optim.lr must be above 0 and finite, got nan",
+        "run.max_steps must be above 0 and finite, got 0",
+    ]
+    words = ["--model.width", "0", "--loss.temperature", "-1", "--optim.lr", "nan", "--max-steps", "0"]
+    assert main([*words, "--print-config"]) == 2
+    assert capsys.readouterr().err == f"error: {'; '.join(told)}\n"
+    # What is at odds is told too, but for what rests on a fault; names and kinds beside ranges and choices.
+    values = {
+        "model": {"width": 100, "num_heads": 3, "dropout": 2, "frame_size": 0},
+        "loss": {"form": "clip", "temprature": 1, "weights": {"av": 0, "vt": 0, "avt": 0}},
+        "run": {"seed": -1.5},
+    }
+    with pytest.raises(ConfigError) as failure:
+        from_dict(PretrainConfig, values)
+    assert [problem.split(":")[0] for problem in failure.value.problems] == [
+        "model.dropout must be in 0..1 and below 1, got 2",
+        "model.frame_size must be above 0 and finite, got 0",
+        "loss.form cannot be 'clip'",
+        "unknown setting loss.temprature",
+        "run.seed cannot be -1.5",
+        "width (100) must be a multiple of num_heads (3)",
+        "the loss weights av, vt, avt and at are all 0",
+    ]
+    with pytest.raises(ConfigError, match=r"^optim\.name cannot be 'sgd'.*; run\.precision cannot be 'fp64'"):
+        from_dict(PretrainConfig, {"optim": {"name": "sgd"}, "run": {"precision": "fp64"}})
 
 
 def test_paper_preset_is_the_paper():
@@ -230,7 +348,7 @@ def resolve(words: list[str]) -> PretrainConfig:
         (b"[optim]\nlrr = 1\n", "c: unknown setting optim.lrr: did you mean optim.lr?"),
         (b'optim = "adam"\n', "c: optim cannot be 'adam'"),
         (b"[loss]\nform = 'clip'\n", "c: loss.form cannot be 'clip': use symmetric, pooled, infonce, mil_nce"),
-        (b"[loss]\ntemperature = nan\n", "c: temperature must be above 0 and finite, got nan"),
+        (b"[loss]\ntemperature = nan\n", "c: loss.temperature must be above 0 and finite, got nan"),
         (b"[data]\nbatch_size = 8.5\n", "c: data.batch_size cannot be 8.5"),
         (b"[data]\nbatch_size = true\n", "c: data.batch_size cannot be True"),
         (None, "c cannot be read: No such file or directory"),

@@ -239,6 +239,8 @@ def test_a_probe_prints_learned_features_beside_controls_and_chance(
     assert record["data"]["grouping"] == {"kinetics": 17}
     assert record["views"]["video"]["num_frames"] == 2
     assert len(record["checkpoint"]["sha256"]) == 64
+    # Half of these clips have sound, and nobody listened.
+    assert record["data"]["num_with_sound"] is None and record["views"]["audio"] is None
 
 
 def test_audio_and_video_have_the_has_audio_bit_as_a_control(
@@ -279,6 +281,7 @@ def test_the_same_command_gives_the_same_record_from_the_cache(
         (["linear-probe", "--dat", "x"], 2, "unknown option --dat: did you mean --data"),
         (["linear-probe", "--folds", "1", "--seeds", "0"], 2, "--folds must be at least 2, got 1; --seeds must be"),
         (["linear-probe", "--data", ".", "--checkpoint", ".", "--protocol", "x"], 2, "unknown protocol 'x'"),
+        (["linear-probe", "--data", ".", "--checkpoint", ".", "--protocol", "lavva"], 2, "did you mean 'lava'?"),
         (
             ["linear-probe", "--data", ".", "--checkpoint", ".", "--device", "moon"],
             2,

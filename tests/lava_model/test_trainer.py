@@ -20,7 +20,7 @@ from k700_text.data.sample import Sample
 from lava_model import Lava, heldout
 from lava_model.checkpoint import list_checkpoints, load_checkpoint
 from lava_model.config import EARLIER_SETTINGS, PretrainConfig
-from lava_model.data import TrainingData, total_steps
+from lava_model.data import TrainingData, open_data, total_steps
 from lava_model.describe import train_flops
 from lava_model.distributed import Ranks
 from lava_model.errors import CheckpointError, DataError, NonFiniteLossError
@@ -485,6 +485,23 @@ def test_held_out_rows_are_contrasted_as_those_of_training(tmp_path):
         assert other == pytest.approx(numbers[0], rel=1e-5)
     local = replace(config, loss=replace(config.loss, negatives="local"))
     assert len(heldout_batches(run.data.val, local, 2)[0]) == 16
+
+
+@pytest.mark.parametrize("negatives", ["global", "local"])
+def test_held_out_clips_are_the_same_for_any_number_of_processes(tmp_path, negatives):
+    """Made-up ones and those of a manifest: what a run goes on with on more processes is measured on the same clips."""
+    config = small_config(tmp_path, eval_batches=2)
+    config = replace(config, loss=replace(config.loss, negatives=negatives), data=replace(config.data, synthetic=True))
+    measured = []
+    for world_size in (1, 2, 4):
+        asked = replace(config, data=replace(config.data, batch_size=16 // world_size))
+        made_up, real = open_data(asked, world_size).val, SyntheticAVT(config.model, 50)
+        for samples in (made_up, real):
+            batches = heldout_batches(samples, asked, world_size)
+            assert {len(batch) for batch in batches} == {16 if negatives == "global" else 16 // world_size}
+            measured.append([samples[index].clip_id for batch in batches for index in batch])
+    assert measured[0::2] == [measured[0]] * 3 and measured[1::2] == [measured[1]] * 3
+    assert len(measured[0]) == 32 and measured[0] != measured[1]
 
 
 def test_held_out_retrieval_among_all_does_not_depend_on_the_batch_size(tmp_path, monkeypatch):

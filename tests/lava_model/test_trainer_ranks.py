@@ -103,6 +103,9 @@ def test_a_signal_to_one_rank_stops_both_and_one_process_can_go_on(tmp_path, cap
     ]
     assert len(losses[0]) == 12
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    held_out = [[line for line in log_of(folder) if line["kind"] == "val"][-1] for folder in (out, tmp_path / "whole")]
+    assert held_out[0]["loss"] == pytest.approx(held_out[1]["loss"], rel=1e-4)
+    assert held_out[0]["num_all_av"] == held_out[1]["num_all_av"]
 
 
 def test_three_ranks_go_on_with_the_very_numbers_of_the_uninterrupted_run(tmp_path):
