@@ -12,6 +12,11 @@ YOUTUBE_ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{11}")
 POSSIBLE_YOUTUBE_ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{10}[AEIMQUYcgkosw048]")
 CLIP_ID_PATTERN = re.compile(r"(?P<youtube_id>.{11})_(?P<start>\d{6,})_(?P<end>\d{6,})")
 
+# The longest video that YouTube ever showed has 596.5 hours: 2**31 milliseconds.
+LONGEST_VIDEO_SECONDS = 2_147_484
+# YouTube takes no upload of more than 12 hours: what is longer is no clip of anything, but a slip of the pen.
+LONGEST_CLIP_SECONDS = 43_200
+
 
 class Split(StrEnum):
     """Which part of Kinetics a clip belongs to."""
