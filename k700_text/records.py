@@ -151,7 +151,12 @@ class Clip:
     @property
     def clip_id(self) -> str:
         """``{youtube_id}_{start:06d}_{end:06d}``, times truncated to whole seconds (the published file names)."""
-        return f"{self.youtube_id}_{int(self.start_seconds):06d}_{int(self.end_seconds):06d}"
+        return make_clip_id(self.youtube_id, self.start_seconds, self.end_seconds)
+
+
+def make_clip_id(youtube_id: str, start_seconds: float, end_seconds: float) -> str:
+    """Returns what a clip is called: ``{youtube_id}_{start:06d}_{end:06d}``, in whole seconds."""
+    return f"{youtube_id}_{int(start_seconds):06d}_{int(end_seconds):06d}"
 
 
 def parse_clip_id(clip_id: str) -> tuple[str, int, int]:
