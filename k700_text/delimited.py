@@ -16,7 +16,7 @@ from itertools import chain, islice
 from typing import Any
 
 ROWS_AT_ONCE = 512
-# Of the beginning of a file, and of the lines in it that tell spellings apart.
+# From the first quote or backslash of a file on, and of the lines there that tell spellings apart.
 SAMPLE_CHARACTERS = 1 << 18
 SAMPLE_LINES = 500
 # The bound of one cell in Python's csv module, here of a record of several lines.
@@ -121,10 +121,10 @@ def delimiter_of(header: str) -> str:
 
 
 def spelling_of(lines: Iterator[str], delimiter: str, is_row: IsRow) -> Spelling:
-    """Returns the spelling that explains most of the first lines of a file.
+    """Returns the spelling that explains most lines of a file, of the first that tell.
 
     Args:
-        lines: of the file, from its header on; about 260,000 characters of them are read.
+        lines: of the file, from its header on; read up to about 260,000 characters behind the first quote.
         delimiter: what separates cells.
         is_row: tells a row from a line of a text that has several.
     """
@@ -140,15 +140,17 @@ def spelling_of(lines: Iterator[str], delimiter: str, is_row: IsRow) -> Spelling
 
 
 def _telling(lines: Iterator[str], delimiter: str, num_delimiters: int) -> list[str]:
-    """Returns the lines that not every spelling reads alike."""
+    """Returns lines that not every spelling reads alike, from the first quote or backslash on."""
     telling: list[str] = []
     num_characters = 0
     for line in lines:
-        if '"' in line or "\\" in line or line.count(delimiter) != num_delimiters:
+        is_marked = '"' in line or "\\" in line
+        if is_marked or (num_characters and line.count(delimiter) != num_delimiters):
             telling.append(line)
-        num_characters += len(line)
-        if num_characters > SAMPLE_CHARACTERS or len(telling) == SAMPLE_LINES:
-            break
+        if is_marked or num_characters:
+            num_characters += len(line)
+            if num_characters > SAMPLE_CHARACTERS or len(telling) == SAMPLE_LINES:
+                break
     return telling
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 HEAD_BYTES = 4096
 
@@ -61,6 +62,16 @@ def foreign_kind(head: bytes) -> str | None:
     if not is_utf16 and _BINARY.search(head[:HEAD_BYTES].partition(b"\n")[0]):
         return "binary data of an unknown kind: name a table of text"
     return None
+
+
+def kind_of_file(path: str | Path) -> str | None:
+    """Returns what a file is that is no Parquet, and what to do; None where it may be, or cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            head = file.read(HEAD_BYTES)
+    except OSError:
+        return None
+    return None if head.startswith(b"PAR1") else foreign_kind(head)
 
 
 def readable(text: str, length: int = 300) -> str:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from k700_text import schema
 from k700_text.clashes import SPAN_COLUMNS, Clashes, find_clashes
-from k700_text.errors import ManifestError, SchemaMismatchError
+from k700_text.errors import SchemaMismatchError
+from k700_text.file_kinds import readable
 from k700_text.records import (
     CLIP_ID_PATTERN,
     LONGEST_CLIP_SECONDS,
@@ -57,21 +57,12 @@ def validate_manifest(path: str | Path) -> list[Problem]:
     Raises:
         ManifestError: the file is missing or not Parquet at all.
     """
-    found = _read_schema(path)
+    found = schema.read_schema(path)
     problems = [Problem(str(path), text) for text in _schema_problems(found, path)]
     if not problems:
         table = schema.read_table(path, schema.MANIFEST_SCHEMA)
         problems += [Problem(str(path), text) for text in _table_problems(table)]
     return problems
-
-
-def _read_schema(path: str | Path) -> pa.Schema:
-    try:
-        return pq.read_schema(path)
-    except FileNotFoundError as error:
-        raise ManifestError(f"no such file: {path}") from error
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ManifestError(f"cannot read {path} as Parquet: {error}") from error
 
 
 def _schema_problems(found: pa.Schema, path: str | Path) -> Iterator[str]:
@@ -105,7 +96,7 @@ def _report(table: pa.Table, is_bad: pa.ChunkedArray, text: str) -> Iterator[str
     """Yields one line if any row is bad: how many, and which for example."""
     bad = table["clip_id"].filter(pc.fill_null(is_bad, False))
     if len(bad):
-        examples = ", ".join(str(value) for value in bad.slice(0, MAX_EXAMPLES).to_pylist())
+        examples = ", ".join(readable(str(value)) for value in bad.slice(0, MAX_EXAMPLES).to_pylist())
         yield f"{text} in {len(bad)} of {len(table)} rows ({examples}{', ...' if len(bad) > MAX_EXAMPLES else ''})"
 
 

@@ -114,6 +114,15 @@ def test_a_file_that_shows_one_open_quote_is_not_quoted() -> None:
         assert read("".join(mark.join(row) + "\n" for row in [HEADER, *rows])) == rows
 
 
+@pytest.mark.parametrize(
+    ("written", "mark"), [(csv_writer("\t"), "\t"), (plain, "\t"), (csv_writer(), ","), (spark, ",")]
+)
+def test_the_first_quote_may_come_late(written: Writer, mark: str) -> None:
+    rows = [(f"id-{index}", "x" * 90, "") for index in range(4000)]
+    rows += [("id-a", '"Weird" one', 'a "b" c'), ("id-b", "last", 'the "end"')]
+    assert read(written(rows)) == rows
+
+
 def test_a_quote_in_the_header_hides_no_row() -> None:
     lines = ['"id,title,text', "id-1,a,b", 'id-2,"c, d",e']
     assert len(read("\n".join(lines))) == 2

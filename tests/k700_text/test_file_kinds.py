@@ -19,6 +19,8 @@ from k700_text.cli.common import run_guarded
 from k700_text.crawl.sources.dumps import read_dump
 from k700_text.errors import K700TextError
 from k700_text.file_kinds import foreign_kind, readable
+from k700_text.manifest.validate import validate_manifest
+from k700_text.schema import MANIFEST_SCHEMA, read_table
 
 TEXT = b"id,title\ndQw4w9WgXcQ,a title\n" * 40
 
@@ -96,6 +98,17 @@ def test_what_only_one_of_them_reads(tmp_path: Path) -> None:
     for name, kind in (("sqlite", "an SQLite"), ("parquet", "a Parquet file"), ("zip", "holds no .csv")):
         with pytest.raises(K700TextError, match=kind):
             load_annotations([tmp_path / f"train.{name}"])
+
+
+def test_a_manifest_of_another_kind_is_named(tmp_path: Path) -> None:
+    for name, kind in (("lfs", "a Git LFS pointer: fetch"), ("html", "a web page: download"), ("xz", "an xz file")):
+        (tmp_path / "train.parquet").write_bytes(FILES[name][0])
+        for read in (validate_manifest, lambda path: read_table(path, MANIFEST_SCHEMA)):
+            with pytest.raises(K700TextError, match=rf"train\.parquet as Parquet: it is {kind}"):
+                read(tmp_path / "train.parquet")
+    (tmp_path / "train.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(K700TextError, match=r"train\.parquet as Parquet: .*footer"):
+        validate_manifest(tmp_path / "train.parquet")
 
 
 def test_a_member_of_an_archive_may_be_of_another_kind(tmp_path: Path) -> None:
