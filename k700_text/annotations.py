@@ -10,7 +10,6 @@ Files are read piece by piece into columns, so that memory is little more than t
 from __future__ import annotations
 
 import codecs
-import csv
 import hashlib
 import io
 import math
@@ -24,9 +23,11 @@ import numpy as np
 
 from k700_text.annotation_files import BLOCK_BYTES, damage_told, members, opened, peek, sha256_of
 from k700_text.clip_table import ClipTable, ClipTableBuilder
+from k700_text.delimited import BrokenRow, RowReader, Spelling, delimiter_of
 from k700_text.errors import AnnotationError
+from k700_text.file_kinds import foreign_kind, readable
 from k700_text.json_stream import iter_json
-from k700_text.records import YOUTUBE_ID_PATTERN, Clip, Split
+from k700_text.records import LONGEST_CLIP_SECONDS, LONGEST_VIDEO_SECONDS, YOUTUBE_ID_PATTERN, Clip, Split
 
 MAX_PROBLEMS_SHOWN = 50
 
@@ -39,6 +40,8 @@ _COLUMNS = {
     "label": ("label",),
     "split": ("split", "subset"),
 }
+# Control characters, ends of lines, halves of characters: no action is called so.
+_NO_LABEL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _SPLIT_IN_NAME = re.compile(r"(?:^|[^a-z])(train|validate|validation|val|holdout_test|test)(?:[^a-z]|$)")
 
 
@@ -114,7 +117,13 @@ def _too_many_problems(problems: list[str]) -> AnnotationError:
 
 def _read(name: str, stream: BinaryIO, builder: ClipTableBuilder, problems: list[str]) -> None:
     """Gives the clips of an annotation file to the builder, and its malformed rows to the problems."""
-    is_json = peek(stream).removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"{", b"[")
+    head = peek(stream)
+    kind = foreign_kind(head)
+    if kind is None and head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        kind = "UTF-16 text, not UTF-8: save it as UTF-8"
+    if kind is not None:
+        raise AnnotationError(f"{name} is {kind}; expected an annotation CSV or JSON")
+    is_json = head.removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"{", b"[")
     text = io.TextIOWrapper(stream, "utf-8-sig", newline="")
     try:
         (_read_json if is_json else _read_csv)(name, text, builder, problems)
@@ -153,52 +162,29 @@ class _Layout:
 
 
 def _read_csv(name: str, text: TextIO, builder: ClipTableBuilder, problems: list[str]) -> None:
-    reader = csv.reader(text)
-    try:
-        header = next(reader, None)
-    except csv.Error as error:
-        raise AnnotationError(f"{name} line 1: not CSV ({error})") from error
-    if header is None:
+    line = next(text, None)
+    if line is None:
         return
+    spelling = Spelling(delimiter_of(line))
+    header = spelling.cells(line)
+    if isinstance(header, BrokenRow):
+        raise AnnotationError(f"{name} line 1: not CSV ({header[0]})")
     layout = _Layout(len(header), _columns(name, header), _split_of_name(name))
     if "split" not in layout.positions and layout.default_split is None:
         raise AnnotationError(f"{name}: no split column, and the file name holds none of train, val, test")
-    while True:
-        rows, lines = _next_rows(reader)
-        if not rows:
-            return
+    # No row goes over several lines: no label does.
+    for lines, rows in RowReader(text, spelling, tuple(header), rows_at_once=_CHUNK_ROWS).chunks():
         columns = _plain_columns(rows, layout)
         if columns is not None:
             builder.extend(*columns)
             continue
         # Something in it is not as it should be: row by row, for the reasons.
-        for line, row in zip(lines, rows, strict=True):
+        for number, row in zip(lines, rows, strict=True):
             try:
                 if any(field.strip() for field in row):
                     builder.add(_csv_clip(row, layout))
             except _RowError as reason:
-                problems.append(f"{name} line {line}: {reason}")
-
-
-class _BrokenRow(tuple[str, ...]):
-    """What the CSV reader could not read; its only field is the reason."""
-
-
-def _next_rows(reader: Any) -> tuple[list[Sequence[str]], list[int]]:
-    """Returns rows that are not blank and their line numbers; nothing at the end of the file only."""
-    rows: list[Sequence[str]] = []
-    lines: list[int] = []
-    try:
-        for row in reader:
-            if row:
-                rows.append(row)
-                lines.append(reader.line_num)
-                if len(rows) == _CHUNK_ROWS:
-                    break
-    except csv.Error as error:
-        rows.append(_BrokenRow([str(error)]))
-        lines.append(reader.line_num)
-    return rows, lines
+                problems.append(f"{name} line {number}: {reason}")
 
 
 def _plain_columns(
@@ -223,13 +209,17 @@ def _plain_columns(
     splits = list(map(known.__getitem__, split_texts))
     names = {text: text.strip() or None for text in set(label_texts)}
     labels = list(map(names.__getitem__, label_texts))
-    is_span = (np.array(starts) >= 0) & (np.array(ends) > np.array(starts)) & np.isfinite(ends)
+    is_plain = _is_number("".join((*values["start"], *values["end"]))) and not _NO_LABEL.search(
+        "".join(filter(None, names.values()))
+    )
+    first, last = np.array(starts), np.array(ends)
+    is_span = (first >= 0) & (last > first) & (last <= np.minimum(LONGEST_VIDEO_SECONDS, first + LONGEST_CLIP_SECONDS))
     lacks_label = (
         "label" in values
         and None in labels
         and any(label is None and split is not Split.TEST for label, split in zip(labels, splits, strict=True))
     )
-    if lacks_label or not is_span.all() or not _are_ids(ids):
+    if lacks_label or not is_plain or not is_span.all() or not _are_ids(ids):
         return None
     return ids, splits, starts, ends, labels
 
@@ -242,7 +232,7 @@ def _are_ids(texts: Sequence[str]) -> bool:
 
 
 def _csv_clip(row: Sequence[str], layout: _Layout) -> Clip:
-    if isinstance(row, _BrokenRow):
+    if isinstance(row, BrokenRow):
         raise _RowError(f"not CSV ({row[0]})")
     if len(row) != layout.width:
         raise _RowError(f"{len(row)} fields, expected {layout.width}")
@@ -250,25 +240,24 @@ def _csv_clip(row: Sequence[str], layout: _Layout) -> Clip:
     return _clip(fields, layout.default_split, is_labelled="label" in layout.positions)
 
 
-def _columns(name: str, header: list[str]) -> dict[str, int]:
+def _columns(name: str, header: Sequence[str]) -> dict[str, int]:
     """Returns the position of each column we read, by our own name for it."""
     spellings = [title.strip().lower().replace(" ", "_").replace("-", "_") for title in header]
-    positions = {
-        column: next(spellings.index(known) for known in names if known in spellings)
+    found = {
+        column: next(known for known in names if known in spellings)
         for column, names in _COLUMNS.items()
         if any(known in spellings for known in names)
     }
-    missing = [
-        names[0]
-        for column, names in _COLUMNS.items()
-        if column in ("youtube_id", "start", "end") and column not in positions
-    ]
+    missing = [_COLUMNS[column][0] for column in ("youtube_id", "start", "end") if column not in found]
     if missing:
-        found = ", ".join(header)[:200]
+        shown = readable(", ".join(header), 200)
         raise AnnotationError(
-            f"{name} line 1: no column {', '.join(missing)} (found: {found}); expected a Kinetics CSV"
+            f"{name} line 1: no column {', '.join(missing)} (found: {shown}); expected a Kinetics CSV"
         )
-    return positions
+    doubled = [known for known in found.values() if spellings.count(known) > 1]
+    if doubled:
+        raise AnnotationError(f"{name} line 1: column {', '.join(doubled)} is there twice: rename or remove one")
+    return {column: spellings.index(known) for column, known in found.items()}
 
 
 def _read_json(name: str, text: TextIO, builder: ClipTableBuilder, problems: list[str]) -> None:
@@ -299,13 +288,15 @@ def _json_fields(entry: Any) -> tuple[str, dict[str, str]]:
     if not (isinstance(entry, (list, tuple)) and len(entry) == 2 and isinstance(entry[0], str)):
         raise _RowError(f"not a map of youtube ids: {str(entry)[:80]}")
     key, pairs = entry
-    values = _object(pairs)
-    annotation = _object(values.get("annotations"))
+    values = _object(key, pairs)
+    annotation = _object(key, values.get("annotations"))
     segment = annotation.get("segment", values.get("segment"))
     if not (isinstance(segment, list) and len(segment) == 2):
         raise _RowError(f"entry {key!r}: annotations.segment is not [start, end]")
     fields = {"youtube_id": key, "start": str(segment[0]), "end": str(segment[1])}
     label = annotation.get("label", values.get("label"))
+    if isinstance(label, list | bool):
+        raise _RowError(f"entry {key!r}: label is not text")
     if label is not None:
         fields["label"] = str(label)
     if values.get("subset", values.get("split")) is not None:
@@ -313,10 +304,14 @@ def _json_fields(entry: Any) -> tuple[str, dict[str, str]]:
     return key, fields
 
 
-def _object(pairs: Any) -> dict[str, Any]:
+def _object(key: str, pairs: Any) -> dict[str, Any]:
     """Returns a JSON object that was read as pairs; anything else, a list of other things too, as an empty one."""
     is_object = isinstance(pairs, list) and all(isinstance(pair, tuple) for pair in pairs)
-    return dict(pairs) if is_object else {}
+    values: dict[str, Any] = dict(pairs) if is_object else {}
+    if is_object and len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _RowError(f"entry {key!r}: {max(names, key=names.count)!r} is there twice")
+    return values
 
 
 def _clip(fields: Mapping[str, str], default_split: str | None, *, is_labelled: bool) -> Clip:
@@ -326,6 +321,10 @@ def _clip(fields: Mapping[str, str], default_split: str | None, *, is_labelled: 
     start_seconds, end_seconds = _seconds("start", fields["start"]), _seconds("end", fields["end"])
     if end_seconds <= start_seconds:
         raise _RowError(f"end {end_seconds:g} is not after start {start_seconds:g}")
+    if end_seconds > LONGEST_VIDEO_SECONDS:
+        raise _RowError(f"end {end_seconds:g} is behind the end of the longest video ({LONGEST_VIDEO_SECONDS} s)")
+    if end_seconds - start_seconds > LONGEST_CLIP_SECONDS:
+        raise _RowError(f"{start_seconds:g} to {end_seconds:g} is no clip: longer than {LONGEST_CLIP_SECONDS} s")
     spelling = fields.get("split", "").strip() or default_split
     if spelling is None:
         raise _RowError("no split")
@@ -334,8 +333,8 @@ def _clip(fields: Mapping[str, str], default_split: str | None, *, is_labelled: 
     except ValueError as error:
         raise _RowError(str(error)) from error
     label = fields.get("label", "").strip() or None
-    if label is not None and not _is_text(label):
-        raise _RowError(f"label {label!r} is not Unicode text")
+    if label is not None and _NO_LABEL.search(label):
+        raise _RowError(f"label {label!r} is not Unicode text, or holds control characters")
     if label is None and is_labelled and split is not Split.TEST:
         raise _RowError("empty label")
     return Clip(
@@ -347,16 +346,18 @@ def _clip(fields: Mapping[str, str], default_split: str | None, *, is_labelled: 
     )
 
 
-def _is_text(value: str) -> bool:
-    """Tells whether UTF-8, and so Parquet, can hold it: JSON can spell halves of characters."""
-    return not any("\ud800" <= character <= "\udfff" for character in value)
-
-
 def _seconds(name: str, text: str) -> float:
     try:
-        value = float(text)
-    except ValueError as error:
-        raise _RowError(f"{name} {text!r} is not a number of seconds") from error
+        value = float(text) if _is_number(text) else None
+    except ValueError:
+        value = None
+    if value is None:
+        raise _RowError(f"{name} {text!r} is not a number of seconds")
     if not math.isfinite(value) or value < 0:
         raise _RowError(f"{name} {text!r} is not a time in seconds, 0 or more")
     return value
+
+
+def _is_number(text: str) -> bool:
+    """Tells what ``float`` takes for numbers, and tables do not: 1_0, digits of other scripts."""
+    return text.isascii() and "_" not in text

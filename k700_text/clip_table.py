@@ -110,6 +110,10 @@ class ClipTable(Sequence[Clip]):
             "end_seconds": self._batch.column("end_seconds"),
         }
 
+    def spans(self) -> pa.RecordBatch:
+        """Returns the columns that ``clashes.find_clashes`` wants, as they are held: ids are bytes."""
+        return self._batch
+
     def clip_ids(self) -> pa.Array:
         """Returns the clip ids, in order."""
         times = [self._batch.column(name).to_numpy() for name in ("start_seconds", "end_seconds")]

@@ -12,6 +12,11 @@ YOUTUBE_ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{11}")
 POSSIBLE_YOUTUBE_ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{10}[AEIMQUYcgkosw048]")
 CLIP_ID_PATTERN = re.compile(r"(?P<youtube_id>.{11})_(?P<start>\d{6,})_(?P<end>\d{6,})")
 
+# The longest video that YouTube ever showed has 596.5 hours: 2**31 milliseconds.
+LONGEST_VIDEO_SECONDS = 2_147_484
+# YouTube takes no upload of more than 12 hours: what is longer is no clip of anything, but a slip of the pen.
+LONGEST_CLIP_SECONDS = 43_200
+
 
 class Split(StrEnum):
     """Which part of Kinetics a clip belongs to."""
@@ -146,7 +151,12 @@ class Clip:
     @property
     def clip_id(self) -> str:
         """``{youtube_id}_{start:06d}_{end:06d}``, times truncated to whole seconds (the published file names)."""
-        return f"{self.youtube_id}_{int(self.start_seconds):06d}_{int(self.end_seconds):06d}"
+        return make_clip_id(self.youtube_id, self.start_seconds, self.end_seconds)
+
+
+def make_clip_id(youtube_id: str, start_seconds: float, end_seconds: float) -> str:
+    """Returns what a clip is called: ``{youtube_id}_{start:06d}_{end:06d}``, in whole seconds."""
+    return f"{youtube_id}_{int(start_seconds):06d}_{int(end_seconds):06d}"
 
 
 def parse_clip_id(clip_id: str) -> tuple[str, int, int]:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from k700_text.errors import ManifestError, SchemaMismatchError
+from k700_text.file_kinds import kind_of_file
 
 SCHEMA_VERSION = "1"
 VERSION_KEY = b"k700_text.schema_version"
@@ -158,6 +159,22 @@ def flattened(schema: pa.Schema) -> pa.Schema:
     return pa.schema([pa.field(name, type_) for name, type_ in types.items()])
 
 
+def read_schema(path: str | Path) -> pa.Schema:
+    """Reads the schema of a Parquet file.
+
+    Raises:
+        ManifestError: the file is missing or is not Parquet.
+    """
+    try:
+        return pq.read_schema(path)
+    except FileNotFoundError as error:
+        raise ManifestError(f"no such file: {path}") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        kind = kind_of_file(path)
+        reason = f"it is {kind}" if kind else error
+        raise ManifestError(f"cannot read {path} as Parquet: {reason}") from error
+
+
 def read_table(path: str | Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
     """Reads a Parquet file that must have the given schema, and checks that it does.
 
@@ -170,13 +187,7 @@ def read_table(path: str | Path, schema: pa.Schema, columns: Sequence[str] | Non
         ManifestError: the file is missing or is not Parquet.
         SchemaMismatchError: it is of another schema version, or columns are missing or of another type.
     """
-    try:
-        found = pq.read_schema(path)
-    except FileNotFoundError as error:
-        raise ManifestError(f"no such file: {path}") from error
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ManifestError(f"cannot read {path} as Parquet: {error}") from error
-    check_schema(found, schema, path)
+    check_schema(read_schema(path), schema, path)
     try:
         return pq.read_table(path, columns=list(columns) if columns is not None else schema.names)
     except (pa.ArrowInvalid, OSError) as error:

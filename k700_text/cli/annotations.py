@@ -15,11 +15,12 @@ def annotations_command(
     skip_invalid: Annotated[bool, typer.Option(help="Leave malformed rows out and list them on stderr.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Checks annotation files and counts what they hold.
+    """Checks annotation files and counts what they hold; tells of clips in two splits, or over each other.
 
     Example: k700-text annotations kinetics700_2020.tar.gz
     """
     from k700_text.annotations import load_annotations
+    from k700_text.clashes import find_clashes
 
     found = load_annotations(files, skip_invalid=skip_invalid)
     for problem in found.skipped:
@@ -33,7 +34,9 @@ def annotations_command(
         "left_out": len(found.skipped),
         "sha256": found.sha256,
     }
+    clashes = find_clashes(found.clips.spans())
     if json:
-        emit_json("annotations", counts)
+        emit_json("annotations", {**counts, "clashes": clashes.as_dict()})
     else:
-        emit_table("annotations", [(name.replace("_", " "), value) for name, value in counts.items()])
+        rows = [(name.replace("_", " "), value) for name, value in counts.items()]
+        emit_table("annotations", [*rows, *clashes.rows()])

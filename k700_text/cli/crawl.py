@@ -162,15 +162,18 @@ def _tell_plan(cost: CrawlPlan, job: CrawlJob) -> None:
 
 def _report(job: CrawlJob, summary: CrawlSummary, clips: Annotations, *, as_json: bool) -> None:
     """Writes the manifest, prints the summary; leaves with the exit code for work left, if any is."""
+    from k700_text.clashes import find_clashes
     from k700_text.manifest.build import build_manifest
 
+    clashes = find_clashes(clips.clips.spans())
     files: list[Path] = []
     if job.shard is None:
         files = build_manifest(clips, job.ledger_path, None, job.out, keep_probe=True)
     if as_json:
-        emit_json("crawl", {**summary.as_dict(), "files": [str(file) for file in files]})
+        values = {**summary.as_dict(), "clashes": clashes.as_dict(), "files": [str(file) for file in files]}
+        emit_json("crawl", values)
     else:
-        emit_table("crawl", [*summary.rows(), *(("manifest", str(file)) for file in files)])
+        emit_table("crawl", [*summary.rows(), *clashes.rows(), *(("manifest", str(file)) for file in files)])
     if job.shard is not None:
         say(f"when all {job.shard.count} parts are done: k700-text merge {job.out} --out {job.out}")
     if summary.work_left:

@@ -16,17 +16,21 @@ def validate(
 ) -> None:
     """Checks schema, keys, order, values and flags of manifest files; lists all problems, exit code 1 if any.
 
+    Of all files together it tells of clips in two splits, or over each other; that is no problem of a file.
+
     Example: k700-text validate titles/val.parquet
     """
-    from k700_text.manifest.validate import validate_manifests
+    from k700_text.manifest.validate import manifest_clashes, validate_manifests
 
     problems = validate_manifests(files)
+    clashes = manifest_clashes(files)
     if json:
-        emit_json("validate", {"valid": not problems, "problems": [str(problem) for problem in problems]})
+        values = {"valid": not problems, "problems": [str(problem) for problem in problems]}
+        emit_json("validate", {**values, "clashes": clashes.as_dict()})
     elif problems:
-        for problem in problems:
-            print(problem)
+        for line in (*problems, *(f"{name}: {text}" for name, text in clashes.rows())):
+            print(line)
     else:
-        emit_table("validate", [(str(file), "valid") for file in files])
+        emit_table("validate", [*((str(file), "valid") for file in files), *clashes.rows()])
     if problems:
         raise typer.Exit(EXIT_FAILED)

@@ -5,7 +5,6 @@ The content tells the format, for tables of text the suffix too. Memory is bound
 
 from __future__ import annotations
 
-import csv
 import gzip
 import io
 import json
@@ -19,15 +18,29 @@ from typing import Any, BinaryIO, TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from k700_text.delimited import BrokenRow, IsRow, Names, RowReader, delimiter_of, spelling_of
 from k700_text.errors import UsageError
+from k700_text.file_kinds import foreign_kind
 from k700_text.json_stream import iter_json
 
 PARQUET_BATCH_ROWS = 10_000
 _HEAD_BYTES = 1 << 16
 
-Names = tuple[str, ...]
 Row = tuple[Names, Sequence[Any] | None]
 _Stream = BinaryIO | gzip.GzipFile
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What the reader of a table knows about columns by their names.
+
+    Attributes:
+        keep: returns which are wanted; the others are not read where that saves work.
+        is_row: tells a row by its cells from a line of a text that has several.
+    """
+
+    keep: Callable[[Names], Sequence[str]]
+    is_row: IsRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +57,19 @@ class Table:
 
 
 @contextmanager
-def open_table(path: Path, keep: Callable[[Names], Sequence[str]]) -> Iterator[Table]:
+def open_table(path: Path, columns: Columns) -> Iterator[Table]:
     """Opens a table and turns every fault of the file, while it is read too, into one clear line.
 
     Args:
         path: the file.
-        keep: tells which of the columns are wanted; the others are not read where that saves work.
+        columns: what is known about the columns.
 
     Raises:
         UsageError: missing, unreadable, damaged, or empty.
     """
     try:
         with ExitStack() as stack:
-            yield _table(stack, path, keep)
+            yield _table(stack, path, columns)
     except FileNotFoundError as error:
         raise UsageError(f"no such dump: {path}") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -73,7 +86,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _table(stack: ExitStack, path: Path, keep: Callable[[Names], Sequence[str]]) -> Table:
+def _table(stack: ExitStack, path: Path, columns: Columns) -> Table:
     stream: _Stream = stack.enter_context(path.open("rb"))
     name = path.name.lower()
     head = _peek(stream)
@@ -81,7 +94,10 @@ def _table(stack: ExitStack, path: Path, keep: Callable[[Names], Sequence[str]])
         stream, name = stack.enter_context(gzip.GzipFile(fileobj=stream)), name.removesuffix(".gz")
         head = _peek(stream)
     if head[:4] == b"PAR1":
-        return _parquet(stream, keep)
+        return _parquet(stream, path, columns)
+    kind = foreign_kind(head)
+    if kind is not None:
+        raise UsageError(f"{path} is {kind}; a dump is csv, tsv, JSON or Parquet, text plain or gzipped")
     encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     text = stack.enter_context(io.TextIOWrapper(stream, encoding=encoding, errors="replace", newline=""))
     beginning = head.decode(encoding, errors="replace").lstrip()
@@ -91,7 +107,7 @@ def _table(stack: ExitStack, path: Path, keep: Callable[[Names], Sequence[str]])
         return Table(None, _array_rows(text, path))
     if beginning[0] == "{":
         return Table(None, _line_rows(text))
-    return _csv(text, path, _delimiter(beginning, name))
+    return _csv(text, path, _delimiter(beginning, name), columns.is_row)
 
 
 def _peek(stream: _Stream) -> bytes:
@@ -102,34 +118,25 @@ def _peek(stream: _Stream) -> bytes:
 
 def _delimiter(beginning: str, name: str) -> str:
     """Returns what separates the names of the header line."""
-    if name.endswith((".tsv", ".tab")):
-        return "\t"
-    header = beginning.splitlines()[0]
-    return max(",\t;", key=header.count)
+    return "\t" if name.endswith((".tsv", ".tab")) else delimiter_of(beginning.splitlines()[0])
 
 
-def _csv(text: TextIO, path: Path, delimiter: str) -> Table:
-    # strict: a stray quote makes a damaged row, not a title of several rows.
-    reader = csv.reader(text, delimiter=delimiter, strict=True)
-    try:
-        names = tuple(next(reader))
-    except (csv.Error, StopIteration) as error:
-        raise UsageError(f"{path} line 1: not a header of column names ({error})") from error
-    return Table(names, _csv_rows(reader, names))
+def _csv(text: TextIO, path: Path, delimiter: str, is_row: IsRow) -> Table:
+    spelling = spelling_of(text, delimiter, is_row)
+    text.seek(0)
+    names = spelling.cells(next(line for line in text if line.strip()))
+    if isinstance(names, BrokenRow):
+        raise UsageError(f"{path} line 1: not a header of column names ({names[0]})")
+    reader = RowReader(text, spelling, tuple(names), is_row)
+    return Table(tuple(names), _csv_rows(reader, tuple(names)))
 
 
-def _csv_rows(reader: Iterator[list[str]], names: Names) -> Iterator[Row]:
-    while True:
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except csv.Error:
-            yield names, None
-            continue
-        if row:
+def _csv_rows(reader: RowReader, names: Names) -> Iterator[Row]:
+    width = len(names)
+    for _, rows in reader.chunks():
+        for row in rows:
             # An unquoted comma inside a title gives a field too many, and would cut the title short.
-            yield names, row if len(row) == len(names) else None
+            yield names, row if len(row) == width and not isinstance(row, BrokenRow) else None
 
 
 def _line_rows(text: TextIO) -> Iterator[Row]:
@@ -153,13 +160,25 @@ def _object_row(value: Any) -> Row:
     return (tuple(value), tuple(value.values())) if isinstance(value, dict) else ((), None)
 
 
-def _parquet(stream: _Stream, keep: Callable[[Names], Sequence[str]]) -> Table:
+def _parquet(stream: _Stream, path: Path, columns: Columns) -> Table:
     file = pq.ParquetFile(stream)
     names = tuple(file.schema_arrow.names)
-    return Table(names, _parquet_rows(file, tuple(keep(names))))
+    return Table(names, _parquet_rows(file, tuple(columns.keep(names))))
 
 
 def _parquet_rows(file: pq.ParquetFile, names: Names) -> Iterator[Row]:
     for batch in file.iter_batches(PARQUET_BATCH_ROWS, columns=list(names)):
-        for row in zip(*(batch.column(name).to_pylist() for name in names), strict=True):
+        for row in zip(*(_values(batch.column(name)) for name in names), strict=True):
             yield names, row
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """Returns the values of a column; bytes are text of a writer that does not mark it (Impala, Hive, old Spark)."""
+    values: list[Any] = column.to_pylist()
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    is_fixed = pa.types.is_fixed_size_binary(kind)
+    if not (is_fixed or pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)):
+        return values
+    # What is no UTF-8 keeps a mark by which a title is told to be damaged.
+    texts = (value if value is None else value.decode("utf-8", "replace") for value in values)
+    return [text.rstrip("\0") if text and is_fixed else text for text in texts]

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from k700_text import schema
-from k700_text.errors import ManifestError
+from k700_text.clashes import SPAN_COLUMNS, Clashes, find_clashes
+from k700_text.errors import SchemaMismatchError
+from k700_text.file_kinds import readable
 from k700_text.records import (
     CLIP_ID_PATTERN,
+    LONGEST_CLIP_SECONDS,
+    LONGEST_VIDEO_SECONDS,
     YOUTUBE_ID_PATTERN,
     AudioStatus,
     Availability,
@@ -53,21 +57,12 @@ def validate_manifest(path: str | Path) -> list[Problem]:
     Raises:
         ManifestError: the file is missing or not Parquet at all.
     """
-    found = _read_schema(path)
+    found = schema.read_schema(path)
     problems = [Problem(str(path), text) for text in _schema_problems(found, path)]
     if not problems:
         table = schema.read_table(path, schema.MANIFEST_SCHEMA)
         problems += [Problem(str(path), text) for text in _table_problems(table)]
     return problems
-
-
-def _read_schema(path: str | Path) -> pa.Schema:
-    try:
-        return pq.read_schema(path)
-    except FileNotFoundError as error:
-        raise ManifestError(f"no such file: {path}") from error
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ManifestError(f"cannot read {path} as Parquet: {error}") from error
 
 
 def _schema_problems(found: pa.Schema, path: str | Path) -> Iterator[str]:
@@ -101,7 +96,7 @@ def _report(table: pa.Table, is_bad: pa.ChunkedArray, text: str) -> Iterator[str
     """Yields one line if any row is bad: how many, and which for example."""
     bad = table["clip_id"].filter(pc.fill_null(is_bad, False))
     if len(bad):
-        examples = ", ".join(str(value) for value in bad.slice(0, MAX_EXAMPLES).to_pylist())
+        examples = ", ".join(readable(str(value)) for value in bad.slice(0, MAX_EXAMPLES).to_pylist())
         yield f"{text} in {len(bad)} of {len(table)} rows ({examples}{', ...' if len(bad) > MAX_EXAMPLES else ''})"
 
 
@@ -138,6 +133,9 @@ def _time_problems(table: pa.Table, clip_pattern: str) -> Iterator[str]:
     is_span = pc.and_(
         pc.greater_equal(table["start_seconds"], 0), pc.greater(table["end_seconds"], table["start_seconds"])
     )
+    is_long = pc.greater(pc.subtract(table["end_seconds"], table["start_seconds"]), float(LONGEST_CLIP_SECONDS))
+    is_long = pc.or_(is_long, pc.greater(table["end_seconds"], float(LONGEST_VIDEO_SECONDS)))
+    is_span = pc.and_not(is_span, is_long)
     yield from _report(table, _not(pc.and_(is_finite, is_span)), "start_seconds and end_seconds are no span of time")
 
 
@@ -203,3 +201,17 @@ def validate_manifests(paths: Sequence[str | Path]) -> list[Problem]:
         ManifestError: a file is missing or not Parquet at all.
     """
     return [problem for path in paths for problem in validate_manifest(path)]
+
+
+def manifest_clashes(paths: Sequence[str | Path]) -> Clashes:
+    """Returns the clips of all files together that clash; files of another schema are left out.
+
+    Raises:
+        ManifestError: a file is missing, not Parquet at all, or damaged.
+    """
+    tables = [pa.schema([schema.MANIFEST_SCHEMA.field(name) for name in SPAN_COLUMNS]).empty_table()]
+    for path in paths:
+        with suppress(SchemaMismatchError):
+            table = schema.read_table(path, schema.MANIFEST_SCHEMA, SPAN_COLUMNS)
+            tables.append(table.cast(tables[0].schema))
+    return find_clashes(pa.concat_tables(tables))

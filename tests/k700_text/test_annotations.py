@@ -253,6 +253,112 @@ def test_a_row_that_is_no_csv_costs_only_itself(tmp_path: Path) -> None:
     assert problem.startswith("a.csv line 3: not CSV (field larger")
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    "stray",
+    [
+        '"yoga,{},1,11,val',
+        '"yoga" x,{},1,11,val',
+        'yoga,{},1,11,"val',
+        '"yoga,{}",1,11,val',
+        '"two\nlines",{},1,11,val',
+    ],
+)
+def test_a_stray_quote_costs_its_own_line(tmp_path: Path, stray: str, end: str) -> None:
+    good = [f"judo,{number:010d}A,1,11,val" for number in range(4)]
+    num_lines = stray.count("\n") + 1
+    for place in range(5):
+        lines = [*good[:place], *stray.format("abcdefghijk").split("\n"), *good[place:], good[0]]
+        path = tmp_path / "a.csv"
+        path.write_bytes(end.join([HEADER, *lines]).encode())
+        found = load_annotations([path], skip_invalid=True)
+        assert [each.youtube_id for each in found.clips] == [f"{number:010d}A" for number in range(4)]
+        named = [problem.partition(":")[0] for problem in found.skipped]
+        assert named == [f"a.csv line {place + 2 + number}" for number in range(num_lines)]
+        with pytest.raises(AnnotationError, match=f"{num_lines} malformed annotation row"):
+            load_annotations([path])
+
+
+def test_two_stray_quotes_do_not_hide_the_rows_between(tmp_path: Path) -> None:
+    ids = [f"{number:010d}A" for number in range(4)]
+    lines = [f"{quote}yoga,{each},1,11,val" for quote, each in zip(['"', "", '"', ""], ids, strict=True)]
+    found = load_annotations([write(tmp_path / "a.csv", "\n".join([HEADER, *lines]))], skip_invalid=True)
+    assert [each.youtube_id for each in found.clips] == [ids[1], ids[3]] and len(found.skipped) == 2
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_tables_of_spreadsheets_with_other_delimiters(tmp_path: Path, mark: str) -> None:
+    lines = [HEADER.replace(",", mark), mark.join(['"tai, ""chi"""', "abcdefghijk", "1", "11", "val"])]
+    assert load_annotations([write(tmp_path / "a.csv", "\r\n".join(lines))]).clips == [
+        clip("abcdefghijk", 'tai, "chi"', 1, 11)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("yoga,abcdefghijk,0,1e300,val", "longest video"),
+        ("yoga,abcdefghijk,3000000,3000010,val", "longest video"),
+        ("yoga,abcdefghijk,0,43201,val", "is no clip"),
+        ("yoga,abcdefghijk,1,inf,val", "is not a time"),
+        ("yoga,abcdefghijk,1_0,20,val", "is not a number"),
+        ("yoga,abcdefghijk,1,2_0,val", "is not a number"),
+        ("yoga,abcdefghijk,\u0661,20,val", "is not a number"),
+        ("yoga,abcdefghijk,1,\uff12\uff10,val", "is not a number"),
+        ("yoga,abcdefghijk,\xa01,20,val", "is not a number"),
+        ("yo\0ga,abcdefghijk,1,11,val", "control characters"),
+        ("yo\x1b[31mga,abcdefghijk,1,11,val", "control characters"),
+        ("yo\x9bga,abcdefghijk,1,11,val", "control characters"),
+        ("yo\u2028ga,abcdefghijk,1,11,val", "control characters"),
+    ],
+)
+def test_what_is_no_time_and_no_label_is_named_in_csv_and_json(tmp_path: Path, row: str, reason: str) -> None:
+    """By the fast way and by the careful one: a fault beside it sends all rows the careful way."""
+    label, youtube_id, start, end, split = row.split(",")
+    for others in ("", "yoga,short,1,11,val\n"):
+        path = write(tmp_path / "a.csv", f"{HEADER}\n{others}judo,abcdefghijA,1,11,val\n{row}\n")
+        found = load_annotations([path], skip_invalid=True)
+        assert [each.youtube_id for each in found.clips] == ["abcdefghijA"]
+        assert reason in found.skipped[-1] and found.skipped[-1].isprintable()
+    entry = {"annotations": {"label": label, "segment": [start, end]}, "subset": split}
+    with pytest.raises(AnnotationError) as caught:
+        load_annotations([write(tmp_path / "val.json", json.dumps({youtube_id: entry}))])
+    assert reason in caught.value.problems[0]
+
+
+def test_the_longest_clips_are_read(tmp_path: Path) -> None:
+    rows = [f"yoga,abcdefghijk,{start},{start + 43_200},val" for start in (0, 2_147_484 - 43_200)]
+    assert len(load_annotations([write(tmp_path / "a.csv", "\n".join([HEADER, *rows]))]).clips) == 2
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    for header in (f"label,{HEADER}", f"{HEADER},Label", f"{HEADER},time-start"):
+        num_more = header.count(",") - HEADER.count(",")
+        path = write(tmp_path / "a.csv", f"{header}\n{'judo,' * num_more}yoga,abcdefghijk,1,11,val\n")
+        with pytest.raises(AnnotationError, match=r"a\.csv line 1: column (label|time_start) is there twice"):
+            load_annotations([path])
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ('{"annotations": {"label": "a", "label": "b", "segment": [0, 9]}}', "'label' is there twice"),
+        ('{"annotations": {"label": "a", "segment": [0, 9], "segment": [5, 9]}}', "'segment' is there twice"),
+        ('{"subset": "val", "annotations": {"segment": [0, 9]}, "subset": "train"}', "'subset' is there twice"),
+        ('{"annotations": {"label": ["a"], "segment": [0, 9]}}', "label is not text"),
+        ('{"annotations": {"label": {"a": 1}, "segment": [0, 9]}}', "label is not text"),
+        ('{"annotations": {"label": "a", "segment": [false, true]}}', "is not a number"),
+        ('{"annotations": {"label": "a", "segment": [0, 1e400]}}', "is not a time"),
+    ],
+)
+def test_an_entry_of_json_that_says_two_things_is_malformed(tmp_path: Path, entry: str, reason: str) -> None:
+    good = '{"annotations": {"label": "a", "segment": [0, 9]}}'
+    text = f'{{"abcdefghijk": {entry}, "abcdefghijA": {good}}}'
+    found = load_annotations([write(tmp_path / "val.json", text)], skip_invalid=True)
+    assert [each.youtube_id for each in found.clips] == ["abcdefghijA"]
+    assert len(found.skipped) == 1 and "abcdefghijk" in found.skipped[0] and reason in found.skipped[0]
+
+
 def test_a_pipe_can_be_read(tmp_path: Path) -> None:
     pipe = tmp_path / "train.csv"
     os.mkfifo(pipe)

@@ -182,13 +182,92 @@ def test_damaged_rows_are_counted_and_give_no_title(tmp_path: Path) -> None:
     assert [row.title for row in read_dump(tmp_path / "b.jsonl")] == [None, None, "b"]
 
 
-def test_a_quote_that_swallows_rows_gives_no_title(tmp_path: Path) -> None:
+def test_a_quote_that_would_swallow_rows_costs_its_own_line(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(
-        f'id,title\n{IDS[0]},"Unclosed\n{IDS[1]},x"\n{IDS[2]},Nul\0byte\n{IDS[3]}," fine\n"\n'
+        f'id,title\n{IDS[0]},"Unclosed\n{IDS[1]},"a ""b"", c"\n{IDS[2]},Nul\0byte\n{IDS[3]}," fine\n"\n'
     )
     ledger = FakeLedger(list(IDS))
-    assert import_dumps(ledger, [tmp_path / "a.csv"]).reasons == {"damaged_title": 2}
-    assert ledger.titles == {IDS[3]: "fine"}
+    told: list[str] = []
+    found = import_dumps(ledger, [tmp_path / "a.csv"], say=told.append)
+    assert found.reasons == {"damaged_row": 1, "damaged_title": 1}
+    assert ledger.titles == {IDS[1]: 'a "b", c', IDS[3]: "fine"}
+    assert told == ["dumps: a.csv: 4 rows, 2 titles of wanted videos (1 damaged rows)"]
+
+
+QUOTED_TITLES = (
+    '"Weird" cover, live',
+    "plain",
+    '"Heroes"',
+    '"never closed',
+    '5" pipe',
+    'ends in a quote"',
+    'say "hi" now',
+)
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.csv", "utf16.tsv", "crlf.tsv.gz"])
+def test_titles_with_quotes_in_a_table_that_does_not_quote(tmp_path: Path, name: str) -> None:
+    ids = [f"{number:010d}A" for number in range(5 * len(QUOTED_TITLES))]
+    titles = [title.replace(",", "" if name == "a.csv" else ",") for title in QUOTED_TITLES * 5]
+    mark, end = "," if name == "a.csv" else "\t", "\r\n" if name.startswith("crlf") else "\n"
+    text = "".join(f"{key}{mark}{title}{end}" for key, title in [("id", "title"), *zip(ids, titles, strict=True)])
+    content = text.encode("utf-16" if name.startswith("utf16") else "utf-8")
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    assert [(row.youtube_id, row.title) for row in read_dump(tmp_path / name)] == list(zip(ids, titles, strict=True))
+
+
+def test_a_damaged_line_of_json_costs_itself(tmp_path: Path) -> None:
+    lines = [json.dumps({"id": key, "title": "t"}) for key in IDS]
+    lines[1] = lines[1][:-4]
+    (tmp_path / "a.jsonl").write_text("\n".join([*lines, '"unclosed']))
+    found = import_dumps(FakeLedger(list(IDS)), [tmp_path / "a.jsonl"])
+    assert found.num_titles == 3 and found.reasons == {"damaged_row": 2}
+
+
+def test_of_two_columns_of_titles_none_is_chosen(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"id,title,Title\n{IDS[0]},a,b\n")
+    twice = pa.Table.from_arrays([pa.array([IDS[0]]), pa.array(["a"]), pa.array(["b"])], ["id", "title", "title"])
+    pq.write_table(twice, tmp_path / "a.parquet")
+    for name in ("a.csv", "a.parquet"):
+        with pytest.raises(UsageError, match=rf"{name} has column title twice"):
+            list(read_dump(tmp_path / name))
+    assert [row.title for row in read_dump(tmp_path / "a.csv", ("id", "Title"))] == ["b"]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.binary(),
+        pa.large_binary(),
+        pa.binary_view(),
+        pa.dictionary(pa.int32(), pa.binary()),
+        pa.large_string(),
+        pa.string_view(),
+    ],
+    ids=str,
+)
+def test_text_that_is_not_marked_as_text_in_parquet(tmp_path: Path, kind: pa.DataType) -> None:
+    titles = ["one", "zwei \u00e4", None, "\u4e8c"]
+    is_text = pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    values = [title if is_text or title is None else title.encode() for title in titles]
+    ids = pa.array([key.encode() for key in IDS], pa.binary(11))
+    plain = pa.binary() if pa.types.is_dictionary(kind) else kind
+    columns = {"id": ids, "title": pa.array(values, plain).cast(kind)}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    assert [(row.youtube_id, row.title) for row in read_dump(tmp_path / "a.parquet")] == list(
+        zip(IDS, titles, strict=True)
+    )
+
+
+def test_bytes_in_parquet_that_are_no_utf8_are_counted(tmp_path: Path) -> None:
+    titles = pa.array([b"caf\xe9", b"tea", b"padded\0\0"], pa.binary())
+    pq.write_table(pa.table({"id": IDS[:3], "title": titles}), tmp_path / "a.parquet")
+    ledger = FakeLedger(list(IDS))
+    assert import_dumps(ledger, [tmp_path / "a.parquet"]).reasons == {"damaged_title": 2}
+    assert ledger.titles == {IDS[1]: "tea"}
+    fixed = pa.array([b"tea\0\0\0", b"coffee"], pa.binary(6))
+    pq.write_table(pa.table({"id": IDS[:2], "title": fixed}), tmp_path / "b.parquet")
+    assert [row.title for row in read_dump(tmp_path / "b.parquet")] == ["tea", "coffee"]
 
 
 def test_the_columns_can_be_named(tmp_path: Path) -> None:

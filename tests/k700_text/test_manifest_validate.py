@@ -57,6 +57,7 @@ def test_a_good_file_has_no_problem(tmp_path: Path) -> None:
         ({"start_seconds": -1.0}, "start_seconds and end_seconds are no span"),
         ({"end_seconds": float("nan")}, "start_seconds and end_seconds are no span"),
         ({"end_seconds": float("inf")}, "start_seconds and end_seconds are no span"),
+        ({"clip_id": f"{IDS[1]}_000001_090000", "end_seconds": 90_000.0}, "start_seconds and end_seconds are no span"),
         ({"start_seconds": 2.0}, "clip_id does not name start_seconds"),
         ({"end_seconds": 12.5}, "clip_id does not name end_seconds"),
         ({"title": ""}, "title is empty"),

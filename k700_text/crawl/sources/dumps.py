@@ -1,9 +1,9 @@
 """Local files of ids and titles that the user already has: no requests at all.
 
 Tables of any origin (csv, tsv, JSON lines, a JSON array, Parquet; text files plain or gzipped) are read row by row,
-and the titles of wanted videos go to the ledger. A row that is not certain is left out and counted: one with another
-number of fields than the header (an unquoted comma shifts titles), with no id, with no title, or with the name of an
-error page. Absence from a dump says nothing about a video and leaves no trace.
+and the titles of wanted videos go to the ledger. A row that is not certain is left out and counted: one that cannot be
+read, or has another number of fields than the header (an unquoted comma shifts titles), no id, no title, or the name of
+an error page. Absence from a dump says nothing about a video and leaves no trace.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from k700_text.crawl.dump_files import Names, open_table
+from k700_text.crawl.dump_files import Columns, open_table
 from k700_text.crawl.summary import SourceSummary
+from k700_text.delimited import Names
 from k700_text.errors import UsageError
+from k700_text.file_kinds import readable
 from k700_text.records import YOUTUBE_ID_PATTERN, OutcomeStatus, TitleOutcome
 from k700_text.titles import clean_plain_title, is_junk_title
 
@@ -60,8 +62,7 @@ _DIGITS = np.zeros(128, np.uint64)
 _DIGITS[[ord(character) for character in _ALPHABET]] = np.arange(64, dtype=np.uint64)
 
 
-@dataclass(frozen=True, slots=True)
-class DumpRow:
+class DumpRow(NamedTuple):
     """One row of a dump.
 
     Attributes:
@@ -69,12 +70,14 @@ class DumpRow:
         youtube_id: the video, None where the row names none.
         title: as the dump spells it, None where there is none.
         language: of the title, as the dump declares it.
+        is_damaged: it could not be read, or has another number of cells than the header.
     """
 
     number: int
     youtube_id: str | None
     title: str | None
     language: str | None = None
+    is_damaged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +105,30 @@ def read_dump(path: str | Path, columns: tuple[str, str] | None = None) -> Itera
     """
     path = Path(path)
     find = lru_cache(maxsize=1024)(lambda names: _find(names, columns))
-    with open_table(path, lambda names: found.names(names) if (found := find(names)) else ()) as table:
-        if table.names is not None and find(table.names) is None:
-            raise _no_columns(path, table.names, columns)
+
+    def keep(names: Names) -> Sequence[str]:
+        places = find(names)
+        return places.names(names) if places else ()
+
+    def is_row(names: Names, cells: Sequence[str]) -> bool:
+        places = find(names)
+        return places is not None and any(_youtube_id(cells[place]) for place in places.ids if place < len(cells))
+
+    with open_table(path, Columns(keep, is_row)) as table:
+        if table.names is not None:
+            _check_columns(path, table.names, find(table.names), columns)
+        names: Names | None = None
+        places: _Places | None = None
         first_names: Names = ()
         number, is_found = 0, table.names is not None
-        for number, (names, cells) in enumerate(table.rows, 1):
-            first_names = first_names or names
-            places = find(names) if cells is not None else None
-            is_found = is_found or places is not None
-            yield _row(number, cells, places) if cells is not None and places else DumpRow(number, None, None)
+        for number, (row_names, cells) in enumerate(table.rows, 1):
+            if row_names is not names:
+                names, places = row_names, find(row_names)
+                first_names, is_found = first_names or names, is_found or places is not None
+            if cells is None:
+                yield DumpRow(number, None, None, is_damaged=True)
+            else:
+                yield _row(number, cells, places) if places else DumpRow(number, None, None)
         if number and not is_found:
             raise _no_columns(path, first_names, columns)
 
@@ -144,7 +161,7 @@ def _youtube_id(cell: Any) -> str | None:
 
 
 def _find(names: Names, columns: tuple[str, str] | None) -> _Places | None:
-    spellings = [re.sub(r"[\s_-]", "", name).lower() for name in names]
+    spellings = list(map(_spelling, names))
     if columns is not None:
         given = [_place_of(column, names, spellings) for column in columns]
         ids, titles = ([place] if place is not None else [] for place in given)
@@ -155,18 +172,31 @@ def _find(names: Names, columns: tuple[str, str] | None) -> _Places | None:
     return _Places(tuple(ids), titles[0], languages[0] if languages else None) if ids and titles else None
 
 
+def _spelling(name: str) -> str:
+    return re.sub(r"[\s_-]", "", name).lower()
+
+
 def _place_of(column: str, names: Names, spellings: Sequence[str]) -> int | None:
     if column in names:
         return names.index(column)
-    spelling = re.sub(r"[\s_-]", "", column).lower()
+    spelling = _spelling(column)
     return spellings.index(spelling) if spelling in spellings else None
+
+
+def _check_columns(path: Path, names: Names, places: _Places | None, columns: tuple[str, str] | None) -> None:
+    if places is None:
+        raise _no_columns(path, names, columns)
+    # Which of two columns holds the titles is not for us to guess; a name given letter by letter means one.
+    spelled = list(names) if columns else list(map(_spelling, names))
+    doubled = [name for name in places.names(names) if spelled.count(name if columns else _spelling(name)) > 1]
+    if doubled:
+        raise UsageError(f"{path} has column {readable(doubled[0])} twice: remove or rename one of them")
 
 
 def _no_columns(path: Path, names: Names, columns: tuple[str, str] | None) -> UsageError:
     wanted = " and ".join(columns) if columns else "of ids and of titles"
-    found = ", ".join(names) or "none"
-    shown = found if len(found) <= 300 else f"{found[:300]}..."
-    return UsageError(f"{path} has no columns {wanted} (found: {shown}): name them with --dump-columns ID,TITLE")
+    found = readable(", ".join(names) or "none")
+    return UsageError(f"{path} has no columns {wanted} (found: {found}): name them with --dump-columns ID,TITLE")
 
 
 class TitleStore(Protocol):
@@ -239,7 +269,8 @@ def _import_file(
     said = time.monotonic()
     while batch := list(islice(rows, BATCH_ROWS)):
         counts["rows"] += len(batch)
-        counts["no_id"] += sum(row.youtube_id is None for row in batch)
+        counts["damaged_row"] += sum(row.is_damaged for row in batch)
+        counts["no_id"] += sum(row.youtube_id is None and not row.is_damaged for row in batch)
         found: dict[str, TitleOutcome] = {}
         for youtube_id, row in open_ids.those_in(batch):
             if youtube_id not in found:
@@ -261,7 +292,9 @@ def _import_file(
 
 def _progress(path: Path, counts: Mapping[str, int]) -> str:
     rows = f"dumps: {path.name}: {counts['rows']:,} rows, {counts['titles']:,} titles of wanted videos"
-    return f"{rows} ({counts['no_id']:,} rows without an id)" if counts["no_id"] else rows
+    lost = [(counts["no_id"], "rows without an id"), (counts["damaged_row"], "damaged rows")]
+    told = ", ".join(f"{count:,} {what}" for count, what in lost if count)
+    return f"{rows} ({told})" if told else rows
 
 
 def _evidence(path: Path, row: DumpRow) -> bytes:
