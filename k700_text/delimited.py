@@ -136,7 +136,14 @@ def spelling_of(lines: Iterator[str], delimiter: str, is_row: IsRow) -> Spelling
     telling = _telling(lines, delimiter, header.count(delimiter))
     if not telling and '"' not in header:
         return candidates[0]
-    return max(candidates, key=lambda spelling: _num_explained(spelling, header, telling, is_row))
+    best, most = candidates[0], -1
+    for spelling in candidates:
+        num_explained = _num_explained(spelling, header, telling, is_row)
+        if num_explained > most:
+            best, most = spelling, num_explained
+        if most == len(telling):
+            break
+    return best
 
 
 def _telling(lines: Iterator[str], delimiter: str, num_delimiters: int) -> list[str]:
@@ -192,16 +199,17 @@ class RowReader:
         self._names = names
         self._is_row = is_row
         self._rows_at_once = rows_at_once
+        self._are_spanning = False  # The rows of the last lines: those of the next ones too, as a rule.
 
     def chunks(self) -> Iterator[tuple[Sequence[int], list[Sequence[str]]]]:
         """Yields the lines in which rows begin, counted from the header's, and the rows; BrokenRows are among them."""
         num_before = 1
         while lines := list(islice(self._lines, self._rows_at_once)):
-            numbers, rows = (
-                self._plain_rows(lines, num_before)
-                or self._spanning_rows(lines, num_before)
-                or self._careful_rows(lines, num_before)
-            )
+            found = None if self._are_spanning else self._plain_rows(lines, num_before)
+            if found is None:
+                found = self._spanning_rows(lines, num_before)
+                self._are_spanning = found is not None
+            numbers, rows = found or self._careful_rows(lines, num_before)
             if not all(rows):
                 numbers = [number for number, row in zip(numbers, rows, strict=True) if row]
                 rows = [row for row in rows if row]
@@ -242,6 +250,8 @@ class RowReader:
 
     def _hold_rows(self, lines: Sequence[str]) -> bool:
         delimiter, num_delimiters = self._spelling.delimiter, len(self._names) - 1
+        if "".join(lines).count(delimiter) < num_delimiters:
+            return False
         return any(line.count(delimiter) >= num_delimiters and self._holds_row(line) for line in lines)
 
     def _further(self, lines: list[str]) -> Iterator[str]:
