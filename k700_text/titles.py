@@ -7,6 +7,7 @@ stays in the ledger (``raw_title`` and the evidence), so a better rule can be ap
 
 from __future__ import annotations
 
+import codecs
 import html
 import re
 import unicodedata
@@ -24,9 +25,11 @@ _ZERO_WIDTH_NON_JOINER = "\u200c"
 # Marks of a flag of a region stand behind a black flag; elsewhere they are text that nobody sees.
 _TAG_CHARACTERS = range(0xE0020, 0xE0080)
 _STRAY_TAGS = re.compile("(?<![\U0001f3f4\U000e0020-\U000e007f])[\U000e0020-\U000e007f]+")
-# Characters of two UTF-16 halves: as text, and as bytes that programs of UTF-16 call UTF-8 (CESU-8).
 _HALVES = re.compile("[\ud800-\udbff][\udc00-\udfff]")
-_HALVES_IN_BYTES = re.compile(rb"\xed[\xa0-\xaf][\x80-\xbf]\xed[\xb0-\xbf][\x80-\xbf]")
+_HALF_IN_BYTES = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")
+KEEP_HALVES = "k700_text.keep_halves"
+"""``errors=`` for reading UTF-8: UTF-16 halves, which programs of UTF-16 write as such (CESU-8), are read for
+``join_halves``; all else that does not fit becomes U+FFFD, as with ``replace``."""
 # What a person does not see: Unicode's Default_Ignorable_Code_Point, marks of annotations, and signs that are blank.
 _IGNORABLE = (
     *(range(0xAD, 0xAE), range(0x34F, 0x350), range(0x61C, 0x61D), range(0x115F, 0x1161), range(0x17B4, 0x17B6)),
@@ -78,17 +81,17 @@ def join_halves(text: str) -> str:
     return text if text.isascii() else _HALVES.sub(_join, text)
 
 
-def join_halves_in_bytes(data: bytes) -> bytes:
-    """Does the same for bytes that are UTF-8 but for such pairs (CESU-8)."""
-    return data if b"\xed" not in data else _HALVES_IN_BYTES.sub(_join_bytes, data)
-
-
 def _join(pair: re.Match[str]) -> str:
     return pair[0].encode("utf-16-le", "surrogatepass").decode("utf-16-le")
 
 
-def _join_bytes(pair: re.Match[bytes]) -> bytes:
-    return join_halves(pair[0].decode("utf-8", "surrogatepass")).encode()
+def _keep_half(error: UnicodeError) -> tuple[str | bytes, int]:
+    if isinstance(error, UnicodeDecodeError) and (half := _HALF_IN_BYTES.match(error.object, error.start)):
+        return half[0].decode("utf-8", "surrogatepass"), half.end()
+    return codecs.replace_errors(error)
+
+
+codecs.register_error(KEEP_HALVES, _keep_half)
 
 
 def _decode(reference: re.Match[str]) -> str:

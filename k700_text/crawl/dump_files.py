@@ -22,6 +22,7 @@ from k700_text.delimited import BrokenRow, IsRow, Names, RowReader, delimiter_of
 from k700_text.errors import UsageError
 from k700_text.file_kinds import foreign_kind
 from k700_text.json_stream import iter_json
+from k700_text.titles import KEEP_HALVES
 
 PARQUET_BATCH_ROWS = 10_000
 _HEAD_BYTES = 1 << 16
@@ -99,7 +100,7 @@ def _table(stack: ExitStack, path: Path, columns: Columns) -> Table:
     if kind is not None:
         raise UsageError(f"{path} is {kind}; a dump is csv, tsv, JSON or Parquet, text plain or gzipped")
     encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    text = stack.enter_context(io.TextIOWrapper(stream, encoding=encoding, errors="replace", newline=""))
+    text = stack.enter_context(io.TextIOWrapper(stream, encoding=encoding, errors=KEEP_HALVES, newline=""))
     beginning = head.decode(encoding, errors="replace").lstrip()
     if not beginning:
         raise UsageError(f"{path} is empty: a dump needs columns of ids and titles")
@@ -180,5 +181,5 @@ def _values(column: pa.Array) -> list[Any]:
     if not (is_fixed or pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)):
         return values
     # What is no UTF-8 keeps a mark by which a title is told to be damaged.
-    texts = (value if value is None else value.decode("utf-8", "replace") for value in values)
+    texts = (value if value is None else value.decode("utf-8", KEEP_HALVES) for value in values)
     return [text.rstrip("\0") if text and is_fixed else text for text in texts]

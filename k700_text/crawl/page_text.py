@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 from xml.etree import ElementTree
 
-from k700_text.titles import join_halves_in_bytes
+from k700_text.titles import KEEP_HALVES, join_halves
 
 MAX_PAGE_BYTES = 8 << 20
 
@@ -80,7 +80,7 @@ def decode_page(body: bytes, content_type: str) -> tuple[str, bool]:
         body: the page; the end may be missing.
         content_type: the header of the answer.
     """
-    data = join_halves_in_bytes(_unpacked(body)[:MAX_PAGE_BYTES])
+    data = _unpacked(body)[:MAX_PAGE_BYTES]
     for mark, charset in _BYTE_ORDER_MARKS:
         if data.startswith(mark):
             return _repaired(data[len(mark) :], charset)
@@ -117,7 +117,8 @@ def _strictly(data: bytes, charset: str) -> str | None:
 
 
 def _repaired(data: bytes, charset: str) -> tuple[str, bool]:
-    text = codecs.getincrementaldecoder(charset)("replace").decode(data, final=False)
+    errors = KEEP_HALVES if charset == "utf-8" else "replace"
+    text = join_halves(codecs.getincrementaldecoder(charset)(errors).decode(data, final=False))
     return text, "\ufffd" in text
 
 

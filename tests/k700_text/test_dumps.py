@@ -303,6 +303,20 @@ def test_an_unusable_file_is_one_clear_line(tmp_path: Path, name: str, content: 
     assert name in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_characters_of_two_utf_16_halves_are_read_in_every_format(tmp_path: Path) -> None:
+    """Programs of UTF-16 (Java, old databases) write an emoji as two halves: CESU-8, or two escapes in JSON."""
+    halves = "a \ud83d\ude00 b".encode("utf-8", "surrogatepass")
+    (tmp_path / "t.csv").write_bytes(b"id,title\n" + IDS[0].encode() + b"," + halves + b"\n")
+    (tmp_path / "t.tsv").write_bytes(b"id\ttitle\n" + IDS[0].encode() + b"\t" + halves + b"\n")
+    (tmp_path / "t.jsonl").write_text(f'{{"id": "{IDS[0]}", "title": "a \\ud83d\\ude00 b"}}\n')
+    (tmp_path / "raw.jsonl").write_bytes(b'{"id": "' + IDS[0].encode() + b'", "title": "' + halves + b'"}\n')
+    pq.write_table(pa.table({"id": [IDS[0].encode()], "title": [halves]}), tmp_path / "t.parquet")
+    for path in sorted(tmp_path.iterdir()):
+        ledger = FakeLedger([IDS[0]])
+        import_dumps(ledger, [path])
+        assert ledger.titles == {IDS[0]: "a \U0001f600 b"}, path.name
+
+
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no such dump: .*nowhere\.csv"):
         list(read_dump(tmp_path / "nowhere.csv"))

@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from k700_text.titles import (
+    KEEP_HALVES,
     MAX_TITLE_LENGTH,
     clean_plain_title,
     clean_title,
     is_junk_title,
-    join_halves_in_bytes,
+    join_halves,
 )
 
 FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
@@ -96,12 +97,13 @@ def test_two_utf_16_halves_are_one_character(spelled: str) -> None:
     assert clean_title(f"a {spelled} b") == f"a {SMILE} b"
 
 
-def test_utf_16_halves_are_joined_in_bytes_too() -> None:
-    halves = f"한 {SMILE} b".encode("utf-16-be").decode("utf-16-be").encode()
-    cesu = b"".join(unit.encode("utf-8", "surrogatepass") for unit in ("\ud55c", " ", "\ud83d", "\ude00", " b"))
-    assert cesu != halves and join_halves_in_bytes(cesu) == join_halves_in_bytes(halves) == halves
-    lone = "\ud83d".encode("utf-8", "surrogatepass") + b" x"
-    assert join_halves_in_bytes(lone) == lone
+def test_utf_16_halves_are_read_from_bytes_too() -> None:
+    halves = "".join(("\ud55c ", "\ud83d", "\ude00", " b")).encode("utf-8", "surrogatepass")
+    with pytest.raises(UnicodeDecodeError):
+        halves.decode()
+    assert join_halves(halves.decode("utf-8", KEEP_HALVES)) == f"\ud55c {SMILE} b"
+    for damaged in (b"a \xed\x28 b", b"a \xff b", b"a \xed\xa0"):
+        assert damaged.decode("utf-8", KEEP_HALVES) == damaged.decode("utf-8", "replace")
 
 
 @pytest.mark.parametrize(
