@@ -162,7 +162,8 @@ class _Run:
         self._show = show
         self._texts = list(listing.places)
         self._is_measured = np.zeros(len(listing), np.bool_)
-        header = {"schema_version": schema.SCHEMA_VERSION, "settings": settings.as_json()}
+        # Levels were those of the mono mix once: notes of then are of no use.
+        header = {"schema_version": schema.SCHEMA_VERSION, "settings": settings.as_json(), "levels": "as heard"}
         self._journal = Journal(out.with_name(f"{out.name}.journal"), header)
         self._journal.resume(self._take)
 

@@ -22,7 +22,7 @@ from k700_text.errors import ConfigError, UsageError
 from k700_text.media import packet_tables
 from k700_text.media import probe as probe_module
 from k700_text.media.decode import packets_of
-from k700_text.media.levels import from_dbfs, rms, to_dbfs
+from k700_text.media.levels import from_dbfs, to_dbfs
 from k700_text.media.measure import ProbeSettings, kind_of, probe_clip
 from k700_text.media.packet_index import PacketIndex
 from k700_text.media.packet_tables import PacketSummary
@@ -456,8 +456,6 @@ def test_a_folder_of_nothing_but_links_outside_says_so(clips: Path, tmp_path: Pa
 def test_levels() -> None:
     assert to_dbfs(1.0) == 0 and to_dbfs(0.0) is None
     assert from_dbfs(-20.0) == pytest.approx(0.1)
-    assert rms(np.array([3.0, -4.0], dtype=np.float32)) == pytest.approx(math.sqrt(12.5))
-    assert rms(np.zeros(0, dtype=np.float32)) == 0
 
 
 def check_against_truth(row: dict[str, Any], clip: dict[str, str]) -> None:
@@ -479,10 +477,10 @@ def check_against_truth(row: dict[str, Any], clip: dict[str, str]) -> None:
     expected = ("usable" if is_loud else "silent") if clip["has_audio"] == "True" else "no_stream"
     assert row["audio_status"] == expected
     if expected == "usable":
-        # Of all channels there, of their mean here: never more, and of these clips not much less.
         peak, level = from_dbfs(row["audio_peak_dbfs"]), from_dbfs(row["audio_rms_dbfs"])
-        assert 0.98 * float(clip["audio_peak"]) <= peak <= float(clip["audio_peak"]) + 5e-6
-        assert 0.995 * float(clip["audio_rms"]) <= level <= float(clip["audio_rms"]) + 5e-6
+        assert peak == pytest.approx(float(clip["audio_peak"]), abs=1e-5)
+        # Of all channels and frequencies there, of the loudest channel here, and of what is heard of it.
+        assert level == pytest.approx(float(clip["audio_rms"]), rel=0.04)
     else:
         assert row["audio_rms_dbfs"] is None and row["audio_peak_dbfs"] is None
 
