@@ -26,6 +26,8 @@ _NUM_TERMS = 6  # of the polynomial in a block of BLOCK_SECONDS; shorter ones ge
 # Channels cancel where their mean has less than this share of the power it would have, had they nothing to do with one
 # another (that of one channel alone among silent ones included).
 _CANCELLED_SHARE = 0.01
+_UNSURE_SHARE = 1e-3
+_NOTHING = 1e-12
 # OpenBLAS spreads larger products over all cores: see ``log_mel``.
 _BLOCKS_AT_ONCE = 8
 
@@ -48,12 +50,10 @@ class Blocks(NamedTuple):
     Attributes:
         length: samples of a block; the last one may be shorter.
         power: float64 (C, K), mean square of every channel.
-        mean_power: float64 (K,), that of the mean of the channels.
     """
 
     length: int
     power: NDArray[np.float64]
-    mean_power: NDArray[np.float64]
 
     @property
     def loudest(self) -> NDArray[np.float64]:
@@ -68,29 +68,32 @@ def listen(channels: FloatArray, sample_rate: int, block_seconds: float = BLOCK_
     length = min(num_samples, block_length(sample_rate, block_seconds))
     terms = min(_NUM_TERMS, 1 + round(_NUM_TERMS * length / (sample_rate * BLOCK_SECONDS)))
     num_whole = num_samples // length
-    power, mean_power = _heard(channels[:, : num_whole * length].reshape(len(channels), num_whole, length), terms)
-    if num_samples % length:
+    power = np.empty((len(channels), num_whole + (num_samples % length > 0)))
+    for channel, squares in zip(channels, power, strict=True):
+        squares[:num_whole] = _heard(channel[: num_whole * length].reshape(num_whole, length), terms)
         # Too few samples to tell drift from sound: the rest is listened to with what comes before it.
-        rest = _heard(channels[:, np.newaxis, -length:], terms)
-        power, mean_power = np.hstack([power, rest[0]]), np.hstack([mean_power, rest[1]])
-    return Blocks(length, power, mean_power)
+        squares[num_whole:] = _heard(channel[np.newaxis, -length:], terms) if num_samples % length else 0.0
+    return Blocks(length, power)
 
 
-def mix(channels: FloatArray, blocks: Blocks) -> FloatArray:
+def mix(channels: FloatArray, sample_rate: int, blocks: Blocks) -> FloatArray:
     """Returns channels (C, N) as one, float32 (N,): their mean, bit for bit, but for blocks in which they cancel.
 
     Stereo whose channels are in opposite phase (a wire the wrong way round) is loud, and its mean is silence. Blocks
-    in which that is so, and in which there is something to hear, hold the channel that is loudest in them all.
+    in which that is so, and in which there is something to hear, hold a channel that is loud in them: the first that
+    has at least half the power of the loudest.
     """
     if len(channels) == 1:
         alone: FloatArray = channels[0].copy()
         return alone
     mixed = _mean(channels)
     independent = blocks.power.sum(axis=0) / len(channels) ** 2
-    is_cancelled = blocks.mean_power < _CANCELLED_SHARE * independent
+    is_cancelled = listen(mixed[np.newaxis], sample_rate).power[0] < _CANCELLED_SHARE * independent
     is_cancelled &= blocks.loudest > from_dbfs(SILENCE_DBFS) ** 2
     if is_cancelled.any():
-        loudest = channels[blocks.power[:, is_cancelled].sum(axis=1).argmax()]
+        # Of channels that are about as loud the first one: else two readings of one clip would be upside down.
+        power = blocks.power[:, is_cancelled].sum(axis=1)
+        loudest = channels[(power > 0.5 * power.max()).argmax()]
         for block in np.flatnonzero(is_cancelled).tolist():
             part = slice(block * blocks.length, (block + 1) * blocks.length)
             mixed[part] = loudest[part]
@@ -152,7 +155,7 @@ class Loudness:
 
     def add(self, start_seconds: float, num_samples: int, sample_rate: int, blocks: Blocks) -> None:
         """Adds a piece of sound that was listened to."""
-        places = np.append(np.arange(len(blocks.mean_power)) * blocks.length, num_samples)
+        places = np.append(np.arange(blocks.power.shape[1]) * blocks.length, num_samples)
         self._pieces.append(_Heard(start_seconds + places / sample_rate, blocks.loudest))
 
     def mean_squares(self, edges_seconds: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -203,20 +206,24 @@ def _mean(channels: FloatArray) -> FloatArray:
     return mixed
 
 
-def _heard(blocks: FloatArray, num_terms: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Returns the mean squares of what is heard of blocks (C, K, length): (C, K), and (K,) of the channels' mean."""
-    num_channels, num_blocks, length = blocks.shape
+def _heard(blocks: FloatArray, num_terms: int) -> NDArray[np.float64]:
+    """Returns the mean squares of what is heard of blocks (K, length) of one channel, (K,)."""
+    length = blocks.shape[1]
     basis = _polynomials(length, min(num_terms, length))
-    power, mean_power = np.empty((num_channels, num_blocks)), np.empty(num_blocks)
-    for first in range(0, num_blocks, _BLOCKS_AT_ONCE):
+    power = np.einsum("kn,kn->k", blocks, blocks).astype(np.float64)
+    low = np.empty((len(blocks), basis.shape[1]), np.float32)
+    for first in range(0, len(blocks), _BLOCKS_AT_ONCE):
         part = slice(first, first + _BLOCKS_AT_ONCE)
-        total: FloatArray = np.zeros(blocks[0, part].shape, np.float32)
-        for channel, square in zip(blocks[:, part], power[:, part], strict=True):
-            heard = channel - (channel @ basis) @ basis.T
-            square[:] = np.einsum("kn,kn->k", heard, heard)
-            total += heard
-        mean_power[part] = np.einsum("kn,kn->k", total, total)
-    return power / length, mean_power / (length * num_channels**2)
+        np.matmul(blocks[part], basis, out=low[part])
+    heard = power - np.square(low, dtype=np.float64).sum(axis=1)
+    # The difference of two large numbers is no good: there, what is heard is computed itself.
+    unsure = np.flatnonzero((heard < _UNSURE_SHARE * power) & (power > _NOTHING * length))
+    for first in range(0, len(unsure), _BLOCKS_AT_ONCE):
+        some = unsure[first : first + _BLOCKS_AT_ONCE]
+        rest = blocks[some] - low[some] @ basis.T
+        heard[some] = np.einsum("kn,kn->k", rest, rest)
+    squares: NDArray[np.float64] = np.maximum(heard, 0.0) / length
+    return squares
 
 
 @functools.lru_cache(maxsize=32)

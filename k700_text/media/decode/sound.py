@@ -133,7 +133,7 @@ class Stretch:
         blocks = listen(channels, rate)
         if not self._tracks or self._tracks[-1].sample_rate != rate:
             self._tracks.append(_Track(rate))
-        self._tracks[-1].pieces.append((place, mix(channels, blocks)))
+        self._tracks[-1].pieces.append((place, mix(channels, rate, blocks)))
         self._loudness.add(place / rate - _MARGIN_SECONDS, channels.shape[1], rate, blocks)
 
 
