@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from k700_text.records import AudioStatus, ClipProbe, VideoStatus
 _NUMBER = re.compile(r"(?<![\w.:])\d+([.x]\d+)*(?![\w:])")
 # What is left of a constant by rounding is at most -116 dB of it.
 _ROUNDING = 4e-6
-_SAME_SPAN_SECONDS = 0.05
+# Timestamps are rounded: what begins within a moment of the end of what came before goes on.
+_SAME_STRETCH_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,13 +108,31 @@ class _VideoMeter:
         self._end_seconds = max(self._end_seconds, mark.time_seconds + mark.duration_seconds)
 
 
+class _Stretches:
+    """Where there is sound, as stretches of clip time without longer breaks."""
+
+    def __init__(self) -> None:
+        self._stretches: list[list[float]] = []
+
+    def add(self, block: AudioBlock) -> None:
+        begin = block.time_seconds
+        end = begin + block.channels.shape[1] / block.sample_rate
+        if self._stretches and abs(begin - self._stretches[-1][1]) <= _SAME_STRETCH_SECONDS:
+            self._stretches[-1][1] = max(self._stretches[-1][1], end)
+        else:
+            self._stretches.append([begin, end])
+
+    def within(self, begin: float, end: float) -> float:
+        """Returns how many seconds of a stretch have sound."""
+        return sum(max(0.0, min(end, last) - max(begin, first)) for first, last in self._stretches)
+
+
 class _AudioMeter:
     """Adds up what is heard, holding a second of sound."""
 
     def __init__(self, settings: ProbeSettings) -> None:
         self.seconds = 0.0
         self.peak = 0.0
-        self.spans: list[list[float]] = []
         self._energy = 0.0
         self._heard_seconds = 0.0
         self._num_blocks = 0
@@ -130,15 +150,9 @@ class _AudioMeter:
     def silent_fraction(self) -> float | None:
         return self._num_silent / self._num_blocks if self._num_blocks else None
 
-    def seconds_within(self, start_seconds: float, end_seconds: float) -> float:
-        """Returns how much of a span of clip time has audio."""
-        return sum(max(0.0, min(end, end_seconds) - max(begin, start_seconds)) for begin, end in self.spans)
-
     def add(self, block: AudioBlock) -> None:
         num_channels, num_samples = block.channels.shape
-        seconds = num_samples / block.sample_rate
-        self.seconds += seconds
-        self._add_span(block.time_seconds, block.time_seconds + seconds)
+        self.seconds += num_samples / block.sample_rate
         run = self._run
         if run is None or (run.sample_rate, run.num_channels) != (block.sample_rate, num_channels):
             self.finish()
@@ -151,13 +165,6 @@ class _AudioMeter:
         if self._run is not None and self._run.num_values:
             self._listen(self._run, 1)
         self._run = None
-
-    def _add_span(self, begin: float, end: float) -> None:
-        # Timestamps are rounded: what begins within a moment of the end of what came before goes on.
-        if self.spans and self.spans[-1][0] <= begin <= self.spans[-1][1] + _SAME_SPAN_SECONDS:
-            self.spans[-1][1] = max(self.spans[-1][1], end)
-        else:
-            self.spans.append([begin, end])
 
     def _listen(self, run: Run, multiple: int) -> None:
         channels = run.take(multiple)
@@ -174,17 +181,21 @@ class _AudioMeter:
 
 
 def _measure(reader: ClipReader, clip_file: str, file_bytes: int, settings: ProbeSettings) -> ClipProbe:
-    video, audio = _VideoMeter(), _AudioMeter(settings)
+    video, audio, heard = _VideoMeter(), _AudioMeter(settings), _Stretches()
     for event in reader.scan():
         if isinstance(event, FrameMark):
             video.add(event, reader.num_damaged_video)
         else:
             audio.add(event)
+            heard.add(event)
     audio.finish()
     info = reader.info
     declared = (info.video_duration_seconds or 0.0, info.audio_duration_seconds or 0.0)
     video_status, video_reason = _judge_video(reader, video, max(declared[0], video.duration_seconds), settings)
-    audio_status, audio_reason = _judge_audio(reader, audio, video, settings)
+    whole_seconds = max(*declared, video.duration_seconds, audio.seconds)
+    # Windows lie where there are pictures: sound beside them is of no use.
+    covered = [(audio.seconds, whole_seconds), (heard.within(*video.span), video.duration_seconds)]
+    audio_status, audio_reason = _judge_audio(reader, audio, covered, settings)
     has_audio = audio.seconds > 0
     return ClipProbe(
         clip_file=clip_file,
@@ -220,12 +231,13 @@ def _judge_video(
 
 
 def _judge_audio(
-    reader: ClipReader, audio: _AudioMeter, video: _VideoMeter, settings: ProbeSettings
+    reader: ClipReader, audio: _AudioMeter, covered: Sequence[tuple[float, float]], settings: ProbeSettings
 ) -> tuple[AudioStatus, str]:
     if not reader.info.has_audio_stream:
         return AudioStatus.NO_STREAM, "no audio stream"
     if not audio.seconds:
-        return AudioStatus.UNDECODABLE, f"nothing of the audio decodes{_damage(reader.num_damaged_audio)}"
+        problem = f"nothing of the audio decodes{_damage(reader.num_damaged_audio)}"
+        return AudioStatus.UNDECODABLE, reader.odd_audio or problem
     if audio.peak == 0:
         return AudioStatus.SILENT, "the audio is digital silence"
     if audio.rms == 0:
@@ -233,13 +245,7 @@ def _judge_audio(
     if audio.rms < from_dbfs(settings.silence_dbfs):
         level = f"{20 * math.log10(audio.rms):.1f} dB, threshold {settings.silence_dbfs:g} dB"
         return AudioStatus.NEAR_SILENT, f"the audio is nearly silent: {level}"
-    info = reader.info
-    declared = (info.video_duration_seconds or 0.0, info.audio_duration_seconds or 0.0)
-    # Windows lie where there are pictures: sound beside them is of no use.
-    lengths = [(audio.seconds, max(*declared, video.duration_seconds, audio.seconds))]
-    if video.num_frames:
-        lengths.append((audio.seconds_within(*video.span), video.duration_seconds))
-    for covered_seconds, whole_seconds in lengths:
+    for covered_seconds, whole_seconds in covered:
         if covered_seconds < settings.min_covered_share * whole_seconds:
             damage = _damage(reader.num_damaged_audio, ", ")
             text = f"the audio covers only a part: {covered_seconds:.1f} of {whole_seconds:.1f} s{damage}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from k700_text.config import AudioConfig, VideoConfig
 from k700_text.data.reader import SampleReader
 from k700_text.data.video import View
+from k700_text.errors import DecodeError
 from k700_text.media.decode import ClipReader, PacketReader, packets_of
 from k700_text.media.levels import Loudness, Sound, from_dbfs, listen, mix, to_dbfs
 from k700_text.media.measure import probe_clip
@@ -312,3 +314,38 @@ def test_a_rate_that_changes_is_resampled_where_it_is(films: Path) -> None:
         window = reader.read_audio(1.0, 1.0, 16_000)
     np.testing.assert_allclose(window, whole[16_000:32_000], atol=0.01)
     assert len(whole) == len(expected)
+
+
+@pytest.mark.parametrize(("rate", "num_channels"), [(800_000, 1), (2**31 - 1, 2), (16_000, 255)])
+def test_audio_that_cannot_be_is_told(tmp_path: Path, rate: int, num_channels: int) -> None:
+    path = write_wave(tmp_path / "odd.wav", rate, num_channels)
+    probe = probe_clip(path, tmp_path)
+    reason = f"audio of {num_channels} channels at {rate} Hz is none that can be read"
+    assert probe.audio_status == "undecodable" and probe.reason == f"no video stream; {reason}"
+    with ClipReader(path) as reader, pytest.raises(DecodeError, match=reason):
+        reader.read_audio(0.0, 1.0, 16_000)
+
+
+def test_audio_that_cannot_be_costs_no_pictures(tmp_path: Path) -> None:
+    path = write_film(tmp_path / "a.mkv", [(sine(440, rate=800_000)[None], 800_000)], "pcm_s16le")
+    probe = probe_clip(path, tmp_path)
+    assert (probe.video_status, probe.audio_status) == ("usable", "undecodable")
+    sample, problems = SampleReader(video=VIDEO, audio=AUDIO).read(path, clip_id="x")
+    assert (sample.has_video, sample.has_audio, len(problems)) == (True, False, 1)
+
+
+@pytest.mark.parametrize("rate", [1, 7, 60])
+def test_a_sample_rate_below_what_is_heard_is_silence_for_all(tmp_path: Path, rate: int) -> None:
+    path = write_wave(tmp_path / "slow.wav", rate, 1)
+    assert probe_clip(path, tmp_path).audio_status == "silent"
+    assert flags(path) == NONE
+
+
+def write_wave(path: Path, rate: int, num_channels: int) -> Path:
+    """Writes the head of a WAV file as asked for, whatever it is, and some sound."""
+    data = noise(0.1).repeat(num_channels)
+    content = (data * 32767).astype("<i2").tobytes()
+    numbers = struct.pack("<IHHIIHH", 16, 1, num_channels, rate, rate * num_channels * 2 % 2**32, num_channels * 2, 16)
+    head = b"RIFF" + struct.pack("<I", 36 + len(content)) + b"WAVEfmt " + numbers
+    path.write_bytes(head + b"data" + struct.pack("<I", len(content)) + content)
+    return path

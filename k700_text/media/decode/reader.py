@@ -17,6 +17,7 @@ from typing import Self
 
 import av
 import numpy as np
+from av.audio.frame import AudioFrame
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
@@ -38,7 +39,7 @@ from k700_text.media.decode.clock import Clock
 from k700_text.media.decode.colours import as_rgb
 from k700_text.media.decode.container import Budget, MediaFile
 from k700_text.media.decode.pictures import FrameCutter, FrameScaler, check_pixels, quarter_turns
-from k700_text.media.decode.sound import PREROLL_SECONDS, Stretch, channels_of, cleaned, is_sound
+from k700_text.media.decode.sound import PREROLL_SECONDS, Stretch, channels_of, cleaned, oddity_of
 from k700_text.media.levels import Sound
 from k700_text.media.packets import SAME_TIME_SECONDS
 
@@ -55,6 +56,7 @@ class ClipReader:
         info: what the file declares.
         frame_grid_seconds: always None.
         video_end_seconds: clip time at which the video ends, measured; None until a read reached the end.
+        odd_audio: why some of the audio that was met is none that can be read; None as long as there was none.
 
     Raises:
         DecodeError: the file is missing, not a regular file, holds neither video nor audio that FFmpeg knows, or
@@ -67,6 +69,7 @@ class ClipReader:
         self.path = Path(path)
         self.name = str(path)
         self.video_end_seconds: float | None = None
+        self.odd_audio: str | None = None
         self._limits = limits
         with self._translated():
             self._file = MediaFile(self.path, limits)
@@ -193,7 +196,7 @@ class ClipReader:
                 stretch = self._stretch(start_seconds, duration_seconds, point, budget)
                 if stretch is not None:
                     return stretch.sound(sample_rate)
-        raise self._file.error("nothing of its audio stream decodes")
+        raise self._file.error(self.odd_audio or "nothing of its audio stream decodes")
 
     def read_log_mel(self, start_seconds: float | None, config: AudioConfig) -> tuple[NDArray[np.float32], float]:
         """Returns a log-mel spectrogram, float32 (M, F), and the level of its audio (RMS); see ``OpenClip``."""
@@ -243,8 +246,7 @@ class ClipReader:
                     width, height = (frame.height, frame.width) if is_turned else (frame.width, frame.height)
                     yield FrameMark(seconds, video_clock.duration_seconds, width, height)
                 else:
-                    if not is_sound(frame):
-                        self._file.num_damaged_audio += 1
+                    if self._is_odd(frame):
                         continue
                     seconds = audio_clock.read(frame)
                     audio_clock.step_seconds = frame.samples / frame.sample_rate
@@ -326,8 +328,7 @@ class ClipReader:
         clock = self._audio_clock()
         stretch: Stretch | None = None
         for frame in self._file.decoded(self._file.audio, budget=budget):
-            if not is_sound(frame):
-                self._file.num_damaged_audio += 1
+            if self._is_odd(frame):
                 continue
             if point is not None and stretch is None and not clock.can_tell(frame):
                 return None
@@ -340,6 +341,14 @@ class ClipReader:
             if not stretch.put(seconds, frame):
                 break
         return stretch
+
+    def _is_odd(self, frame: AudioFrame) -> bool:
+        """Returns whether a frame of audio is none that can be read, and notes it: the others may still be of use."""
+        oddity = oddity_of(frame)
+        if oddity is not None:
+            self.odd_audio = oddity
+            self._file.num_damaged_audio += 1
+        return oddity is not None
 
     def _video_clock(self) -> Clock:
         file = self._file

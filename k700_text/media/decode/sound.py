@@ -173,9 +173,12 @@ def _packed(frame: AudioFrame) -> AudioFrame:
     return packed
 
 
-def is_sound(frame: AudioFrame) -> bool:
-    """Returns whether a frame has a sample rate and a number of channels that audio has."""
-    return 0 < frame.sample_rate <= _MAX_SAMPLE_RATE and 0 < frame.layout.nb_channels <= _MAX_CHANNELS
+def oddity_of(frame: AudioFrame) -> str | None:
+    """Returns what is odd about a frame whose sample rate or number of channels no audio has, None of others."""
+    num_channels = frame.layout.nb_channels
+    if 0 < frame.sample_rate <= _MAX_SAMPLE_RATE and 0 < num_channels <= _MAX_CHANNELS:
+        return None
+    return f"audio of {num_channels} channels at {frame.sample_rate} Hz is none that can be read"
 
 
 def _place(buffer: Waveform, position: int, waveform: Waveform) -> None:
