@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from k700_text.data.reader import SampleReader
 from k700_text.data.video import View
 from k700_text.errors import DecodeError
 from k700_text.media.decode import ClipReader, PacketReader, packets_of
+from k700_text.media.decode import sound as sound_module
 from k700_text.media.levels import Loudness, Sound, from_dbfs, listen, mix, to_dbfs
 from k700_text.media.measure import probe_clip
 from k700_text.media.packets import ClipPackets
@@ -215,6 +217,32 @@ def test_a_clip_read_by_its_packets_is_heard_alike(films: Path) -> None:
             ours, theirs = indexed.read_sound(start, 1.0, 16_000), plain.read_sound(start, 1.0, 16_000)
             np.testing.assert_array_equal(ours.waveform, theirs.waveform)
             assert ours.loudness.level(0.0, 1.0) == theirs.loudness.level(0.0, 1.0) > 0.1
+
+
+def test_waveforms_of_shards_without_levels_have_that_of_the_mix(films: Path) -> None:
+    clips = PreparedClips(films / "pcm")
+    levels = {}
+    for name in ("plain.mkv", "opposite.mkv", "one-side-dead.mkv"):
+        row = clips.find(name)
+        assert row is not None
+        clip = clips.open(row)
+        clip._row = replace(clip._row, level_bytes=0, level_offset=0)
+        levels[name] = clip.read_log_mel(0.5, AUDIO)[1], clips.open(row).read_log_mel(0.5, AUDIO)[1]
+    loud = 0.3 / math.sqrt(2)
+    assert levels["plain.mkv"] == pytest.approx((loud, loud), rel=0.02)
+    assert levels["opposite.mkv"] == pytest.approx((loud, loud), rel=0.02)
+    assert levels["one-side-dead.mkv"] == pytest.approx((loud / 2, loud), rel=0.02)
+
+
+def test_long_sound_is_mixed_in_pieces_that_do_not_show(films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("opposite-at-first.mkv", "opposite-pair-of-six.mkv", "rate-to-and-fro.ts", "mono-stereo-six.mkv"):
+        with ClipReader(films / "clips" / name) as reader:
+            at_once = reader.read_sound(0.0, 3.0, 16_000)
+        with monkeypatch.context() as patch, ClipReader(films / "clips" / name) as reader:
+            patch.setattr(sound_module, "_MAX_VALUES", 20_000)
+            in_pieces = reader.read_sound(0.0, 3.0, 16_000)
+        np.testing.assert_array_equal(in_pieces.waveform, at_once.waveform)
+        assert in_pieces.loudness.level(0.0, 3.0) == pytest.approx(at_once.loudness.level(0.0, 3.0), rel=0.01)
 
 
 def hertz(waveform: FloatArray, rate: int = 16_000) -> float:
