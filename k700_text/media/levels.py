@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -32,6 +33,8 @@ _NOTHING = 1e-12
 _BLOCKS_AT_ONCE = 8
 
 FloatArray = NDArray[np.float32]
+Channels = FloatArray | Sequence[FloatArray]
+"""Float32 (C, N), or C times (N,), full scale is 1."""
 
 
 def to_dbfs(amplitude: float) -> float | None:
@@ -84,7 +87,7 @@ def mix(channels: FloatArray, sample_rate: int, blocks: Blocks) -> FloatArray:
     has at least half the power of the loudest.
     """
     if len(channels) == 1:
-        alone: FloatArray = channels[0].copy()
+        alone: FloatArray = channels[0]
         return alone
     mixed = _mean(channels)
     independent = blocks.power.sum(axis=0) / len(channels) ** 2
@@ -114,21 +117,23 @@ class Run:
         self.sample_rate = sample_rate
         self.num_channels = num_channels
         self.start = self.end = start
-        self._pieces: list[FloatArray] = []
+        self._pieces: list[Channels] = []
 
     @property
     def num_values(self) -> int:
         """Samples of all channels that were not taken yet."""
         return (self.end - self.start) * self.num_channels
 
-    def add(self, channels: FloatArray) -> None:
-        """Adds a piece, float32 (C, N)."""
+    def add(self, channels: Channels) -> None:
+        """Adds a piece."""
         self._pieces.append(channels)
-        self.end += channels.shape[1]
+        self.end += len(channels[0])
 
     def take(self, multiple: int = 1) -> FloatArray:
         """Returns what was added since, as many samples as are a multiple of this: float32 (C, N)."""
-        channels = self._pieces[0] if len(self._pieces) == 1 else np.concatenate(self._pieces, axis=1)
+        channels = np.empty((self.num_channels, self.end - self.start), np.float32)
+        for number, channel in enumerate(channels):
+            np.concatenate([piece[number] for piece in self._pieces], out=channel)
         num_taken = channels.shape[1] // multiple * multiple
         self._pieces = [channels[:, num_taken:]] if num_taken < channels.shape[1] else []
         self.start += num_taken

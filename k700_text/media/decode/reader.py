@@ -250,7 +250,7 @@ class ClipReader:
                         continue
                     seconds = audio_clock.read(frame)
                     audio_clock.step_seconds = frame.samples / frame.sample_rate
-                    yield AudioBlock(seconds, cleaned(channels_of(frame)), frame.sample_rate)
+                    yield AudioBlock(seconds, cleaned(np.array(channels_of(frame), np.float32)), frame.sample_rate)
 
     def _show(self, wanted: list[float], put: PutFrame) -> None:
         """Hands over the frames shown at the wanted times, each once."""

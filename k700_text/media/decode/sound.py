@@ -18,7 +18,7 @@ from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
 from k700_text.media.clip import Waveform
-from k700_text.media.levels import Loudness, Run, Sound, block_length, listen, mix
+from k700_text.media.levels import Channels, Loudness, Run, Sound, block_length, listen, mix
 
 PREROLL_SECONDS = 0.3
 """What is decoded before the first sample that is wanted: codecs need some packets to settle."""
@@ -137,15 +137,15 @@ class Stretch:
         self._loudness.add(place / rate - _MARGIN_SECONDS, channels.shape[1], rate, blocks)
 
 
-def channels_of(frame: AudioFrame) -> Waveform:
-    """Returns the samples of a frame, float32 (channels, N), full scale is 1; damaged ones may be no numbers."""
+def channels_of(frame: AudioFrame) -> Channels:
+    """Returns the samples of a frame, of which damaged ones may be no numbers; they may lie where the decoder put them.
+
+    They are not to be written to.
+    """
     num_channels = frame.layout.nb_channels
     if frame.format.name == "fltp" and num_channels < _TOO_MANY_PLANES:
         # What nearly all clips decode to, at a fifth of the time.
-        channels = np.empty((num_channels, frame.samples), np.float32)
-        for channel, plane in zip(channels, frame.planes, strict=True):
-            channel[:] = np.frombuffer(memoryview(plane), np.float32, frame.samples)
-        return channels
+        return [np.frombuffer(memoryview(plane), np.float32, frame.samples) for plane in frame.planes]
     if frame.format.is_planar and num_channels >= _TOO_MANY_PLANES:
         frame = _packed(frame)
     samples: NDArray[Any] = frame.to_ndarray()
@@ -156,7 +156,8 @@ def channels_of(frame: AudioFrame) -> Waveform:
         if full_scale is not None:
             offset = 128.0 if samples.dtype == np.uint8 else 0.0
             samples = (samples - offset) / full_scale
-        return np.ascontiguousarray(samples, np.float32)
+        channels: Waveform = np.ascontiguousarray(samples, np.float32)
+    return channels
 
 
 def cleaned(channels: Waveform) -> Waveform:
