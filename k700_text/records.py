@@ -231,9 +231,10 @@ class ClipProbe:
         audio_status: worth of the audio stream.
         audio_sample_rate: hertz, as stored.
         audio_channels: as stored.
-        audio_rms_dbfs: level of the mono mix (mean of the channels), dB re full scale; None if digital silence.
-        audio_peak_dbfs: peak of the mono mix, dB re full scale; None if digital silence.
-        audio_silent_fraction: share of 50 ms blocks below the silence threshold, 0..1.
+        audio_rms_dbfs: level as it is heard, dB re full scale: in every block of 50 ms that of the loudest channel,
+            without constant part, drift and infrasound; None if nothing is heard.
+        audio_peak_dbfs: highest sample of any channel, dB re full scale; None if digital silence.
+        audio_silent_fraction: share of 50 ms blocks whose level is below the silence threshold, 0..1.
         reason: why a stream is not usable, else None.
         file_bytes: size of the file; None if it is missing.
     """

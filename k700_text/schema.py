@@ -60,8 +60,13 @@ CLIP_ON_DISK_COLUMNS: tuple[Column, ...] = (
     ),
     Column("audio_sample_rate", pa.int32(), "hertz, as stored", DISK),
     Column("audio_channels", pa.int32(), "channels, as stored", DISK),
-    Column("audio_rms_dbfs", pa.float64(), "level of the mono mix, dB re full scale; null: digital silence", DISK),
-    Column("audio_peak_dbfs", pa.float64(), "peak of the mono mix, dB re full scale; null: digital silence", DISK),
+    Column(
+        "audio_rms_dbfs",
+        pa.float64(),
+        "level as heard (loudest channel, no constant part), dB re full scale; null: nothing is heard",
+        DISK,
+    ),
+    Column("audio_peak_dbfs", pa.float64(), "peak of all channels, dB re full scale; null: digital silence", DISK),
     Column("audio_silent_fraction", pa.float64(), "share of 50 ms blocks below the silence threshold, 0..1", DISK),
 )
 

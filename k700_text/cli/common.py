@@ -13,6 +13,7 @@ from typing import Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from k700_text.errors import AnnotationError, K700TextError
 
@@ -38,7 +39,7 @@ def emit_table(title: str, rows: Sequence[tuple[str, Any]]) -> None:
     table.add_column(overflow="fold")
     table.add_column(overflow="fold")
     for name, value in rows:
-        table.add_row(name, _cell(value))
+        table.add_row(Text(name), Text(_cell(value)))  # and no markup: names of files may look like it
     Console(highlight=False).print(table)
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from k700_text.media.probe import ProbeSummary
 
 _MAX_REASONS = 8
+_MAX_HALVES = 8
 
 
 def probe(
@@ -77,6 +78,10 @@ def _rows(summary: ProbeSummary) -> list[tuple[str, object]]:
     ]
     if summary.num_links_outside:
         rows.append(("links out of the folder, left out", summary.num_links_outside))
+    if summary.half_downloads:
+        rows.append(("half downloads, left out", len(summary.half_downloads)))
+        # Spelled in ASCII: names of files may hold anything.
+        rows += [("half download", ascii(name)) for name in summary.half_downloads[:_MAX_HALVES]]
     if summary.num_clips is not None:
         rows += [
             ("manifest clips", summary.num_clips),

@@ -72,10 +72,10 @@ class FrameMark:
 
 @dataclass(frozen=True, slots=True)
 class AudioBlock:
-    """One decoded piece of audio: clip time of its first sample, and its mono mix, float32 (N,)."""
+    """One decoded piece of audio: clip time of its first sample, and its channels, float32 (channels, N)."""
 
     time_seconds: float
-    waveform: Waveform
+    channels: Waveform
     sample_rate: int
 
 
@@ -153,7 +153,7 @@ class LogMelTrack:
 
     Attributes:
         log_mel: float16 (F, M), natural log of the mel power.
-        mean_square: float32 (F,), mean square of the waveform in the hop that begins at each frame.
+        mean_square: float32 (F,), mean square of what is heard in the hop that begins at each frame (``levels``).
     """
 
     log_mel: NDArray[np.float16]
@@ -197,7 +197,7 @@ class OpenClip(Protocol):
         """Returns the frames shown at ``start_seconds + k / frame_rate``, cut: uint8 (T, *cut.shape)."""
 
     def read_log_mel(self, start_seconds: float | None, config: AudioConfig) -> tuple[NDArray[np.float32], float]:
-        """Returns a log-mel spectrogram, float32 (M, F), and the level of its audio, RMS in full scale.
+        """Returns a log-mel spectrogram, float32 (M, F), and the level of its audio as heard, RMS in full scale.
 
         It covers ``config.window_seconds`` from the start given; the whole clip, spread over F frames, for None.
         """

@@ -11,13 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
-from k700_text.media.files import ClipIndex, parse_names
+from k700_text.media.files import ClipIndex
+from k700_text.media.names import parse_names
 from k700_text.schema import MANIFEST_SCHEMA, read_table
 
 NO_FILE = "the clip has no file"
 NO_ROW = "no row names this clip"
 NO_CLIP_NAME = "the name is no clip id"
 SPARE = "another file is taken for this clip"
+HALF_DOWNLOAD = "a half download, no clip"
 
 _COLUMNS = ("clip_id", "split", "label")
 
@@ -62,14 +64,18 @@ def compare(clip_files: Sequence[str], manifests: Sequence[str | Path]) -> Cover
     )
 
 
-def write_lists(coverage: Coverage, path: Path) -> None:
-    """Writes both lists into one CSV file: clips without a file, then files without a row; all cells are quoted.
+def write_lists(coverage: Coverage, half_downloads: Sequence[str], path: Path) -> None:
+    """Writes one CSV file: clips without a file, files without a row, then half downloads; all cells are quoted.
 
     Raises:
         OSError: the file cannot be written.
     """
-    lost, others = coverage.clips_without_file, coverage.files_without_row
     text = pa.string()
+    halves = pa.table(
+        {"clip_file": pa.array(half_downloads, text), "problem": pa.array([HALF_DOWNLOAD] * len(half_downloads), text)}
+    )
+    found = coverage.files_without_row.select(halves.schema.names).cast(halves.schema)
+    lost, others = coverage.clips_without_file, pa.concat_tables([found, halves])
     columns = {name: pa.chunked_array([*lost[name].chunks, pa.nulls(len(others), text)], text) for name in _COLUMNS}
     files = [pa.nulls(len(lost), text), *others["clip_file"].cast(text).chunks]
     problems = [pa.repeat(pa.scalar(NO_FILE), len(lost)), *others["problem"].cast(text).chunks]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +14,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from k700_text.errors import UsageError
-
-VIDEO_EXTENSIONS = frozenset(
-    {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm"}
-    | {".wmv"}
+from k700_text.media.names import (
+    CONTROL_EXTENSIONS,
+    VIDEO_EXTENSIONS,
+    is_half_download,
+    is_half_download_folder,
+    parse_names,
+    suffix_of,
 )
-"""Suffixes of files that are taken for clips, in any case."""
-
-# A name without its folders and its last suffix: a video id, or with times behind it a clip, or that with more behind
-# it. The id has 11 characters whatever they are, so that times are found where they are though ids hold _ and digits.
-# One expression for the whole path would take twice as long.
-_FOLDERS, _SUFFIX = r"(?s)^.*/", r"\.[^.]*$"
-_STEM = r"(?s)^(?P<video>[A-Za-z0-9_-]{11})(?:_(?P<start>[0-9]+)_(?P<end>[0-9]+)(?P<rest>[_.\- ].*)?)?$"
-_TIME_DIGITS = 6
-_BATCH_FILES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +31,21 @@ class FoundFiles:
     Attributes:
         clip_files: paths of clip files relative to the folder, with ``/``, sorted.
         num_outside: links that were left out because they lead out of the folder.
+        half_downloads: paths of what downloaders left behind (see ``names``), sorted; they are no clips.
+        other_suffixes: number of the other files by suffix.
     """
 
     clip_files: list[str]
     num_outside: int
+    half_downloads: list[str] = field(default_factory=list)
+    other_suffixes: dict[str, int] = field(default_factory=dict)
 
 
 def find_clip_files(root: str | Path) -> list[str]:
     """Returns the clip files below a folder as paths relative to it, with ``/``, sorted.
 
-    Hidden files are left out, and so are links that lead out of the folder; links to folders are not followed.
+    Hidden files and half downloads are left out, and so are links that lead out of the folder; links to folders are not
+    followed.
 
     Raises:
         UsageError: the folder does not exist or is not a folder.
@@ -54,35 +54,74 @@ def find_clip_files(root: str | Path) -> list[str]:
     return walk_clip_files(root).clip_files
 
 
-def walk_clip_files(root: str | Path) -> FoundFiles:
-    """Returns the clip files below a folder as ``find_clip_files`` does, and what was left out."""
+def walk_clip_files(root: str | Path, *, takes_links: bool = False) -> FoundFiles:
+    """Returns the clip files below a folder as ``find_clip_files`` does, and what was left out.
+
+    Args:
+        root: the folder.
+        takes_links: take files that links lead to, wherever they are.
+    """
     root = Path(root)
     if not root.is_dir():
         raise UsageError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}")
-    inside = os.path.realpath(root)
-    found: list[str] = []
-    num_outside = 0
-    folders = [""]
-    while folders:
-        prefix = folders.pop()
-        with os.scandir(f"{inside}/{prefix}") as entries:
-            for entry in entries:
-                name = entry.name
-                if name.startswith("."):
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(f"{prefix}{name}/")
-                elif name[name.rfind(".") :].lower() in VIDEO_EXTENSIONS and entry.is_file():
-                    if entry.is_symlink() and not _is_inside(entry.path, inside):
-                        num_outside += 1
-                    else:
-                        found.append(prefix + name)
-    found.sort()
-    return FoundFiles(found, num_outside)
+    walk = _Walk(os.path.realpath(root), takes_links)
+    walk.run()
+    return FoundFiles(sorted(walk.clips), walk.num_outside, sorted(walk.halves), dict(sorted(walk.others.items())))
 
 
-def _is_inside(link: str, inside: str) -> bool:
-    return os.path.commonpath([inside, os.path.realpath(link)]) == inside
+class _Walk:
+    """One walk through a folder and all below it."""
+
+    def __init__(self, inside: str, takes_links: bool) -> None:
+        self.clips: list[str] = []
+        self.halves: list[str] = []
+        self.others: Counter[str] = Counter()
+        self.num_outside = 0
+        self._inside = inside
+        self._takes_links = takes_links
+
+    def run(self) -> None:
+        folders = [""]
+        while folders:
+            prefix = folders.pop()
+            names: list[str] = []
+            with os.scandir(f"{self._inside}/{prefix}") as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(f"{prefix}{entry.name}/")
+                    elif entry.is_file(follow_symlinks=False) or self._is_link_to_take(entry):
+                        names.append(entry.name)
+            self._sort(prefix, names)
+
+    def _is_link_to_take(self, entry: os.DirEntry[str]) -> bool:
+        """Returns whether this is a link to a file to look at; counts clips that lie outside."""
+        if not entry.is_file() or self._takes_links:
+            return entry.is_file()
+        is_inside = os.path.commonpath([self._inside, os.path.realpath(entry.path)]) == self._inside
+        self.num_outside += not is_inside and suffix_of(entry.name) in VIDEO_EXTENSIONS
+        return is_inside
+
+    def _sort(self, prefix: str, names: list[str]) -> None:
+        """Tells what the files of a folder are."""
+        is_lost = is_half_download_folder(prefix.rpartition("/")[0])
+        # What a downloader keeps a file of its own beside is not whole, whatever it is called.
+        controls = (name for name in names if name.endswith(CONTROL_EXTENSIONS))
+        unfinished = {name[: name.rfind(".")] for name in controls}
+        for name in names:
+            dot = name.rfind(".")
+            suffix = name[dot:].lower() if dot > 0 else ""
+            if suffix not in VIDEO_EXTENSIONS:
+                if is_half_download(name):
+                    self.halves.append(prefix + name)
+                else:
+                    self.others[suffix] += 1
+            # A name of one dot has no room for the mark of a downloader.
+            elif is_lost or name in unfinished or (name.find(".") < dot and is_half_download(name)):
+                self.halves.append(prefix + name)
+            else:
+                self.clips.append(prefix + name)
 
 
 class ClipIndex:
@@ -137,40 +176,6 @@ def index_clips(root: str | Path) -> ClipIndex:
         OSError: a folder in it cannot be read.
     """
     return ClipIndex(root, find_clip_files(root))
-
-
-def parse_names(clip_files: pa.Array) -> pa.Table:
-    """Returns what paths (large_string) say about clips, one row each.
-
-    Returns:
-        Columns clip_file; clip_id, as the manifest spells it, null if the name holds no times; youtube_id, null if the
-        name does not begin with one; rank (int8), how plain the name is: 0 is the clip id itself.
-    """
-    batches = [_parsed(clip_files[start : start + _BATCH_FILES]) for start in range(0, len(clip_files), _BATCH_FILES)]
-    return pa.concat_tables(batches) if batches else _parsed(clip_files)
-
-
-def _parsed(clip_files: pa.Array) -> pa.Table:
-    names = pc.replace_substring_regex(clip_files, _FOLDERS, "")
-    parts = pc.extract_regex(pc.replace_substring_regex(names, _SUFFIX, ""), _STEM)
-    video, start, end, rest = (pc.struct_field(parts, name) for name in ("video", "start", "end", "rest"))
-    is_clip = pc.fill_null(pc.not_equal(start, ""), False)
-    starts, ends = _padded(start), _padded(end)
-    clip_ids = pc.binary_join_element_wise(video, starts, ends, pa.scalar("_", video.type))
-    is_spelled = pc.and_(pc.equal(starts, start), pc.equal(ends, end))
-    rank = pc.add(pc.multiply(pc.cast(pc.not_equal(rest, ""), pa.int8()), 2), pc.cast(pc.invert(is_spelled), pa.int8()))
-    return pa.table(
-        {
-            "clip_file": clip_files,
-            "clip_id": pc.if_else(is_clip, clip_ids, None),
-            "youtube_id": video,
-            "rank": pc.fill_null(rank, 0),
-        }
-    )
-
-
-def _padded(times: pa.Array) -> pa.Array:
-    return pc.ascii_lpad(pc.ascii_ltrim(times, characters="0"), _TIME_DIGITS, "0")
 
 
 class _Names:

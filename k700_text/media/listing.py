@@ -26,6 +26,7 @@ class Listing:
         sizes: int64 (N,), bytes.
         changes: int64 (N,), time of last change, nanoseconds.
         num_outside: links that were left out because they lead out of the folder.
+        half_downloads: paths of what downloaders left behind, as text, sorted.
     """
 
     root: Path
@@ -34,6 +35,7 @@ class Listing:
     sizes: NDArray[np.int64]
     changes: NDArray[np.int64]
     num_outside: int
+    half_downloads: list[str]
 
     @classmethod
     def of(cls, root: Path) -> Self:
@@ -43,7 +45,8 @@ class Listing:
         for place, name in enumerate(found.clip_files):
             stamps[:, place] = _stamp(f"{root}/{name}")
         places = {as_text(name): place for place, name in enumerate(found.clip_files)}
-        return cls(root, found.clip_files, places, stamps[0], stamps[1], found.num_outside)
+        half_downloads = [as_text(name) for name in found.half_downloads]
+        return cls(root, found.clip_files, places, stamps[0], stamps[1], found.num_outside, half_downloads)
 
     def __len__(self) -> int:
         return len(self.names)

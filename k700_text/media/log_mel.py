@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from k700_text.config import AudioConfig
 from k700_text.media.clip import LogMelTrack, Waveform
-from k700_text.media.levels import rms
+from k700_text.media.levels import Sound
 
 MAX_CLIP_AUDIO_SECONDS = 60.0
 """What is read of a clip's audio where the whole of it is asked for."""
@@ -36,8 +36,8 @@ class ReadsAudio(Protocol):
     def audio_seconds(self) -> float | None:
         """Returns the length as declared, None if nothing is."""
 
-    def read_audio(self, start_seconds: float, duration_seconds: float, sample_rate: int) -> Waveform:
-        """Returns a stretch as mono float32 (N,)."""
+    def read_sound(self, start_seconds: float, duration_seconds: float, sample_rate: int) -> Sound:
+        """Returns a stretch as mono float32 (N,), and how loud it is."""
 
 
 def mel_power(waveform: Waveform, config: AudioConfig) -> FloatArray:
@@ -98,23 +98,27 @@ def read_log_mel(clip: ReadsAudio, start_seconds: float | None, config: AudioCon
     Raises:
         DecodeError: the audio cannot be read.
     """
+    duration_seconds = config.window_seconds
     if start_seconds is None:
-        declared = clip.audio_seconds() or config.window_seconds
-        waveform = clip.read_audio(0.0, min(declared, MAX_CLIP_AUDIO_SECONDS), config.sample_rate)
-    else:
-        waveform = clip.read_audio(start_seconds, config.window_seconds, config.sample_rate)
-    return log_mel(waveform, config), rms(waveform)
+        duration_seconds = min(clip.audio_seconds() or duration_seconds, MAX_CLIP_AUDIO_SECONDS)
+    sound = clip.read_sound(start_seconds or 0.0, duration_seconds, config.sample_rate)
+    return log_mel(sound.waveform, config), sound.loudness.level(0.0, duration_seconds)
 
 
-def log_mel_track(waveform: Waveform, config: AudioConfig) -> LogMelTrack:
-    """Returns what ``prepare`` stores of a whole clip's audio; arguments as in ``mel_power``."""
-    power = mel_power(waveform, config)
-    square = np.square(waveform[: power.shape[1] * config.hop_length], dtype=np.float32)
-    square = np.pad(square, (0, -len(square) % config.hop_length))
+def log_mel_track(sound: Sound, config: AudioConfig) -> LogMelTrack:
+    """Returns what ``prepare`` stores of a whole clip's audio, at ``config.sample_rate``; not empty."""
+    power = mel_power(sound.waveform, config)
     return LogMelTrack(
         log_mel=np.log(power.T + np.float32(config.log_floor)).astype(np.float16),
-        mean_square=square.reshape(-1, config.hop_length).mean(axis=1),
+        mean_square=hop_levels(sound, config),
     )
+
+
+def hop_levels(sound: Sound, config: AudioConfig) -> FloatArray:
+    """Returns the mean square of what is heard in every hop, float32 (F,), F as in ``mel_power``."""
+    num_hops = max(1, len(sound.waveform) // config.hop_length)
+    edges_seconds = np.arange(num_hops + 1, dtype=np.float64) * (config.hop_length / config.sample_rate)
+    return sound.loudness.mean_squares(edges_seconds).astype(np.float32)
 
 
 def track_window(track: LogMelTrack, first: int, config: AudioConfig) -> tuple[FloatArray, float]:

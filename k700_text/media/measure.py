@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,13 +14,17 @@ import numpy as np
 
 from k700_text.config import require_positive
 from k700_text.errors import ConfigError, DecodeError
-from k700_text.media.clip import AudioBlock, DecodeLimits, FrameMark, Waveform
+from k700_text.media.clip import AudioBlock, DecodeLimits, FrameMark
 from k700_text.media.decode import ClipReader
-from k700_text.media.levels import SILENCE_DBFS, from_dbfs, to_dbfs
+from k700_text.media.levels import SILENCE_DBFS, Run, block_length, from_dbfs, listen, to_dbfs
 from k700_text.records import AudioStatus, ClipProbe, VideoStatus
 
 # Those that stand alone, and sizes: H.264, MP4 and 4:2:0 are names.
 _NUMBER = re.compile(r"(?<![\w.:])\d+([.x]\d+)*(?![\w:])")
+# What is left of a constant by rounding is at most -116 dB of it.
+_ROUNDING = 4e-6
+# Timestamps are rounded: what begins within a moment of the end of what came before goes on.
+_SAME_STRETCH_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +32,7 @@ class ProbeSettings:
     """What "usable" means; recorded in the probe file."""
 
     silence_dbfs: float = SILENCE_DBFS
-    """Level (RMS of the mono mix) below which audio is near-silent, dB re full scale."""
+    """Level (RMS as heard, see ``levels``) below which audio is near-silent, dB re full scale."""
     min_covered_share: float = 0.9
     """Share of the clip that a stream has to cover to be usable, 0..1."""
     block_seconds: float = 0.05
@@ -87,6 +92,11 @@ class _VideoMeter:
     def duration_seconds(self) -> float:
         return self._end_seconds - self._first_seconds if self.num_frames else 0.0
 
+    @property
+    def span(self) -> tuple[float, float]:
+        """Clip times at which the first frame begins and the last one ends."""
+        return self._first_seconds, self._end_seconds
+
     def add(self, mark: FrameMark, num_damaged: int) -> None:
         if not self.num_frames:
             self._first_seconds = mark.time_seconds
@@ -98,62 +108,94 @@ class _VideoMeter:
         self._end_seconds = max(self._end_seconds, mark.time_seconds + mark.duration_seconds)
 
 
+class _Stretches:
+    """Where there is sound, as stretches of clip time without longer breaks."""
+
+    def __init__(self) -> None:
+        self._stretches: list[list[float]] = []
+
+    def add(self, block: AudioBlock) -> None:
+        begin = block.time_seconds
+        end = begin + block.channels.shape[1] / block.sample_rate
+        if self._stretches and abs(begin - self._stretches[-1][1]) <= _SAME_STRETCH_SECONDS:
+            self._stretches[-1][1] = max(self._stretches[-1][1], end)
+        else:
+            self._stretches.append([begin, end])
+
+    def within(self, begin: float, end: float) -> float:
+        """Returns how many seconds of a stretch have sound."""
+        return sum(max(0.0, min(end, last) - max(begin, first)) for first, last in self._stretches)
+
+
 class _AudioMeter:
-    """Adds up loudness, in blocks, holding no more than one block and one packet."""
+    """Adds up what is heard, holding a second of sound."""
 
     def __init__(self, settings: ProbeSettings) -> None:
         self.seconds = 0.0
         self.peak = 0.0
-        self._square_sum = 0.0
-        self._num_samples = 0
+        self._energy = 0.0
+        self._heard_seconds = 0.0
         self._num_blocks = 0
         self._num_silent = 0
         self._settings = settings
-        self._rest: Waveform = np.zeros(0, dtype=np.float32)
-        self._block = 1
+        self._run: Run | None = None
 
     @property
     def rms(self) -> float:
-        return math.sqrt(self._square_sum / self._num_samples) if self._num_samples else 0.0
+        """Level of what is heard; 0 where that is no more than what is left of a constant by rounding."""
+        level = math.sqrt(self._energy / self._heard_seconds) if self._heard_seconds else 0.0
+        return level if level > _ROUNDING * self.peak else 0.0
 
     @property
     def silent_fraction(self) -> float | None:
         return self._num_silent / self._num_blocks if self._num_blocks else None
 
     def add(self, block: AudioBlock) -> None:
-        self._block = max(1, round(block.sample_rate * self._settings.block_seconds))
-        self.seconds += len(block.waveform) / block.sample_rate
-        self._num_samples += len(block.waveform)
-        self._square_sum += float(np.square(block.waveform, dtype=np.float64).sum())
-        self.peak = max(self.peak, float(np.abs(block.waveform).max(initial=0.0)))
-        samples = np.concatenate([self._rest, block.waveform])
-        whole = len(samples) // self._block * self._block
-        self._count(samples[:whole].reshape(-1, self._block))
-        self._rest = samples[whole:]
+        num_channels, num_samples = block.channels.shape
+        self.seconds += num_samples / block.sample_rate
+        run = self._run
+        if run is None or (run.sample_rate, run.num_channels) != (block.sample_rate, num_channels):
+            self.finish()
+            run = self._run = Run(block.sample_rate, num_channels)
+        run.add(block.channels)
+        if run.end - run.start >= block.sample_rate:
+            self._listen(run, block_length(run.sample_rate, self._settings.block_seconds))
 
     def finish(self) -> None:
-        if len(self._rest):
-            self._count(self._rest[np.newaxis])
+        if self._run is not None and self._run.num_values:
+            self._listen(self._run, 1)
+        self._run = None
 
-    def _count(self, blocks: Waveform) -> None:
-        power = np.square(blocks, dtype=np.float64).mean(axis=1)
-        self._num_blocks += len(blocks)
-        self._num_silent += int((power < from_dbfs(self._settings.silence_dbfs) ** 2).sum())
+    def _listen(self, run: Run, multiple: int) -> None:
+        channels = run.take(multiple)
+        num_samples = channels.shape[1]
+        if not num_samples:
+            return
+        blocks = listen(channels, run.sample_rate, self._settings.block_seconds)
+        self.peak = max(self.peak, float(channels.max()), -float(channels.min()))
+        lengths = np.diff(np.append(np.arange(len(blocks.loudest)) * blocks.length, num_samples))
+        self._energy += float((blocks.loudest * lengths).sum()) / run.sample_rate
+        self._heard_seconds += num_samples / run.sample_rate
+        self._num_blocks += len(blocks.loudest)
+        self._num_silent += int((blocks.loudest < from_dbfs(self._settings.silence_dbfs) ** 2).sum())
 
 
 def _measure(reader: ClipReader, clip_file: str, file_bytes: int, settings: ProbeSettings) -> ClipProbe:
-    video, audio = _VideoMeter(), _AudioMeter(settings)
+    video, audio, heard = _VideoMeter(), _AudioMeter(settings), _Stretches()
     for event in reader.scan():
         if isinstance(event, FrameMark):
             video.add(event, reader.num_damaged_video)
         else:
             audio.add(event)
+            heard.add(event)
     audio.finish()
     info = reader.info
     declared = (info.video_duration_seconds or 0.0, info.audio_duration_seconds or 0.0)
     video_status, video_reason = _judge_video(reader, video, max(declared[0], video.duration_seconds), settings)
     whole_seconds = max(*declared, video.duration_seconds, audio.seconds)
-    audio_status, audio_reason = _judge_audio(reader, audio, whole_seconds, settings)
+    # Windows lie where there are pictures: sound beside them is of no use.
+    covered = [(audio.seconds, whole_seconds), (heard.within(*video.span), video.duration_seconds)]
+    audio_status, audio_reason = _judge_audio(reader, audio, covered, settings)
     has_audio = audio.seconds > 0
     return ClipProbe(
         clip_file=clip_file,
@@ -189,23 +231,25 @@ def _judge_video(
 
 
 def _judge_audio(
-    reader: ClipReader, audio: _AudioMeter, whole_seconds: float, settings: ProbeSettings
+    reader: ClipReader, audio: _AudioMeter, covered: Sequence[tuple[float, float]], settings: ProbeSettings
 ) -> tuple[AudioStatus, str]:
     if not reader.info.has_audio_stream:
         return AudioStatus.NO_STREAM, "no audio stream"
     if not audio.seconds:
-        return AudioStatus.UNDECODABLE, f"nothing of the audio decodes{_damage(reader.num_damaged_audio)}"
+        problem = f"nothing of the audio decodes{_damage(reader.num_damaged_audio)}"
+        return AudioStatus.UNDECODABLE, reader.odd_audio or problem
     if audio.peak == 0:
         return AudioStatus.SILENT, "the audio is digital silence"
+    if audio.rms == 0:
+        return AudioStatus.SILENT, "the audio is a constant, which is silence"
     if audio.rms < from_dbfs(settings.silence_dbfs):
         level = f"{20 * math.log10(audio.rms):.1f} dB, threshold {settings.silence_dbfs:g} dB"
         return AudioStatus.NEAR_SILENT, f"the audio is nearly silent: {level}"
-    if audio.seconds < settings.min_covered_share * whole_seconds:
-        damage = _damage(reader.num_damaged_audio, ", ")
-        return (
-            AudioStatus.PARTIAL,
-            f"the audio covers only a part: {audio.seconds:.1f} of {whole_seconds:.1f} s{damage}",
-        )
+    for covered_seconds, whole_seconds in covered:
+        if covered_seconds < settings.min_covered_share * whole_seconds:
+            damage = _damage(reader.num_damaged_audio, ", ")
+            text = f"the audio covers only a part: {covered_seconds:.1f} of {whole_seconds:.1f} s{damage}"
+            return AudioStatus.PARTIAL, text
     return AudioStatus.USABLE, ""
 
 

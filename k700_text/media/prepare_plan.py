@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from k700_text.errors import UsageError
-from k700_text.media.files import find_clip_files, index_clips, parse_names
+from k700_text.media.files import find_clip_files, index_clips
+from k700_text.media.names import parse_names
 from k700_text.media.record import ClipTask
 from k700_text.media.shards import finished_shards, read_shard_rows
 from k700_text.schema import MANIFEST_SCHEMA, SHARD_SCHEMA, read_table

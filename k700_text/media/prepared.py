@@ -12,6 +12,7 @@ from k700_text.config import AudioConfig
 from k700_text.errors import DecodeError, StorageError
 from k700_text.media.clip import DEFAULT_LIMITS, Cut, DecodeLimits, FrameArray, LogMelTrack, Waveform
 from k700_text.media.decode import PacketReader
+from k700_text.media.levels import Sound
 from k700_text.media.log_mel import FloatArray, read_log_mel, track_window, whole_track
 from k700_text.media.packets import ClipPackets
 from k700_text.media.shards import (
@@ -166,7 +167,11 @@ class PreparedClip:
         self._require_audio()
         self._settings.check_audio(config)
         if self._settings.audio == PCM16:
-            return read_log_mel(self, start_seconds, config)
+            mel, level = read_log_mel(self, start_seconds, config)
+            if self._row.level_bytes:
+                seconds = (self._row.audio_seconds or 0.0) if start_seconds is None else config.window_seconds
+                level = self._level(start_seconds or 0.0, seconds)
+            return mel, level
         if start_seconds is None:
             return whole_track(self._track(0, self._row.num_audio_steps), config)
         first = round(start_seconds * config.sample_rate / config.hop_length)
@@ -193,6 +198,10 @@ class PreparedClip:
             waveform[begin - first : end - first] = samples / _FULL_SCALE
         return waveform
 
+    def read_sound(self, start_seconds: float, duration_seconds: float, sample_rate: int) -> Sound:
+        """Returns a stretch as ``read_audio`` does, and how loud its mono mix is."""
+        return Sound.of_mono(self.read_audio(start_seconds, duration_seconds, sample_rate), sample_rate)
+
     def close(self) -> None:
         """Closes it; safe to call twice."""
         if self._video is not None:
@@ -212,6 +221,18 @@ class PreparedClip:
         return LogMelTrack(
             log_mel=np.frombuffer(log_mel, _F2).reshape(-1, num_mels), mean_square=np.frombuffer(levels, _F4)
         )
+
+    def _level(self, start_seconds: float, seconds: float) -> float:
+        """Returns the level (RMS) of a stretch, as it was heard before it was mixed: what stands beside a waveform."""
+        row, hop_seconds = self._row, self._settings.hop_length / self._settings.sample_rate
+        num_hops = max(1, row.num_audio_steps // self._settings.hop_length)
+        first, num_wanted = round(start_seconds / hop_seconds), max(1, round(seconds / hop_seconds))
+        begin, end = max(0, first), min(num_hops, first + num_wanted)
+        if begin >= end:
+            return 0.0
+        offset = row.level_offset + row.level_bytes - (num_hops - begin) * _F4.itemsize
+        levels = np.frombuffer(self._read(offset, (end - begin) * _F4.itemsize), _F4)
+        return float(np.sqrt(levels.sum() / num_wanted))
 
     def _rows(self, array_end: int, begin: int, end: int, row_bytes: int) -> tuple[int, int]:
         """Returns offset and size of rows of an array that ends where given."""

@@ -62,6 +62,7 @@ class ProbeSummary:
         num_measured: files decoded by this run.
         num_reused: files unchanged since an earlier run.
         num_links_outside: links that were left out because they lead out of the folder.
+        half_downloads: paths of what downloaders left behind, which are no clips.
         video_status: number of files by video status.
         audio_status: number of files by audio status.
         reasons: number of files by kind of reason why a stream is not usable.
@@ -75,6 +76,7 @@ class ProbeSummary:
     num_measured: int
     num_reused: int
     num_links_outside: int
+    half_downloads: Sequence[str]
     video_status: Mapping[str, int]
     audio_status: Mapping[str, int]
     reasons: Mapping[str, int]
@@ -119,7 +121,7 @@ def probe_folder(
     # First, because it is quick, and so that a wrong manifest is told at once.
     coverage = compare(list(listing.places), options.manifests) if options.manifests else None
     if coverage is not None and options.missing is not None:
-        write_lists(coverage, options.missing)
+        write_lists(coverage, listing.half_downloads, options.missing)
     with ExitStack() as stack:
         tables = stack.enter_context(PacketTables(options.packets, listing)) if options.packets else None
         run = _Run(listing, out, settings, options, tables, on_progress)
@@ -162,7 +164,8 @@ class _Run:
         self._show = show
         self._texts = list(listing.places)
         self._is_measured = np.zeros(len(listing), np.bool_)
-        header = {"schema_version": schema.SCHEMA_VERSION, "settings": settings.as_json()}
+        # Levels were those of the mono mix once: notes of then are of no use.
+        header = {"schema_version": schema.SCHEMA_VERSION, "settings": settings.as_json(), "levels": "as heard"}
         self._journal = Journal(out.with_name(f"{out.name}.journal"), header)
         self._journal.resume(self._take)
 
@@ -244,8 +247,14 @@ def _check_writable(path: Path | None) -> None:
 def _check_not_empty(listing: Listing) -> None:
     if not len(listing):
         links = f"; {listing.num_outside} links lead out of it, and are not followed" if listing.num_outside else ""
+        num_halves = len(listing.half_downloads)
+        halves = (
+            f"; {num_halves} files in it are half downloads, such as {listing.half_downloads[0]!a}"
+            if num_halves
+            else ""
+        )
         raise UsageError(
-            f"{listing.root}: holds no clip files (looked for .mp4, .mkv, .webm, .avi and the like){links}"
+            f"{listing.root}: holds no clip files (looked for .mp4, .mkv, .webm, .avi and the like){links}{halves}"
         )
 
 
@@ -273,6 +282,7 @@ def _write_table(
         num_measured=num_measured,
         num_reused=len(table) - num_measured,
         num_links_outside=listing.num_outside,
+        half_downloads=listing.half_downloads,
         video_status=_counts(table["video_status"], lambda status: [status]),
         audio_status=_counts(table["audio_status"], lambda status: [status]),
         reasons=_counts(table["reason"], lambda reason: [kind_of(each) for each in reason.split("; ")]),

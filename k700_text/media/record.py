@@ -18,7 +18,8 @@ from k700_text.errors import DecodeError, K700TextError
 from k700_text.media.clip import DecodeLimits, FrameArray, Waveform
 from k700_text.media.decode import ClipReader
 from k700_text.media.encode import QUALITIES, EncodedVideo, encode_i420
-from k700_text.media.log_mel import log_mel_track
+from k700_text.media.levels import Sound
+from k700_text.media.log_mel import hop_levels, log_mel_track
 from k700_text.media.packets import ClipPackets
 from k700_text.media.shards import PCM16, PreparedSettings, ShardRow
 
@@ -119,7 +120,9 @@ def _record_of(
         packets = ClipPackets(video=video.packets, audio=None)
     if audio is not None:
         num_steps, parts = _stored(audio, settings)
-        row = replace(row, has_audio=True, audio_seconds=len(audio) / settings.sample_rate, num_audio_steps=num_steps)
+        row = replace(
+            row, has_audio=True, audio_seconds=len(audio.waveform) / settings.sample_rate, num_audio_steps=num_steps
+        )
         members |= parts
     members["json"] = ("json", _description(task, row, settings))
     return ClipRecord(row, members, packets)
@@ -160,18 +163,22 @@ def _video_of(reader: ClipReader, settings: PreparedSettings, watch: FrameFilter
     return encode_i420(watch(frames), frame_rate=settings.frame_rate, quality=QUALITIES[settings.quality])
 
 
-def _audio_of(reader: ClipReader, settings: PreparedSettings) -> Waveform | None:
+def _audio_of(reader: ClipReader, settings: PreparedSettings) -> Sound | None:
     if not reader.has_audio:
         return None
     seconds = reader.audio_seconds() or reader.video_seconds() or settings.max_seconds
-    return reader.read_audio(0.0, min(seconds, settings.max_seconds), settings.sample_rate)
+    return reader.read_sound(0.0, min(seconds, settings.max_seconds), settings.sample_rate)
 
 
-def _stored(waveform: Waveform, settings: PreparedSettings) -> tuple[int, dict[str, tuple[str, bytes]]]:
+def _stored(sound: Sound, settings: PreparedSettings) -> tuple[int, dict[str, tuple[str, bytes]]]:
     """Returns the steps of the audio, and its members."""
     if settings.audio == PCM16:
-        return len(waveform), {"audio": ("wav", wav_bytes(waveform, settings.sample_rate))}
-    track = log_mel_track(waveform, settings.audio_config())
+        # Mixed to mono, channels that are alone with their sound are softer than they are heard.
+        return len(sound.waveform), {
+            "audio": ("wav", wav_bytes(sound.waveform, settings.sample_rate)),
+            "level": ("level.npy", npy_bytes(hop_levels(sound, settings.audio_config()))),
+        }
+    track = log_mel_track(sound, settings.audio_config())
     return len(track.log_mel), {
         "audio": ("mel.npy", npy_bytes(track.log_mel)),
         "level": ("level.npy", npy_bytes(track.mean_square)),

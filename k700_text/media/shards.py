@@ -3,7 +3,7 @@
 ::
 
     OUT/prepared.json        format version and settings, the same for all shards
-    OUT/train-000000.tar     for every clip: {clip_id}.mp4, {clip_id}.mel.npy and .level.npy (or .wav), {clip_id}.json
+    OUT/train-000000.tar     for every clip: {clip_id}.mp4, {clip_id}.mel.npy (or .wav) and .level.npy, {clip_id}.json
     OUT/train-000000.arrow   the index rows of that shard; it is written last, so that a shard with it is whole
     OUT/index.arrow          the rows of all shards, in the order they are stored
 
@@ -63,11 +63,11 @@ class PreparedSettings:
     quality: str = "default"
     """Name of the preset of the video encoder."""
     audio: str = LOG_MEL
-    """``log-mel``: log-mel spectrogram and level of every hop; ``pcm16``: mono waveform, 16 bits."""
+    """``log-mel``: log-mel spectrogram; ``pcm16``: mono waveform, 16 bits; either with the level of every hop."""
     sample_rate: int = 16_000
     """Hertz of the audio."""
     num_mels: int = 80
-    """As in ``AudioConfig``, and so are the four below; of no meaning with ``pcm16``."""
+    """As in ``AudioConfig``, and so are the four below; with ``pcm16``, only ``hop_length`` has a meaning."""
     hop_length: int = 160
     window_length: int = 400
     fft_size: int = 512

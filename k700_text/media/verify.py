@@ -225,6 +225,10 @@ def _check_parts(row: ShardRow, record: bytes, settings: PreparedSettings) -> No
             with wave.open(part(row.audio_offset, row.audio_bytes), "rb") as file:
                 found = (file.getnchannels(), file.getsampwidth(), file.getframerate(), file.getnframes())
             is_right = found == (1, 2, settings.sample_rate, row.num_audio_steps)
+            if row.level_bytes:
+                level = np.load(part(row.level_offset, row.level_bytes), allow_pickle=False)
+                num_hops = max(1, row.num_audio_steps // settings.hop_length)
+                is_right = is_right and level.shape == (num_hops,) and bool(np.isfinite(level).all())
     except (ValueError, EOFError, OSError, wave.Error) as error:
         raise DecodeError(f"a part of it is not of its format: {error}") from error
     if not is_right:
@@ -268,9 +272,10 @@ def _places(row: ShardRow, settings: PreparedSettings) -> Iterator[tuple[str, in
         yield "mp4", row.video_offset, row.video_bytes
     if row.has_audio and settings.audio == LOG_MEL:
         yield "mel.npy", row.audio_offset, row.audio_bytes
-        yield "level.npy", row.level_offset, row.level_bytes
     elif row.has_audio:
         yield "wav", row.audio_offset, row.audio_bytes
+    if row.level_bytes:  # Waveforms had none at first.
+        yield "level.npy", row.level_offset, row.level_bytes
     if not row.is_skipped:
         yield "json", row.json_offset, row.json_bytes
 

@@ -9,6 +9,7 @@ import pytest
 
 from k700_text.errors import UsageError
 from k700_text.media.files import ClipIndex, FoundFiles, find_clip_files, index_clips, walk_clip_files
+from k700_text.media.names import is_half_download, without_copy_mark, youtube_id_of
 
 FIRST = "-aBcDeFgHi0_000010_000020"
 SECOND = "-aBcDeFgHi0_000030_000040"
@@ -157,3 +158,133 @@ def test_a_clip_below_a_folder_whose_name_is_no_text_is_named(tmp_path: Path) ->
     touch(tmp_path, f"{os.fsdecode(b'lat' + bytes([0xE9]))}/{FIRST}.mp4")
     with pytest.raises(UsageError, match=f"{FIRST}.*rename"):
         index_clips(tmp_path)
+
+
+HALVES = [
+    f"{FIRST}.f137.mp4",
+    f"{FIRST}.f251.webm",
+    f"{FIRST}.f140-drc.m4a",
+    f"{FIRST}.fhls-1080.mp4",
+    f"{FIRST}.fdash-video=4800.mp4",
+    f"{FIRST}.fhttps-720p.MP4",
+    f"{FIRST}.fsd.mp4",
+    f"{FIRST}.temp.mp4",
+    f"{FIRST}.keyframes.temp.mkv",
+    f"{FIRST}.part.mp4",
+    f"{FIRST}.mp4.part",
+    f"{FIRST}.mp4.ytdl",
+    f"{FIRST}.mp4.f248.mkv",
+    f"{FIRST}.mp4.part-Frag12",
+    f"{FIRST}.f137.mp4.part-Frag12.part",
+    f"{FIRST}.mp4-Frag3",
+    f"{FIRST}.MP4.aria2",
+    f"{FIRST}.mp4.crdownload",
+    "Unconfirmed 123456.crdownload",
+    f"{FIRST}.mp4.opdownload",
+    f"{FIRST}.mp4.partial",
+    f"{FIRST}.webm.filepart",
+    f"{FIRST}.mp4.tmp",
+    f"{FIRST}.mp4.!qB",
+    "A title of words.f399.mp4",
+]
+WHOLE = [
+    f"{FIRST}.mp4",
+    f"{FIRST}_raw.mp4",
+    f"{FIRST} (1).mp4",
+    f"{FIRST}.h264.mp4",
+    f"{FIRST}.1080p.mp4",
+    "tour de france.fr.mp4",
+    "cut.final.mp4",
+    "race.f1.mp4",
+    "part.mp4",
+    "temp.mp4",
+    "f137.mp4",
+    "v_ApplyEyeMakeup_g01_c01.avi",
+    "notes.part",
+    "a.tmp",
+    "-Frag1.txt",
+]
+
+
+@pytest.mark.parametrize("name", HALVES)
+def test_what_downloaders_leave_is_no_clip(name: str, tmp_path: Path) -> None:
+    assert is_half_download(name)
+    touch(tmp_path, f"label/{name}", f"{OTHER}.mp4")
+    assert walk_clip_files(tmp_path) == FoundFiles([f"{OTHER}.mp4"], num_outside=0, half_downloads=[f"label/{name}"])
+    assert index_clips(tmp_path).find([FIRST, OTHER]).to_pylist() == [None, f"{OTHER}.mp4"]
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_other_names_are_no_half_downloads(name: str, tmp_path: Path) -> None:
+    assert not is_half_download(name)
+    touch(tmp_path, name)
+    found = walk_clip_files(tmp_path)
+    is_video = name.endswith((".mp4", ".avi"))
+    assert (found.clip_files, found.half_downloads) == ([name] if is_video else [], [])
+    assert sum(found.other_suffixes.values()) == (0 if is_video else 1)
+
+
+def test_a_file_beside_that_of_its_downloader_is_not_whole(tmp_path: Path) -> None:
+    # aria2 makes room for the whole file at once; yt-dlp --no-part writes under the last name.
+    touch(
+        tmp_path, "a/x.mp4", "a/x.mp4.aria2", "b/x.mp4", "b/y.MP4", "b/y.MP4.ytdl", "z.mp4.download/z.mp4", "w.mp4.part"
+    )
+    touch(tmp_path, "w.mp4")  # Taken up again, with what was there before still whole.
+    found = walk_clip_files(tmp_path)
+    assert found.clip_files == ["b/x.mp4", "w.mp4"]
+    assert found.half_downloads == [
+        "a/x.mp4",
+        "a/x.mp4.aria2",
+        "b/y.MP4",
+        "b/y.MP4.ytdl",
+        "w.mp4.part",
+        "z.mp4.download/z.mp4",
+    ]
+
+
+def test_links_may_be_taken_wherever_they_lead(tmp_path: Path) -> None:
+    touch(tmp_path, "in/real.mp4", "out/far.mp4")
+    (tmp_path / "in" / "far.mp4").symlink_to("../out/far.mp4")
+    (tmp_path / "in" / "dead.mp4").symlink_to("../out/nowhere.mp4")
+    assert walk_clip_files(tmp_path / "in", takes_links=True) == FoundFiles(["far.mp4", "real.mp4"], num_outside=0)
+
+
+@pytest.mark.parametrize(
+    ("stem", "video"),
+    [
+        (FIRST, "-aBcDeFgHi0"),
+        ("-aBcDeFgHi0_10_20", "-aBcDeFgHi0"),
+        (f"{FIRST}_raw", "-aBcDeFgHi0"),
+        (f"{FIRST} (1)", "-aBcDeFgHi0"),
+        ("-aBcDeFgHi0", "-aBcDeFgHi0"),
+        ("a_000010_00_000010_000020", "a_000010_00"),
+        ("clip_000001", None),
+        ("my_holidays", None),
+        ("VIDEO_00001", None),
+        ("Recording01", None),
+        ("-aBcDeFgHi0_10", None),
+        ("holiday", None),
+        ("", None),
+    ],
+)
+def test_the_video_of_a_single_name(stem: str, video: str | None) -> None:
+    assert youtube_id_of(stem) == video
+
+
+@pytest.mark.parametrize(
+    ("stem", "original"),
+    [
+        ("x (1)", "x"),
+        ("x(2)", "x"),
+        ("x - Copy", "x"),
+        ("x - Copy (3)", "x"),
+        ("x copy", "x"),
+        ("x copy 2", "x"),
+        ("run (2019)", "run (2019)"),
+        ("photocopy", "photocopy"),
+        ("(1)", "(1)"),
+        ("x", "x"),
+    ],
+)
+def test_marks_of_copies(stem: str, original: str) -> None:
+    assert without_copy_mark(stem) == original

@@ -141,7 +141,8 @@ def test_log_mel_and_level_are_those_of_the_raw_clip(world: Path, kind: str, sta
     with ClipReader(world / "clips" / f"{clip_id_of(3)}.mp4") as reader:
         raw, raw_level = reader.read_log_mel(start, AUDIO)
     assert stored.shape == raw.shape == (80, 64) and stored.dtype == np.float32
-    assert level == pytest.approx(raw_level, abs=1e-3)
+    # Of blocks of 50 ms, which begin elsewhere in a raw window.
+    assert level == pytest.approx(raw_level, rel=0.02, abs=1e-6)
     # The rim of a raw window is computed from a mirror image of itself; where the clip begins and ends, a raw window
     # holds zeros on one side of that moment, and a stored one the mirror image; 16 bits have a noise of their own.
     times = (start or 0.0) + np.arange(64) * (0.01 if start is not None else 2.0 / 64)

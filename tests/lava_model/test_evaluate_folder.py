@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from k700_text.media.encode import encode_clip
+from k700_text.media.files import find_clip_files
 from lava_model import Lava
 from lava_model.errors import DataError
 from lava_model.evaluate import main
@@ -34,6 +35,16 @@ def folder(tmp_path: Path) -> Path:
     [
         ("R6llTwEh07w_000000_000010", "using segway", ("kinetics", "R6llTwEh07w")),
         ("-_a_b_c_d_e_000001_000011", "x", ("kinetics", "-_a_b_c_d_e")),
+        ("R6llTwEh07w_0_10", "using segway", ("kinetics", "R6llTwEh07w")),
+        ("R6llTwEh07w_000000_000010_raw", "using segway", ("kinetics", "R6llTwEh07w")),
+        ("R6llTwEh07w_000000_000010 (1)", "using segway", ("kinetics", "R6llTwEh07w")),
+        ("R6llTwEh07w-cut", "x", ("file", "R6llTwEh07w-cut")),
+        ("R6llTwEh07w", "x", ("kinetics", "R6llTwEh07w")),
+        ("clip_000001", "x", ("file", "clip_000001")),
+        ("holiday - Copy (2)", "x", ("file", "holiday")),
+        ("v_ApplyEyeMakeup_g08_c01 (1)", "ApplyEyeMakeup", ("ucf", "applyeyemakeup_g08")),
+        ("v_biking_07_02", "biking", ("ucf", "biking_g07")),
+        ("v_golf_swing_07_02", "golf", ("ucf", "golf_swing_g07")),
         ("v_ApplyEyeMakeup_g08_c01", "ApplyEyeMakeup", ("ucf", "applyeyemakeup_g08")),
         ("v_HandStandPushups_g01_c02", "HandstandPushups", ("ucf", "handstandpushups_g01")),
         ("April_09_brush_hair_u_nm_np1_ba_goo_0", "brush_hair", ("hmdb", "April_09")),
@@ -95,6 +106,44 @@ def test_clips_are_listed_by_name_with_every_suffix_and_depth(tmp_path: Path) ->
         "swim/c.avi",
     ]
     assert [clip.label for clip in listed.clips] == ["run", "run", "swim", "swim", "swim"]
+
+
+def test_clips_are_those_that_the_loader_knows_and_the_rest_is_told(tmp_path: Path) -> None:
+    suffixes = ["mp4", "MPG", "mpeg", "m4v", "wmv", "3gp", "flv", "ts", "m2ts", "vob", "qt", "asf"]
+    root = make_folder(tmp_path, *(f"{label}/c{label}.{suffix}" for label in ("run", "swim") for suffix in suffixes))
+    make_folder(root, "run/R6llTwEh07w_1_2.f137.mp4", "swim/a.mp4.part", "swim/b.webm", "swim/b.webm.aria2")
+    make_folder(root, "run/deep/\x1b[31m.f22.mp4", "run/notes.txt", "swim/frame.jpg", "swim/frame2.JPG", "swim/list")
+    make_folder(root, "swim/.git/x.mp4", "swim/other.mp4", "run/other2.mp4")
+    listed = list_folder(root)
+    assert [clip.name for clip in listed.clips] == sorted(find_clip_files(root)) and len(listed.clips) == 26
+    halves, others = listed.notes[:2]
+    assert halves.startswith("5 files are left out, which are half downloads and no clips: ")
+    assert "R6llTwEh07w_1_2.f137.mp4" in halves and "\x1b" not in halves and "\\x1b[31m.f22.mp4" in halves
+    assert others == "4 files are left out, whose suffix is none of a video: no suffix (1), .jpg (2), .txt (1)"
+
+
+def test_clips_of_one_video_are_of_one_group_however_they_are_spelled(tmp_path: Path) -> None:
+    names = ["R6llTwEh07w_000000_000010.mp4", "R6llTwEh07w_20_30.mkv", "R6llTwEh07w_40_50_raw.mp4", "R6llTwEh07w.mp4"]
+    names += ["R6llTwEh07w (1).mp4", "R6llTwEh07w_000060_000070 - Copy.mp4"]
+    others = ["swim/a.mp4", "swim/b.mp4", "run/c.mp4", "run/c (1).mp4", "run/c.webm"]
+    listed = list_folder(make_folder(tmp_path, *(f"run/{name}" for name in names), *others))
+    assert listed.grouping == {"kinetics": 6, "file": 5}
+    assert {clip.group for clip in listed.clips if clip.label == "run"} == {"R6llTwEh07w", "c"}
+
+
+def test_linked_clips_are_taken(tmp_path: Path) -> None:
+    store = make_folder(tmp_path / "store", "one/a.mp4", "b.mp4", "c.mp4", "d.mp4")
+    root = make_folder(tmp_path / "data", "run/e.mp4")
+    (root / "swim").mkdir()
+    (root / "swim" / "b.mp4").symlink_to(store / "b.mp4")
+    (root / "swim" / "c.mp4").symlink_to(store / "c.mp4")
+    (root / "run" / "d.mp4").symlink_to(store / "d.mp4")
+    (root / "linked").symlink_to(store)
+    labels = [clip.name for clip in list_folder(root).clips]
+    assert labels == [
+        *("linked/b.mp4", "linked/c.mp4", "linked/d.mp4", "linked/one/a.mp4"),
+        *("run/d.mp4", "run/e.mp4", "swim/b.mp4", "swim/c.mp4"),
+    ]
 
 
 def test_grouping_by_file_is_told(folder: Path) -> None:

@@ -19,6 +19,7 @@ from av.stream import Disposition
 
 from k700_text.errors import DecodeError
 from k700_text.media.clip import ClipInfo, DecodeLimits
+from k700_text.media.decode.strangers import what_stands_there
 
 # Formats that hold sound or moving pictures in one file. Left out: single images and playlists, because a playlist
 # can name other files and addresses, and reading a clip must open nothing but that clip.
@@ -82,7 +83,7 @@ class MediaFile:
         try:
             self.video, self.audio = self._pick_streams()
             if self.video is None and self.audio is None:
-                raise self.error("holds no video and no audio")
+                raise self.error(what_stands_there(path) or "holds no video and no audio")
             self.uses_dts = self._container.format.name in _FORMATS_WITHOUT_PTS
             self.info = _describe(self._container, self.video, self.audio)
             first = self.video if self.video is not None else self.audio
@@ -176,11 +177,13 @@ class MediaFile:
         try:
             return av.open(f"file:{path}", metadata_errors="ignore", options=options, timeout=timeout)
         except av.error.EOFError as error:
-            raise self.error("holds no video and no audio") from error
+            raise self.error(what_stands_there(path) or "holds no video and no audio") from error
         except av.error.InvalidDataError as error:
-            raise self.error("is no media file that FFmpeg knows, or is damaged where it begins") from error
+            text = what_stands_there(path) or "is no media file that FFmpeg knows, or is damaged where it begins"
+            raise self.error(text) from error
         except av.error.ArgumentError as error:
-            raise self.error("is an image, a playlist or another format that clips do not have") from error
+            text = what_stands_there(path) or "is an image, a playlist or another format that clips do not have"
+            raise self.error(text) from error
 
     def _reopen(self) -> None:
         """Starts over in a file that cannot be rewound: slow, and rare."""

@@ -29,6 +29,7 @@ from k700_text.media.clip import DEFAULT_LIMITS, Cut, DecodeLimits, FrameArray, 
 from k700_text.media.decode.bare import Piece, decode_aac, decode_h264
 from k700_text.media.decode.pictures import FrameCutter
 from k700_text.media.decode.sound import PREROLL_SECONDS, Stretch
+from k700_text.media.levels import Sound
 from k700_text.media.packets import ClipPackets, PacketTable
 
 ReadBytes = Callable[[int, int], bytes]
@@ -133,6 +134,10 @@ class PacketReader:
             DecodeError: there is no audio, it is not what its table says, or a limit is exceeded.
             ValueError: an argument is out of range.
         """
+        return self.read_sound(start_seconds, duration_seconds, sample_rate).waveform
+
+    def read_sound(self, start_seconds: float, duration_seconds: float, sample_rate: int) -> Sound:
+        """Returns a stretch of audio as ``ClipReader.read_sound`` does; errors as in ``read_audio``."""
         if not (math.isfinite(start_seconds) and duration_seconds > 0 and sample_rate > 0):
             raise ValueError(f"bad stretch: {start_seconds=} {duration_seconds=} {sample_rate=}")
         table = self._packets.audio
@@ -140,14 +145,14 @@ class PacketReader:
             raise self._error("no audio stream")
         if duration_seconds > self._limits.max_audio_seconds:
             raise self._error(f"{duration_seconds:.0f} s of audio is above the limit")
-        stretch = Stretch(start_seconds, duration_seconds, native_rate=table.sample_rate, name=self.name)
+        stretch = Stretch(start_seconds, duration_seconds)
         begin = _packet_at(table, start_seconds - PREROLL_SECONDS, _seek_delay(table))
         end = _packet_at(table, start_seconds + duration_seconds + PREROLL_SECONDS) + 1
         with self._translated():
             for seconds, frame in self._sounds(table, range(begin, end)):
                 if not stretch.put(seconds, frame):
                     break
-            return stretch.waveform(sample_rate)
+            return stretch.sound(sample_rate)
 
     def _pictures(self, table: PacketTable, packets: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
         """Yields pts and pictures of packets, checked: one of each, in order, whole, and of the right size."""
@@ -172,6 +177,8 @@ class PacketReader:
         # A packet may hold no sound: the first one often has but the encoder's name.
         for frame in decode_aac(self._pieces(table, packets), table.extradata):
             pts = frame.pts
+            if frame.sample_rate != table.sample_rate:
+                raise self._error("its audio is not of the sample rate that its packet table says")
             if pts is None or pts not in seconds_at or pts <= last_pts:
                 raise self._error("its sound is not in the order that its packet table says")
             last_pts = pts

@@ -17,6 +17,7 @@ from typing import Self
 
 import av
 import numpy as np
+from av.audio.frame import AudioFrame
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
@@ -38,7 +39,8 @@ from k700_text.media.decode.clock import Clock
 from k700_text.media.decode.colours import as_rgb
 from k700_text.media.decode.container import Budget, MediaFile
 from k700_text.media.decode.pictures import FrameCutter, FrameScaler, check_pixels, quarter_turns
-from k700_text.media.decode.sound import PREROLL_SECONDS, Stretch, check_audio, finite, mono
+from k700_text.media.decode.sound import PREROLL_SECONDS, Stretch, channels_of, cleaned, oddity_of
+from k700_text.media.levels import Sound
 from k700_text.media.packets import SAME_TIME_SECONDS
 
 PutFrame = Callable[[int, int, VideoFrame], None]
@@ -54,6 +56,7 @@ class ClipReader:
         info: what the file declares.
         frame_grid_seconds: always None.
         video_end_seconds: clip time at which the video ends, measured; None until a read reached the end.
+        odd_audio: why some of the audio that was met is none that can be read; None as long as there was none.
 
     Raises:
         DecodeError: the file is missing, not a regular file, holds neither video nor audio that FFmpeg knows, or
@@ -66,6 +69,7 @@ class ClipReader:
         self.path = Path(path)
         self.name = str(path)
         self.video_end_seconds: float | None = None
+        self.odd_audio: str | None = None
         self._limits = limits
         with self._translated():
             self._file = MediaFile(self.path, limits)
@@ -167,12 +171,19 @@ class ClipReader:
     def read_audio(self, start_seconds: float, duration_seconds: float, sample_rate: int) -> Waveform:
         """Returns a stretch of audio as mono, float32 (N,), N = round(duration * rate), nominally in [-1, 1].
 
-        Mono is the mean of the channels. Samples stand where their timestamps put them in clip time; zeros stand where
-        the stream has nothing.
+        Mono is the mean of the channels; where they cancel (opposite phase), it is the loudest of them. Samples stand
+        where their timestamps put them in clip time; zeros stand where the stream has nothing.
 
         Raises:
             DecodeError: there is no audio stream, it does not decode, or a limit is exceeded.
             ValueError: an argument is out of range.
+        """
+        return self.read_sound(start_seconds, duration_seconds, sample_rate).waveform
+
+    def read_sound(self, start_seconds: float, duration_seconds: float, sample_rate: int) -> Sound:
+        """Returns a stretch of audio as ``read_audio`` does, and how loud its channels are.
+
+        Raises: as ``read_audio``.
         """
         if not (math.isfinite(start_seconds) and duration_seconds > 0 and sample_rate > 0):
             raise ValueError(f"bad stretch: {start_seconds=} {duration_seconds=} {sample_rate=}")
@@ -184,8 +195,8 @@ class ClipReader:
             for point in _seek_points(start_seconds - PREROLL_SECONDS):
                 stretch = self._stretch(start_seconds, duration_seconds, point, budget)
                 if stretch is not None:
-                    return stretch.waveform(sample_rate)
-        raise self._file.error("nothing of its audio stream decodes")
+                    return stretch.sound(sample_rate)
+        raise self._file.error(self.odd_audio or "nothing of its audio stream decodes")
 
     def read_log_mel(self, start_seconds: float | None, config: AudioConfig) -> tuple[NDArray[np.float32], float]:
         """Returns a log-mel spectrogram, float32 (M, F), and the level of its audio (RMS); see ``OpenClip``."""
@@ -235,10 +246,11 @@ class ClipReader:
                     width, height = (frame.height, frame.width) if is_turned else (frame.width, frame.height)
                     yield FrameMark(seconds, video_clock.duration_seconds, width, height)
                 else:
-                    check_audio(frame, self.name)
+                    if self._is_odd(frame):
+                        continue
                     seconds = audio_clock.read(frame)
                     audio_clock.step_seconds = frame.samples / frame.sample_rate
-                    yield AudioBlock(seconds, finite(mono(frame)), frame.sample_rate)
+                    yield AudioBlock(seconds, cleaned(np.array(channels_of(frame), np.float32)), frame.sample_rate)
 
     def _show(self, wanted: list[float], put: PutFrame) -> None:
         """Hands over the frames shown at the wanted times, each once."""
@@ -310,25 +322,33 @@ class ClipReader:
     def _stretch(
         self, start_seconds: float, duration_seconds: float, point: float | None, budget: Budget
     ) -> Stretch | None:
-        """Returns audio at the stream's own rate, or None if decoding has to begin earlier than at ``point``."""
+        """Returns audio as it decodes, or None if decoding has to begin earlier than at ``point``."""
         if not self._file.seek(point, self._file.audio):
             return None
         clock = self._audio_clock()
         stretch: Stretch | None = None
         for frame in self._file.decoded(self._file.audio, budget=budget):
-            check_audio(frame, self.name)
+            if self._is_odd(frame):
+                continue
             if point is not None and stretch is None and not clock.can_tell(frame):
                 return None
             seconds = clock.read(frame)
             clock.step_seconds = frame.samples / frame.sample_rate
             if stretch is None:
-                # What a file declares before it is decoded may be half the rate (of AAC with band replication).
-                stretch = Stretch(start_seconds, duration_seconds, native_rate=frame.sample_rate, name=self.name)
+                stretch = Stretch(start_seconds, duration_seconds)
                 if point is not None and seconds > stretch.first_seconds:
                     return None
             if not stretch.put(seconds, frame):
                 break
         return stretch
+
+    def _is_odd(self, frame: AudioFrame) -> bool:
+        """Returns whether a frame of audio is none that can be read, and notes it: the others may still be of use."""
+        oddity = oddity_of(frame)
+        if oddity is not None:
+            self.odd_audio = oddity
+            self._file.num_damaged_audio += 1
+        return oddity is not None
 
     def _video_clock(self) -> Clock:
         file = self._file

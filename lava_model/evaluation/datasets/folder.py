@@ -13,14 +13,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from k700_text.records import parse_clip_id
+from k700_text.media.files import walk_clip_files
+from k700_text.media.names import VIDEO_EXTENSIONS, without_copy_mark, youtube_id_of
 from lava_model.errors import DataError
 
-CLIP_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".webm", ".mov"})
+_MAX_SHOWN = 5
 CLIP_COLUMNS = ("clip", "clip_file", "file", "path")
 GROUP_COLUMNS = ("group", "youtube_id", "video", "video_id")
 
-_UCF_STEM = re.compile(r"v_(?P<class>[A-Za-z]+)_g(?P<group>\d+)_c\d+")
+# UCF-101 and UCF-50 write v_Biking_g01_c02, UCF-11 v_biking_01_02.
+_UCF_STEM = re.compile(r"v_(?P<class>[A-Za-z]+|[a-z_]+(?=_\d\d_))_(?:g(?P<group>\d+)_c\d+|(?P<number>\d\d)_\d\d)")
 _HMDB_TAIL = re.compile(r"_[a-z]_(?:nm|cm)_np\d+_(?:ba|fr|le|ri)_(?:bad|goo|med)_\d+")
 
 
@@ -89,15 +91,15 @@ def list_folder(folder: Path, groups_file: Path | None = None) -> LabelledFolder
 def group_of_name(stem: str, label: str) -> tuple[str, str]:
     """Returns (kind of name, source video) for a file name without its suffix.
 
-    ``kinetics``: the youtube_id of a clip id. ``ucf``: class and gXX. ``hmdb``: what stands before the class, the same
-    film in all classes. ``file``: the stem itself, where the name follows none of these.
+    ``kinetics``: the youtube_id, in every spelling of a clip that the loader knows. ``ucf``: class and gXX. ``hmdb``:
+    what stands before the class, the same film in all classes. ``file``: the stem itself, where the name follows none
+    of these. Copies (``x (1)``) are of the source that the file is a copy of.
     """
-    try:
-        return "kinetics", parse_clip_id(stem)[0]
-    except ValueError:
-        pass
+    stem = without_copy_mark(stem)
+    if (youtube_id := youtube_id_of(stem)) is not None:
+        return "kinetics", youtube_id
     if match := _UCF_STEM.fullmatch(stem):
-        return "ucf", f"{match['class'].lower()}_g{match['group']}"
+        return "ucf", f"{match['class'].lower()}_g{match['group'] or match['number']}"
     if (tail := _HMDB_TAIL.search(stem)) and tail.end() == len(stem):
         # HMDB-51 spells the class in the name as it spells the folder; elsewhere the class stays part of the source.
         return "hmdb", stem[: tail.start()].removesuffix(f"_{label.replace(' ', '_')}")
@@ -110,7 +112,7 @@ def require_split(clips: Sequence[LabelledClip], where: str) -> None:
     for clip in clips:
         groups_of_label[clip.label].add(clip.group)
     if not clips:
-        raise DataError(f"no clips in {where}: expected <label>/*.mp4 (or {', '.join(sorted(CLIP_SUFFIXES))})")
+        raise DataError(f"no clips in {where}: expected <label>/*.mp4 (or {', '.join(sorted(VIDEO_EXTENSIONS))})")
     if len(groups_of_label) < 2:
         raise DataError(f"{where} holds the single class {next(iter(groups_of_label))!r}: a probe needs two or more")
     lonely = sorted(label for label, groups in groups_of_label.items() if len(groups) < 2)
@@ -123,13 +125,31 @@ def require_split(clips: Sequence[LabelledClip], where: str) -> None:
 
 def _clip_files(folder: Path) -> tuple[list[tuple[str, Path]], list[str]]:
     files: list[tuple[str, Path]] = []
-    notes = []
+    notes: list[str] = []
+    halves: list[str] = []
+    others: Counter[str] = Counter()
     for class_folder in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        found = sorted(path for path in class_folder.rglob("*") if path.suffix.lower() in CLIP_SUFFIXES)
-        files += [(class_folder.name, path) for path in found if path.is_file() and not path.name.startswith(".")]
-        if not found:
+        try:
+            found = walk_clip_files(class_folder, takes_links=True)
+        except OSError as error:
+            raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
+        files += sorted((class_folder.name, class_folder / name) for name in found.clip_files)
+        halves += [f"{class_folder.name}/{name}" for name in found.half_downloads]
+        others.update(found.other_suffixes)
+        if not found.clip_files:
             notes.append(f"folder {class_folder.name!r} holds no clips and is not a class")
+    if halves:
+        notes.append(f"{len(halves)} files are left out, which are half downloads and no clips: {_some(halves)}")
+    if others:
+        kinds = [f"{suffix or 'no suffix'} ({count})" for suffix, count in sorted(others.items())]
+        notes.append(f"{others.total()} files are left out, whose suffix is none of a video: {_some(kinds)}")
     return files, notes
+
+
+def _some(names: Sequence[str]) -> str:
+    """Returns the first names, in ASCII: names of files may hold anything."""
+    shown = [ascii(name)[1:-1] for name in names[:_MAX_SHOWN]]
+    return ", ".join(shown) + (f" and {len(names) - len(shown)} more" if len(names) > len(shown) else "")
 
 
 @dataclass(frozen=True, slots=True)
