@@ -13,12 +13,14 @@ import numpy as np
 
 from k700_text.config import require_positive
 from k700_text.errors import ConfigError, DecodeError
-from k700_text.media.clip import AudioBlock, DecodeLimits, FrameMark, Waveform
+from k700_text.media.clip import AudioBlock, ClipInfo, DecodeLimits, FrameMark, Waveform
 from k700_text.media.decode import ClipReader
 from k700_text.media.levels import SILENCE_DBFS, from_dbfs, to_dbfs
 from k700_text.records import AudioStatus, ClipProbe, VideoStatus
 
 # Those that stand alone, and sizes: H.264, MP4 and 4:2:0 are names.
+_MAX_STEP_SECONDS = 1.0
+_MAX_STILL_SECONDS = 10.0
 _NUMBER = re.compile(r"(?<![\w.:])\d+([.x]\d+)*(?![\w:])")
 
 
@@ -73,29 +75,46 @@ def probe_clip(path: str | Path, root: str | Path, settings: ProbeSettings | Non
 
 
 class _VideoMeter:
-    """Adds up frames."""
+    """Adds up frames, and the time that they are shown for.
+
+    A frame is taken to be shown until the next one if that comes within a second, else for as long as it says itself,
+    up to ten: what is still for longer is no video. Where packets are damaged in between, for as long as it says.
+    """
 
     def __init__(self) -> None:
         self.num_frames = 0
-        self.lost_seconds = 0.0
         self.width = self.height = 0
+        self.end_seconds = 0.0
         self._first_seconds = 0.0
-        self._end_seconds = 0.0
+        self._covered_seconds = 0.0
+        self._last: FrameMark | None = None
         self._num_damaged = 0
 
     @property
     def duration_seconds(self) -> float:
-        return self._end_seconds - self._first_seconds if self.num_frames else 0.0
+        return self.end_seconds - self._first_seconds if self.num_frames else 0.0
+
+    @property
+    def covered_seconds(self) -> float:
+        return self._covered_seconds + (_shown_seconds(self._last) if self._last is not None else 0.0)
 
     def add(self, mark: FrameMark, num_damaged: int) -> None:
-        if not self.num_frames:
+        if self._last is None:
             self._first_seconds = mark.time_seconds
             self.width, self.height = mark.width, mark.height
-        elif num_damaged != self._num_damaged:
-            self.lost_seconds += max(0.0, mark.time_seconds - self._end_seconds)
+        elif mark.time_seconds > self._last.time_seconds:
+            is_whole = num_damaged == self._num_damaged
+            most = max(_shown_seconds(self._last), _MAX_STEP_SECONDS if is_whole else 0.0)
+            self._covered_seconds += min(mark.time_seconds - self._last.time_seconds, most)
+        if self._last is None or mark.time_seconds > self._last.time_seconds:
+            self._last = mark
         self._num_damaged = num_damaged
         self.num_frames += 1
-        self._end_seconds = max(self._end_seconds, mark.time_seconds + mark.duration_seconds)
+        self.end_seconds = max(self.end_seconds, mark.time_seconds + mark.duration_seconds)
+
+
+def _shown_seconds(mark: FrameMark) -> float:
+    return min(mark.duration_seconds, _MAX_STILL_SECONDS)
 
 
 class _AudioMeter:
@@ -150,8 +169,10 @@ def _measure(reader: ClipReader, clip_file: str, file_bytes: int, settings: Prob
             audio.add(event)
     audio.finish()
     info = reader.info
-    declared = (info.video_duration_seconds or 0.0, info.audio_duration_seconds or 0.0)
-    video_status, video_reason = _judge_video(reader, video, max(declared[0], video.duration_seconds), settings)
+    cut_off_from = _cut_off_from(info, max(video.end_seconds, audio.seconds), settings)
+    declared = (info.video_duration_seconds or cut_off_from, info.audio_duration_seconds or cut_off_from)
+    whole_video_seconds = max(declared[0], video.duration_seconds, video.end_seconds)
+    video_status, video_reason = _judge_video(reader, video, whole_video_seconds, settings)
     whole_seconds = max(*declared, video.duration_seconds, audio.seconds)
     audio_status, audio_reason = _judge_audio(reader, audio, whole_seconds, settings)
     has_audio = audio.seconds > 0
@@ -174,6 +195,12 @@ def _measure(reader: ClipReader, clip_file: str, file_bytes: int, settings: Prob
     )
 
 
+def _cut_off_from(info: ClipInfo, longest_seconds: float, settings: ProbeSettings) -> float:
+    """Returns the length declared for the file as a whole if no stream of it is that long, else 0."""
+    declared = info.file_duration_seconds or 0.0
+    return declared if longest_seconds < settings.min_covered_share * declared else 0.0
+
+
 def _judge_video(
     reader: ClipReader, video: _VideoMeter, whole_seconds: float, settings: ProbeSettings
 ) -> tuple[VideoStatus, str]:
@@ -181,7 +208,7 @@ def _judge_video(
         return VideoStatus.NO_STREAM, "no video stream"
     if not video.num_frames:
         return VideoStatus.UNDECODABLE, f"no frame of the video decodes{_damage(reader.num_damaged_video)}"
-    covered = video.duration_seconds - video.lost_seconds
+    covered = video.covered_seconds
     if covered < settings.min_covered_share * whole_seconds:
         damage = _damage(reader.num_damaged_video, ", ")
         return VideoStatus.PARTIAL, f"the video covers only a part: {covered:.1f} of {whole_seconds:.1f} s{damage}"

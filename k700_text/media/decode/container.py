@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import av
+from av.format import Flags
 from av.stream import Disposition
 
 from k700_text.errors import DecodeError
 from k700_text.media.clip import ClipInfo, DecodeLimits
+from k700_text.media.decode.shape import pixel_aspect_of
+from k700_text.media.decode.timeline import Shifter, Timeline
 
 # Formats that hold sound or moving pictures in one file. Left out: single images and playlists, because a playlist
 # can name other files and addresses, and reading a clip must open nothing but that clip.
@@ -30,7 +33,14 @@ _FORMATS = (
 _OPEN_OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
 # AVI stores decoding times only: its presentation times are guesses that go back and forth around B-frames.
 _FORMATS_WITHOUT_PTS = frozenset({"avi"})
+# Formats that list all packets of a stream at one place, where its times cannot jump unseen.
+_FORMATS_WITH_TABLES = frozenset({"avi", "mov,mp4,m4a,3gp,3g2,mj2"})
+# Lengths that differ less are one: files round theirs, and encoders of sound pad.
+_SAME_LENGTH_SECONDS = 0.1
+# A file that takes longer to look through is taken at its word.
+_MAX_SURVEY_SECONDS = 10.0
 _MAX_TICKS = 2**62
+_AV_TIME_BASE = Fraction(1, av.time_base)
 
 
 class Budget:
@@ -62,6 +72,7 @@ class MediaFile:
         uses_dts: frames are shown in the order and at the times they are decoded.
         origin: the container's time at which clip time is zero, seconds.
         video_origin: the same as the times of frames have it; later where ``uses_dts``, by the delay of the decoder.
+        pixel_aspect: width of a pixel of the video for its height.
         num_damaged_video: video packets that did not decode so far.
         num_damaged_audio: audio packets that did not decode so far.
 
@@ -84,9 +95,12 @@ class MediaFile:
             if self.video is None and self.audio is None:
                 raise self.error("holds no video and no audio")
             self.uses_dts = self._container.format.name in _FORMATS_WITHOUT_PTS
-            self.info = _describe(self._container, self.video, self.audio)
-            first = self.video if self.video is not None else self.audio
-            self.origin = Fraction(first.start_time or 0) * Fraction(first.time_base)
+            self.pixel_aspect = 1.0 if self.video is None else pixel_aspect_of(self.video)
+            self.can_leap = bool(self._container.format.flags & Flags.ts_discont.value)
+            self.info = _describe(self._container, self.video, self.audio, can_leap=self.can_leap)
+            has_table = self._container.format.name in _FORMATS_WITH_TABLES
+            self._timeline = self._surveyed() if self.video is not None and not has_table else None
+            self.origin = self._start()
             self.video_origin = self._first_dts() if self.uses_dts and self.video is not None else self.origin
         except BaseException:
             self._container.close()
@@ -112,6 +126,11 @@ class MediaFile:
         self._pass += 1
         if point is None and self._is_fresh:
             return True
+        if self._timeline is not None and self._timeline.jumps:
+            # Only from its first packet on is it known by how much each of them is late.
+            if point is None:
+                self._reopen()
+            return point is None
         # Rewinding has to go before the first packet: audio begins with one whose samples are thrown away.
         instants = [self.origin + Fraction(point)] if point is not None else [self.origin - 1, self.origin]
         for instant in instants:
@@ -137,7 +156,10 @@ class MediaFile:
         current = self._pass
         is_lost = False
         began = time.monotonic()
+        shifter = Shifter(self._timeline) if self._timeline is not None and self._timeline.jumps else None
         for packet in self._packets([stream for stream in streams if stream is not None], budget):
+            if shifter is not None:
+                shifter.move(packet)
             is_video = packet.stream.type == "video"
             if is_video and is_lost and not packet.is_keyframe and packet.size:
                 continue
@@ -150,6 +172,23 @@ class MediaFile:
             if current != self._pass:
                 raise self.error("was closed or read elsewhere before this reading of it ended")
             began = time.monotonic()
+
+    def seconds_of(self, stream: Any) -> float | None:
+        """Returns the clip time at which a stream ends: as declared if its packets agree, None if nothing tells.
+
+        What is declared for the file as a whole is that of its longest stream, and headers may say anything.
+        """
+        hint = _seconds(stream.duration, stream.time_base) or _seconds(self._container.duration, _AV_TIME_BASE)
+        if hint is not None and _is_confirmed(stream, self.path.stat().st_size):
+            late = float(Fraction(stream.start_time or 0) * Fraction(stream.time_base) - self.origin)
+            return hint + late if abs(late) > _SAME_LENGTH_SECONDS else hint
+        if self._timeline is None:
+            self._timeline = self._surveyed()
+        end = self._timeline.tracks[stream.index].end_seconds if self._timeline is not None else None
+        if end is None:
+            return hint
+        seconds = max(0.0, end - float(self.origin))
+        return hint if hint is not None and abs(hint - seconds) <= _SAME_LENGTH_SECONDS else seconds
 
     def packets(self, *streams: Any) -> Iterator[Any]:
         """Yields the packets of the streams as they lie in the file, which nothing was read of yet.
@@ -208,6 +247,32 @@ class MediaFile:
             context.options = {"max_pixels": str(self._limits.max_pixels)}
         return video, audio
 
+    def _start(self) -> Fraction:
+        """Returns the container's time at which the stream that the clip's time starts with does."""
+        first = self.video if self.video is not None else self.audio
+        if first.start_time is not None:
+            return Fraction(first.start_time) * Fraction(first.time_base)
+        track = self._timeline.tracks[first.index] if self._timeline is not None else None
+        return Fraction(track.start_seconds or 0).limit_denominator(10**6) if track is not None else Fraction(0)
+
+    def _surveyed(self) -> Timeline | None:
+        """Returns the times of all packets; None if there are too many of them."""
+        streams = [stream for stream in (self.video, self.audio) if stream is not None]
+        self.seek(None, streams[0])
+        self._is_fresh = False
+        self._pass += 1
+        steps = {stream.index: 0.0 for stream in streams}
+        if self.video is not None:
+            steps[self.video.index] = 1 / (self.info.frame_rate or 25.0)
+        timeline = Timeline(steps, can_leap=self.can_leap)
+        budget = Budget(self._limits, str(self.path))
+        deadline = time.monotonic() + min(_MAX_SURVEY_SECONDS, self._limits.max_seconds)
+        for packet in self._packets(streams, budget):
+            timeline.add(packet)
+            if time.monotonic() > deadline:
+                return None
+        return timeline
+
     def _first_dts(self) -> Fraction:
         """Returns the decoding time that the first frame comes out at: pictures out of order come out late."""
         for frame in self.decoded(self.video, budget=Budget(self._limits, str(self.path))):
@@ -236,7 +301,7 @@ class MediaFile:
                 return
 
 
-def _describe(container: Any, video: Any, audio: Any) -> ClipInfo:
+def _describe(container: Any, video: Any, audio: Any, *, can_leap: bool) -> ClipInfo:
     rate = (video.average_rate or video.guessed_rate) if video is not None else None
     context = audio.codec_context if audio is not None else None
     return ClipInfo(
@@ -244,23 +309,36 @@ def _describe(container: Any, video: Any, audio: Any) -> ClipInfo:
         has_video_stream=video is not None,
         has_audio_stream=audio is not None,
         frame_rate=float(rate) if rate else None,
-        video_duration_seconds=_declared_seconds(container, video),
-        audio_duration_seconds=_declared_seconds(container, audio),
+        # Where clocks may leap, nothing is declared: FFmpeg takes the first and the last time for it.
+        video_duration_seconds=None if can_leap else _declared_seconds(video),
+        audio_duration_seconds=None if can_leap else _declared_seconds(audio),
+        file_duration_seconds=None if can_leap else _seconds(container.duration, _AV_TIME_BASE),
         audio_sample_rate=context.sample_rate if context is not None else None,
         audio_channels=context.channels if context is not None else None,
     )
 
 
-def _declared_seconds(container: Any, stream: Any) -> float | None:
-    if stream is None:
-        return None
-    if stream.duration:
-        seconds = float(stream.duration * stream.time_base)
-    elif container.duration:
-        seconds = container.duration / av.time_base
-    else:
-        return None
-    return seconds if seconds > 0 else None
+def _declared_seconds(stream: Any) -> float | None:
+    return None if stream is None else _seconds(stream.duration, stream.time_base)
+
+
+def _seconds(ticks: int | None, time_base: Fraction) -> float | None:
+    return float(ticks * time_base) if ticks is not None and ticks > 0 else None
+
+
+def _is_confirmed(stream: Any, file_bytes: int) -> bool:
+    """Returns whether the table of a stream's packets says that it is as long as declared, and is all there."""
+    entries = stream.index_entries
+    if not stream.duration or len(entries) == 0 or stream.container.format.name not in _FORMATS_WITH_TABLES:
+        return False
+    first, last = entries[0], entries[-1]
+    if last.pos + last.size > file_bytes:
+        return False
+    # Of pictures these are times of decoding, which begin as much too early as they end.
+    begin = first.timestamp if stream.type == "video" else stream.start_time or 0
+    length = Fraction(last.timestamp - begin) * stream.time_base
+    step = 1 / (stream.average_rate or 25) if stream.type == "video" else 0
+    return abs(float(length + step - stream.duration * stream.time_base)) <= _SAME_LENGTH_SECONDS
 
 
 def _decode(packet: Any) -> tuple[list[Any], bool]:

@@ -22,8 +22,8 @@ from k700_text.media.decode.bare import decode_aac, decode_h264
 from k700_text.media.decode.container import MediaFile
 from k700_text.media.decode.h264 import DecoderConfiguration, picture_kind
 from k700_text.media.decode.indexed import PacketReader
-from k700_text.media.decode.pictures import quarter_turns
 from k700_text.media.decode.reader import ClipReader
+from k700_text.media.decode.shape import orientation_of
 from k700_text.media.packets import DROPPABLE, KEY, ClipPackets, PacketTable
 
 _MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
@@ -218,9 +218,10 @@ class _VideoColumns(_Columns):
         table = self._table(
             width=picture.width,
             height=picture.height,
-            quarter_turns=quarter_turns(picture),
+            orientation=orientation_of(picture),
+            pixel_aspect=self._media.pixel_aspect,
             colour=(int(picture.colorspace), int(picture.color_range)),
-            declared_seconds=self._media.info.video_duration_seconds,
+            declared_seconds=self._media.seconds_of(self.stream),
         )
         _check_groups(table.pts, np.flatnonzero(table.flags & KEY))
         self._check_first_picture(table, picture)
@@ -239,7 +240,7 @@ class _VideoColumns(_Columns):
         pieces = [(packet.pts, memoryview(data))]
         frames = list(decode_h264(pieces, table.extradata, colour=table.colour, num_pixels=table.num_pixels))
         _require(len(frames) == 1, "its first picture does not decode without the file")
-        _require(quarter_turns(frames[0]) == 0, "its pictures are turned one by one")
+        _require(orientation_of(frames[0]) == 0, "its pictures are turned one by one")
         theirs, ours = (
             (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range)
             for frame in (picture, frames[0])
@@ -279,7 +280,7 @@ class _AudioColumns(_Columns):
         return self._table(
             sample_rate=self._context.sample_rate,
             heard_from=self._heard_from,
-            declared_seconds=self._media.info.audio_duration_seconds,
+            declared_seconds=self._media.seconds_of(self.stream),
         )
 
     def _check_first_sound(self) -> None:
