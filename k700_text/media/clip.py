@@ -46,7 +46,7 @@ class ClipInfo:
         frame_rate: average frames per second, None if not declared.
         video_duration_seconds: length of the video stream, None if not declared.
         audio_duration_seconds: length of the audio stream, None if not declared.
-        file_duration_seconds: length of the whole file, None if not declared; that of its longest stream.
+        file_end_seconds: clip time at which the whole file ends, that is its longest stream; None if not declared.
         audio_sample_rate: hertz, None without audio.
         audio_channels: None without audio.
     """
@@ -57,7 +57,7 @@ class ClipInfo:
     frame_rate: float | None
     video_duration_seconds: float | None
     audio_duration_seconds: float | None
-    file_duration_seconds: float | None
+    file_end_seconds: float | None
     audio_sample_rate: int | None
     audio_channels: int | None
 

@@ -77,8 +77,8 @@ def probe_clip(path: str | Path, root: str | Path, settings: ProbeSettings | Non
 class _VideoMeter:
     """Adds up frames, and the time that they are shown for.
 
-    A frame is taken to be shown until the next one if that comes within a second, else for as long as it says itself,
-    up to ten: what is still for longer is no video. Where packets are damaged in between, for as long as it says.
+    A frame covers the time until the next one if that comes within a second, or if the sound goes on meanwhile; else,
+    and where packets are damaged in between, as long as it says itself. Ten seconds of a still are the most.
     """
 
     def __init__(self) -> None:
@@ -89,6 +89,7 @@ class _VideoMeter:
         self._covered_seconds = 0.0
         self._last: FrameMark | None = None
         self._num_damaged = 0
+        self._heard_seconds = 0.0
 
     @property
     def duration_seconds(self) -> float:
@@ -98,16 +99,20 @@ class _VideoMeter:
     def covered_seconds(self) -> float:
         return self._covered_seconds + (_shown_seconds(self._last) if self._last is not None else 0.0)
 
-    def add(self, mark: FrameMark, num_damaged: int) -> None:
+    def add(self, mark: FrameMark, num_damaged: int, heard_seconds: float) -> None:
+        """Takes the next frame, the damaged packets up to it, and how much sound came before it in the file."""
         if self._last is None:
             self._first_seconds = mark.time_seconds
             self.width, self.height = mark.width, mark.height
         elif mark.time_seconds > self._last.time_seconds:
-            is_whole = num_damaged == self._num_damaged
-            most = max(_shown_seconds(self._last), _MAX_STEP_SECONDS if is_whole else 0.0)
-            self._covered_seconds += min(mark.time_seconds - self._last.time_seconds, most)
+            gap = mark.time_seconds - self._last.time_seconds
+            most = _shown_seconds(self._last)
+            if num_damaged == self._num_damaged:
+                is_heard = heard_seconds - self._heard_seconds > gap / 2
+                most = max(most, _MAX_STILL_SECONDS if is_heard else _MAX_STEP_SECONDS)
+            self._covered_seconds += min(gap, most)
         if self._last is None or mark.time_seconds > self._last.time_seconds:
-            self._last = mark
+            self._last, self._heard_seconds = mark, heard_seconds
         self._num_damaged = num_damaged
         self.num_frames += 1
         self.end_seconds = max(self.end_seconds, mark.time_seconds + mark.duration_seconds)
@@ -164,7 +169,7 @@ def _measure(reader: ClipReader, clip_file: str, file_bytes: int, settings: Prob
     video, audio = _VideoMeter(), _AudioMeter(settings)
     for event in reader.scan():
         if isinstance(event, FrameMark):
-            video.add(event, reader.num_damaged_video)
+            video.add(event, reader.num_damaged_video, audio.seconds)
         else:
             audio.add(event)
     audio.finish()
@@ -197,7 +202,7 @@ def _measure(reader: ClipReader, clip_file: str, file_bytes: int, settings: Prob
 
 def _cut_off_from(info: ClipInfo, longest_seconds: float, settings: ProbeSettings) -> float:
     """Returns the length declared for the file as a whole if no stream of it is that long, else 0."""
-    declared = info.file_duration_seconds or 0.0
+    declared = info.file_end_seconds or 0.0
     return declared if longest_seconds < settings.min_covered_share * declared else 0.0
 
 

@@ -140,7 +140,7 @@ def _kept(kind: str, reader: ClipReader, read: Callable[[], _Part | None], probl
 
 def _lacks_end(reader: ClipReader) -> bool:
     """Returns whether the file was cut off, which no packet shows where the cut lies between two."""
-    declared = reader.info.video_duration_seconds or reader.info.file_duration_seconds or 0.0
+    declared = reader.info.video_duration_seconds or reader.info.file_end_seconds or 0.0
     return reader.missing_video_seconds > _TOLERATED_SHARE * declared
 
 

@@ -34,7 +34,7 @@ from k700_text.media.clip import (
     FrameMark,
     Waveform,
 )
-from k700_text.media.decode.clock import Clock
+from k700_text.media.decode.clock import Clock, TimeSource
 from k700_text.media.decode.colours import as_rgb
 from k700_text.media.decode.container import Budget, MediaFile
 from k700_text.media.decode.pictures import FrameCutter, FrameScaler, check_num_pixels, check_pixels
@@ -116,7 +116,7 @@ class ClipReader:
         declared = self.info.video_duration_seconds
         if declared is None:
             # Of the file as a whole: if its sound goes on to the end, the video is as long as it is.
-            declared = self.info.file_duration_seconds or 0.0
+            declared = self.info.file_end_seconds or 0.0
             end_seconds = max(end_seconds, self.audio_seconds() or 0.0)
         return max(0.0, declared - end_seconds)
 
@@ -214,7 +214,7 @@ class ClipReader:
         with self._translated():
             seconds = self._file.seconds_of(self._file.video)
             if seconds is not None:
-                if self.info.video_duration_seconds is None and self.info.file_duration_seconds is None:
+                if self.info.video_duration_seconds is None and self.info.file_end_seconds is None:
                     self.video_end_seconds = seconds
                 return seconds
             self._file.seek(None, self._file.video)
@@ -240,7 +240,7 @@ class ClipReader:
             DecodeError: a limit is exceeded. Damaged packets are only counted.
         """
         with self._translated():
-            self._file.seek(None, self._file.video or self._file.audio)
+            self._file.rewind()
             video_clock, audio_clock = self._video_clock(), self._audio_clock()
             for frame in self._file.decoded(self._file.video, self._file.audio, budget=self._budget()):
                 if isinstance(frame, VideoFrame):
@@ -272,7 +272,7 @@ class ClipReader:
         num_put = 0
         for frame in self._file.decoded(self._file.video, budget=budget):
             if point is not None and shown is None and not clock.can_tell(frame):
-                return False
+                continue  # when it is shown depends on those before it
             seconds = clock.read(frame)
             if shown is None:
                 if point is not None and seconds > wanted[0] + SAME_TIME_SECONDS:
@@ -346,10 +346,10 @@ class ClipReader:
 
     def _video_clock(self) -> Clock:
         file = self._file
-        return Clock(file.video, file.uses_dts, file.video_origin, 1 / (self.info.frame_rate or 25.0))
+        return Clock(file.video, file.video_times, file.video_origin, 1 / (self.info.frame_rate or 25.0))
 
     def _audio_clock(self) -> Clock:
-        return Clock(self._file.audio, False, self._file.origin, 0.0)
+        return Clock(self._file.audio, TimeSource.PTS, self._file.origin, 0.0)
 
     def _budget(self) -> Budget:
         return Budget(self._limits, self.name)

@@ -23,15 +23,18 @@ class Track:
         step_seconds: what a packet lasts that says nothing about it.
         start_seconds: when its first packet begins, None before it came.
         end_seconds: when its last packet ends.
+        num_packets: how many it has.
+        num_untimed: how many of them do not say when they are shown.
         shifts: number of a packet, and by how much it and those after it are shown later than they say, seconds.
     """
 
     step_seconds: float
     start_seconds: float | None = None
     end_seconds: float = 0.0
+    num_packets: int = 0
+    num_untimed: int = 0
     shifts: list[tuple[int, float]] = field(default_factory=list)
     _part: int = 0
-    _num_packets: int = 0
     _decoded_seconds: float | None = None
     _next_seconds: float = 0.0
 
@@ -55,6 +58,7 @@ class Timeline:
         # Of every part between jumps: by how much it is late, and where it begins in the file.
         self._parts: list[tuple[float, int]] = [(0.0, 0)]
         self._place = 0
+        self._known: set[int] = set()
 
     def add(self, packet: Any) -> None:
         """Takes the next packet of the file."""
@@ -68,7 +72,10 @@ class Timeline:
         shown = packet.pts if packet.pts is not None else packet.dts
         if packet.dts is not None:
             self._follow(track, packet.dts * seconds_per_tick)
-        track._num_packets += 1
+        track.num_packets += 1
+        track.num_untimed += packet.pts is None
+        if self._can_leap and packet.is_keyframe:
+            self._known.add(_mark(packet))
         lasts = packet.duration * seconds_per_tick if packet.duration else track.step_seconds
         shift = self._parts[track._part][0]
         if packet.dts is not None:
@@ -82,6 +89,10 @@ class Timeline:
         begin = shown * seconds_per_tick + shift
         track.start_seconds = begin if track.start_seconds is None else track.start_seconds
         track.end_seconds = max(track.end_seconds, begin + lasts)
+
+    def knows(self, packet: Any) -> bool:
+        """Returns whether decoding may begin with a packet, which came whole and with its own times."""
+        return not self._can_leap or _mark(packet) in self._known
 
     def _follow(self, track: Track, seconds: float) -> None:
         """Finds the part that a packet decoded at a time belongs to; a new one where the clock has jumped."""
@@ -98,7 +109,7 @@ class Timeline:
             self.jumps = True
         if later:
             track._part = later[0]
-            track.shifts.append((track._num_packets, self._parts[later[0]][0]))
+            track.shifts.append((track.num_packets, self._parts[later[0]][0]))
 
     def _fits(self, track: Track, seconds: float, part: int) -> bool:
         seconds += self._parts[part][0]
@@ -108,6 +119,10 @@ class Timeline:
             return False
         soon = max(other._next_seconds for other in self.tracks.values()) + _MAX_AHEAD_SECONDS
         return not self._can_leap or seconds <= soon
+
+
+def _mark(packet: Any) -> int:
+    return hash((packet.stream.index, packet.pos, packet.pts, packet.dts, packet.size))
 
 
 class Shifter:
