@@ -89,33 +89,58 @@ class _VideoMeter:
         self._covered_seconds = 0.0
         self._last: FrameMark | None = None
         self._num_damaged = 0
-        self._heard_seconds = 0.0
+        self._pauses: list[tuple[FrameMark, float]] = []
 
     @property
     def duration_seconds(self) -> float:
         return self.end_seconds - self._first_seconds if self.num_frames else 0.0
 
-    @property
-    def covered_seconds(self) -> float:
-        return self._covered_seconds + (_shown_seconds(self._last) if self._last is not None else 0.0)
+    def covered_seconds(self, heard: _Stretches) -> float:
+        """Returns for how long there are frames, given where there is sound."""
+        seconds = self._covered_seconds + (_shown_seconds(self._last) if self._last is not None else 0.0)
+        for mark, end in self._pauses:
+            is_heard = heard.within(mark.time_seconds, end) > (end - mark.time_seconds) / 2
+            most = max(_shown_seconds(mark), _MAX_STILL_SECONDS if is_heard else _MAX_STEP_SECONDS)
+            seconds += min(end - mark.time_seconds, most)
+        return seconds
 
-    def add(self, mark: FrameMark, num_damaged: int, heard_seconds: float) -> None:
-        """Takes the next frame, the damaged packets up to it, and how much sound came before it in the file."""
+    def add(self, mark: FrameMark, num_damaged: int) -> None:
+        """Takes the next frame, and the number of damaged packets up to it."""
         if self._last is None:
             self._first_seconds = mark.time_seconds
             self.width, self.height = mark.width, mark.height
         elif mark.time_seconds > self._last.time_seconds:
             gap = mark.time_seconds - self._last.time_seconds
-            most = _shown_seconds(self._last)
-            if num_damaged == self._num_damaged:
-                is_heard = heard_seconds - self._heard_seconds > gap / 2
-                most = max(most, _MAX_STILL_SECONDS if is_heard else _MAX_STEP_SECONDS)
-            self._covered_seconds += min(gap, most)
+            if num_damaged != self._num_damaged:
+                self._covered_seconds += min(gap, _shown_seconds(self._last))
+            elif gap > _MAX_STEP_SECONDS:
+                self._pauses.append((self._last, mark.time_seconds))
+            else:
+                self._covered_seconds += gap
         if self._last is None or mark.time_seconds > self._last.time_seconds:
-            self._last, self._heard_seconds = mark, heard_seconds
+            self._last = mark
         self._num_damaged = num_damaged
         self.num_frames += 1
         self.end_seconds = max(self.end_seconds, mark.time_seconds + mark.duration_seconds)
+
+
+class _Stretches:
+    """Where there is sound, as stretches of clip time without longer breaks."""
+
+    def __init__(self) -> None:
+        self._stretches: list[list[float]] = []
+
+    def add(self, block: AudioBlock) -> None:
+        begin = block.time_seconds
+        end = begin + len(block.waveform) / block.sample_rate
+        if self._stretches and abs(begin - self._stretches[-1][1]) <= _MAX_STEP_SECONDS:
+            self._stretches[-1][1] = max(self._stretches[-1][1], end)
+        else:
+            self._stretches.append([begin, end])
+
+    def within(self, begin: float, end: float) -> float:
+        """Returns how many seconds of a stretch have sound."""
+        return sum(max(0.0, min(end, last) - max(begin, first)) for first, last in self._stretches)
 
 
 def _shown_seconds(mark: FrameMark) -> float:
@@ -166,18 +191,20 @@ class _AudioMeter:
 
 
 def _measure(reader: ClipReader, clip_file: str, file_bytes: int, settings: ProbeSettings) -> ClipProbe:
-    video, audio = _VideoMeter(), _AudioMeter(settings)
+    video, audio, heard = _VideoMeter(), _AudioMeter(settings), _Stretches()
     for event in reader.scan():
         if isinstance(event, FrameMark):
-            video.add(event, reader.num_damaged_video, audio.seconds)
+            video.add(event, reader.num_damaged_video)
         else:
             audio.add(event)
+            heard.add(event)
     audio.finish()
     info = reader.info
     cut_off_from = _cut_off_from(info, max(video.end_seconds, audio.seconds), settings)
     declared = (info.video_duration_seconds or cut_off_from, info.audio_duration_seconds or cut_off_from)
     whole_video_seconds = max(declared[0], video.duration_seconds, video.end_seconds)
-    video_status, video_reason = _judge_video(reader, video, whole_video_seconds, settings)
+    covered_seconds = video.covered_seconds(heard)
+    video_status, video_reason = _judge_video(reader, video, covered_seconds, whole_video_seconds, settings)
     whole_seconds = max(*declared, video.duration_seconds, audio.seconds)
     audio_status, audio_reason = _judge_audio(reader, audio, whole_seconds, settings)
     has_audio = audio.seconds > 0
@@ -207,13 +234,12 @@ def _cut_off_from(info: ClipInfo, longest_seconds: float, settings: ProbeSetting
 
 
 def _judge_video(
-    reader: ClipReader, video: _VideoMeter, whole_seconds: float, settings: ProbeSettings
+    reader: ClipReader, video: _VideoMeter, covered: float, whole_seconds: float, settings: ProbeSettings
 ) -> tuple[VideoStatus, str]:
     if not reader.info.has_video_stream:
         return VideoStatus.NO_STREAM, "no video stream"
     if not video.num_frames:
         return VideoStatus.UNDECODABLE, f"no frame of the video decodes{_damage(reader.num_damaged_video)}"
-    covered = video.covered_seconds
     if covered < settings.min_covered_share * whole_seconds:
         damage = _damage(reader.num_damaged_video, ", ")
         return VideoStatus.PARTIAL, f"the video covers only a part: {covered:.1f} of {whole_seconds:.1f} s{damage}"

@@ -68,7 +68,8 @@ class PacketTable:
         colour: matrix (as ITU-T H.273 numbers them; 2 is unknown) and range (0 unknown, 1 limited, 2 full) that the
             pictures have where the stream itself says nothing.
         heard_from: ticks before which the samples are the encoder's own and are not heard; None where all are.
-        declared_seconds: length that the file states, None where it states none.
+        declared_seconds: clip time at which the stream ends, as the file declares it or all packets tell; None where
+            nothing does.
     """
 
     codec: str

@@ -16,7 +16,7 @@ from typing import Any
 
 import av
 from av.format import Flags
-from av.stream import Disposition
+from av.stream import Discard, Disposition
 
 from k700_text.errors import DecodeError
 from k700_text.media.clip import ClipInfo, DecodeLimits
@@ -99,7 +99,7 @@ class MediaFile:
             self.pixel_aspect = 1.0 if self.video is None else pixel_aspect_of(self.video)
             self._has_table = self._container.format.name in _FORMATS_WITH_TABLES
             self._can_leap = bool(self._container.format.flags & Flags.ts_discont.value)
-            self._timeline = self._surveyed() if self.video is not None and not self._has_table else None
+            self._timeline = None if self.video is None or self._has_table else self._first_survey()
             self.origin = self._start()
             # One of the other streams may begin earlier.
             self._begin = min(self.origin, Fraction(self._container.start_time or 0) * _AV_TIME_BASE)
@@ -201,16 +201,16 @@ class MediaFile:
 
         What is declared for the file as a whole is that of its longest stream, and headers may say anything.
         """
+        index = stream.index  # looking through the file may open it anew
         hint = _declared_seconds(stream) or self._declared_end()
         if hint is not None and self._has_table and _is_confirmed(stream, hint, self.path.stat().st_size):
             late = float(Fraction(stream.start_time or 0) * Fraction(stream.time_base) - self.origin)
             return hint + late if abs(late) > _SAME_LENGTH_SECONDS else hint
+        if self._timeline is None or index not in self._timeline.tracks:
+            self._timeline = self._surveyed(with_audio=True)
         if self._timeline is None:
-            self._timeline = self._surveyed()
-        end = self._timeline.tracks[stream.index].end_seconds if self._timeline is not None else None
-        if end is None:
             return hint
-        seconds = max(0.0, end - float(self.origin))
+        seconds = max(0.0, self._timeline.tracks[index].end_seconds - float(self.origin))
         return hint if hint is not None and abs(hint - seconds) <= _SAME_LENGTH_SECONDS else seconds
 
     def packets(self, *streams: Any) -> Iterator[Any]:
@@ -287,16 +287,25 @@ class MediaFile:
         is_patchy = track is not None and 0 < track.num_untimed < track.num_packets
         return TimeSource.SOME_PTS if is_patchy else TimeSource.PTS
 
-    def _surveyed(self) -> Timeline | None:
+    def _first_survey(self) -> Timeline | None:
+        """Returns the times of all packets; of the video alone where they do not jump, which is cheaper."""
+        if self._can_leap or self.audio is None:
+            return self._surveyed(with_audio=True)
+        before, self.audio.discard = self.audio.discard, Discard.all
+        try:
+            timeline = self._surveyed(with_audio=False)
+        finally:
+            self.audio.discard = before
+        return timeline if timeline is None or not timeline.jumps else self._surveyed(with_audio=True)
+
+    def _surveyed(self, *, with_audio: bool) -> Timeline | None:
         """Returns the times of all packets; None if there are too many of them."""
-        streams = [stream for stream in (self.video, self.audio) if stream is not None]
-        self.seek(None, streams[0])
+        self.rewind()
+        streams = [stream for stream in (self.video, self.audio if with_audio else None) if stream is not None]
         self._is_fresh = False
         self._pass += 1
-        steps = {stream.index: 0.0 for stream in streams}
-        if self.video is not None:
-            steps[self.video.index] = 1 / (_frame_rate(self.video) or 25.0)
-        timeline = Timeline(steps, can_leap=self._can_leap)
+        steps = [1 / (_frame_rate(stream) or 25.0) if stream is self.video else 0.0 for stream in streams]
+        timeline = Timeline(zip(streams, steps, strict=True), can_leap=self._can_leap)
         budget = Budget(self._limits, str(self.path))
         deadline = time.monotonic() + min(_MAX_SURVEY_SECONDS, self._limits.max_seconds)
         for packet in self._packets(streams, budget):

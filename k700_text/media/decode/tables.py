@@ -122,8 +122,10 @@ def _different_audio(plain: ClipReader, indexed: PacketReader, rng: np.random.Ge
 
 def _tables(media: MediaFile, descriptor: int, limits: DecodeLimits) -> ClipPackets:
     _require(media.info.container == _MP4, f"its container is {media.info.container}, not MP4")
-    video = None if media.video is None else _VideoColumns(media)
-    audio = None if media.audio is None else _AudioColumns(media)
+    seconds = [None if stream is None else media.seconds_of(stream) for stream in (media.video, media.audio)]
+    media.rewind()
+    video = None if media.video is None else _VideoColumns(media, seconds[0])
+    audio = None if media.audio is None else _AudioColumns(media, seconds[1])
     _read_packets(media, [columns for columns in (video, audio) if columns is not None], descriptor, limits)
     return ClipPackets(
         video=None if video is None else video.table(),
@@ -154,8 +156,9 @@ def _read_packets(
 class _Columns:
     """The packets of one stream so far; not their bytes, but for the first ones."""
 
-    def __init__(self, media: MediaFile, stream: Any) -> None:
+    def __init__(self, media: MediaFile, stream: Any, seconds: float | None) -> None:
         self.stream = stream
+        self._seconds = seconds
         self._media = media
         self._first: list[tuple[Any, bytes]] = []
         self._rows: list[tuple[int, int, int, int, int]] = []
@@ -184,14 +187,15 @@ class _Columns:
             pts=pts,
             flags=flags.astype(np.uint8),
             origin=origin,
+            declared_seconds=self._seconds,
             end_ticks=int(pts[last] + (durations[last] or round(1 / (rate * time_base)))),
             **values,
         )
 
 
 class _VideoColumns(_Columns):
-    def __init__(self, media: MediaFile) -> None:
-        super().__init__(media, media.video)
+    def __init__(self, media: MediaFile, seconds: float | None) -> None:
+        super().__init__(media, media.video, seconds)
         context = self.stream.codec_context
         name = "unknown" if context is None else context.name
         _require(name == "h264", f"its video is {name}, not H.264")
@@ -221,7 +225,6 @@ class _VideoColumns(_Columns):
             orientation=orientation_of(picture),
             pixel_aspect=self._media.pixel_aspect,
             colour=(int(picture.colorspace), int(picture.color_range)),
-            declared_seconds=self._media.seconds_of(self.stream),
         )
         _check_groups(table.pts, np.flatnonzero(table.flags & KEY))
         self._check_first_picture(table, picture)
@@ -249,8 +252,8 @@ class _VideoColumns(_Columns):
 
 
 class _AudioColumns(_Columns):
-    def __init__(self, media: MediaFile) -> None:
-        super().__init__(media, media.audio)
+    def __init__(self, media: MediaFile, seconds: float | None) -> None:
+        super().__init__(media, media.audio, seconds)
         context = self.stream.codec_context
         name = "unknown" if context is None else context.name
         _require(name == "aac", f"its audio is {name}, not AAC")
@@ -280,7 +283,6 @@ class _AudioColumns(_Columns):
         return self._table(
             sample_rate=self._context.sample_rate,
             heard_from=self._heard_from,
-            declared_seconds=self._media.seconds_of(self.stream),
         )
 
     def _check_first_sound(self) -> None:

@@ -7,7 +7,8 @@ together. Where one stream pauses while another goes on, nothing has jumped.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterable
 from typing import Any
 
 # FFmpeg's dts_delta_threshold, and how far it lets decoding times go back.
@@ -15,35 +16,73 @@ _MAX_AHEAD_SECONDS = 10.0
 _MAX_BACK_SECONDS = 0.1
 
 
-@dataclass(slots=True)
 class Track:
     """One stream of a timeline; times are the container's, jumps mended.
 
-    Attributes:
+    Args:
+        stream: the stream.
         step_seconds: what a packet lasts that says nothing about it.
-        start_seconds: when its first packet begins, None before it came.
-        end_seconds: when its last packet ends.
+
+    Attributes:
+        start_seconds: when its first packet with a time begins, None before it came.
         num_packets: how many it has.
         num_untimed: how many of them do not say when they are shown.
         shifts: number of a packet, and by how much it and those after it are shown later than they say, seconds.
     """
 
-    step_seconds: float
-    start_seconds: float | None = None
-    end_seconds: float = 0.0
-    num_packets: int = 0
-    num_untimed: int = 0
-    shifts: list[tuple[int, float]] = field(default_factory=list)
-    _part: int = 0
-    _decoded_seconds: float | None = None
-    _next_seconds: float = 0.0
+    def __init__(self, stream: Any, step_seconds: float) -> None:
+        self.start_seconds: float | None = None
+        self.num_packets = self.num_untimed = 0
+        self.shifts: list[tuple[int, float]] = []
+        self.part = 0
+        self.shift = 0.0
+        # Whole ticks: a pass over all packets costs as much as Python does for each.
+        self.seconds_per_tick: float = stream.time_base.numerator / stream.time_base.denominator
+        self.step = round(step_seconds / self.seconds_per_tick)
+        self.decoded: int | None = None
+        self.next = 0
+        self.earliest: float = -math.inf
+        self.latest: float = math.inf
+        self._end = 0
+        self._has_end = False
+        self._end_before = 0.0
+
+    @property
+    def end_seconds(self) -> float:
+        """When its last packet ends."""
+        return max(self._end_before, self._end * self.seconds_per_tick + self.shift) if self._has_end else 0.0
+
+    @property
+    def next_seconds(self) -> float:
+        """When its next packet is to be decoded."""
+        return self.next * self.seconds_per_tick + self.shift
+
+    def go_on(self, part: int, shift: float) -> None:
+        """Enters another part."""
+        self._end_before, self._end = self.end_seconds, self._end if not self._has_end else -(2**62)
+        self.part, self.shift = part, shift
+        self.shifts.append((self.num_packets, shift))
+
+    def extend(self, begin: int, lasts: int) -> None:
+        """Takes note of when a packet is shown."""
+        if not self._has_end:
+            self._has_end = True
+            self.start_seconds = begin * self.seconds_per_tick + self.shift
+            self._end = begin + lasts
+        elif begin + lasts > self._end:
+            self._end = begin + lasts
+
+    def append(self, lasts: int) -> None:
+        """Takes note of a packet that is shown when the one before it ended."""
+        self._has_end = True
+        self._end += lasts
 
 
 class Timeline:
     """The clock of a file, from all its packets in the order in which they lie there.
 
     Args:
-        steps: what a packet lasts that says nothing about it, by index of the stream.
+        steps: streams, and what a packet of each lasts that says nothing about it, seconds.
         can_leap: times of this format may leap ahead without meaning it.
 
     Attributes:
@@ -51,8 +90,8 @@ class Timeline:
         jumps: the clock of the file jumps.
     """
 
-    def __init__(self, steps: dict[int, float], *, can_leap: bool) -> None:
-        self.tracks = {index: Track(step) for index, step in steps.items()}
+    def __init__(self, steps: Iterable[tuple[Any, float]], *, can_leap: bool) -> None:
+        self.tracks = {stream.index: Track(stream, step) for stream, step in steps}
         self.jumps = False
         self._can_leap = can_leap
         # Of every part between jumps: by how much it is late, and where it begins in the file.
@@ -65,59 +104,56 @@ class Timeline:
         track = self.tracks.get(packet.stream.index)
         if track is None or not packet.size:
             return
-        if packet.pos is not None:
-            self._place = packet.pos
-        base = packet.time_base
-        seconds_per_tick = base.numerator / base.denominator
-        shown = packet.pts if packet.pts is not None else packet.dts
-        if packet.dts is not None:
-            self._follow(track, packet.dts * seconds_per_tick)
-        track.num_packets += 1
-        track.num_untimed += packet.pts is None
+        shown, decoded, place = packet.pts, packet.dts, packet.pos
+        lasts = packet.duration or track.step
+        if place is not None:
+            self._place = place
+        if decoded is not None:
+            if not track.earliest <= decoded <= track.latest or track.part != len(self._parts) - 1:
+                self._follow(track, decoded)
+            track.decoded, track.next = decoded, decoded + lasts
+            track.earliest = decoded - _MAX_BACK_SECONDS / track.seconds_per_tick
+            if self._can_leap:
+                track.latest = track.next + _MAX_AHEAD_SECONDS / track.seconds_per_tick
         if self._can_leap and packet.is_keyframe:
             self._known.add(_mark(packet))
-        lasts = packet.duration * seconds_per_tick if packet.duration else track.step_seconds
-        shift = self._parts[track._part][0]
-        if packet.dts is not None:
-            track._decoded_seconds = packet.dts * seconds_per_tick + shift
-            track._next_seconds = track._decoded_seconds + lasts
+        track.num_packets += 1
+        if shown is None:
+            track.num_untimed += 1
+            shown = decoded
         if packet.is_discard:  # an edit list leaves it out
             return
         if shown is None:
-            track.end_seconds += track.step_seconds or lasts
-            return
-        begin = shown * seconds_per_tick + shift
-        track.start_seconds = begin if track.start_seconds is None else track.start_seconds
-        track.end_seconds = max(track.end_seconds, begin + lasts)
+            track.append(track.step or lasts)
+        else:
+            track.extend(shown, lasts)
 
     def knows(self, packet: Any) -> bool:
         """Returns whether decoding may begin with a packet, which came whole and with its own times."""
         return not self._can_leap or _mark(packet) in self._known
 
-    def _follow(self, track: Track, seconds: float) -> None:
+    def _follow(self, track: Track, decoded: int) -> None:
         """Finds the part that a packet decoded at a time belongs to; a new one where the clock has jumped."""
         newest = len(self._parts) - 1
-        if track._part == newest and self._fits(track, seconds, newest):
-            return
-        later = [part for part in range(newest, track._part, -1) if self._fits(track, seconds, part)]
-        if self._fits(track, seconds, track._part):
+        later = [part for part in range(newest, track.part, -1) if self._fits(track, decoded, part)]
+        if self._fits(track, decoded, track.part):
             # What lies before the jump in the file belongs to what was before it.
             later = [part for part in later if self._place >= self._parts[part][1]]
         elif not later:
-            self._parts.append((track._next_seconds - seconds, self._place))
+            shift = track.next_seconds - decoded * track.seconds_per_tick
+            self._parts.append((shift, self._place))
             later = [newest + 1]
             self.jumps = True
         if later:
-            track._part = later[0]
-            track.shifts.append((track.num_packets, self._parts[later[0]][0]))
+            track.go_on(later[0], self._parts[later[0]][0])
 
-    def _fits(self, track: Track, seconds: float, part: int) -> bool:
-        seconds += self._parts[part][0]
-        if track._decoded_seconds is None:
+    def _fits(self, track: Track, decoded: int, part: int) -> bool:
+        if track.decoded is None:
             return True
-        if seconds < track._decoded_seconds - _MAX_BACK_SECONDS:
+        seconds = decoded * track.seconds_per_tick + self._parts[part][0]
+        if seconds < track.decoded * track.seconds_per_tick + track.shift - _MAX_BACK_SECONDS:
             return False
-        soon = max(other._next_seconds for other in self.tracks.values()) + _MAX_AHEAD_SECONDS
+        soon = max(other.next_seconds for other in self.tracks.values()) + _MAX_AHEAD_SECONDS
         return not self._can_leap or seconds <= soon
 
 
