@@ -113,5 +113,5 @@ def _unstretched(begin: int, length: int, stored: int, full: int) -> tuple[int, 
     """Returns begin and length of a stretch along one side in stored pixels; both even, where they can be."""
     if stored != full:
         length = min(stored - stored % 2, max(2, 2 * round(length * stored / full / 2))) or stored
-        begin = min(round(begin * stored / full), stored - length)
+        begin = min(2 * round(begin * stored / full / 2), stored - length)
     return begin - begin % 2, length

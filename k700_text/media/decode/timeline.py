@@ -105,6 +105,8 @@ class Timeline:
         if track is None or not packet.size:
             return
         shown, decoded, place = packet.pts, packet.dts, packet.pos
+        if self._can_leap and _is_torn(shown, decoded, track.seconds_per_tick):
+            shown = None
         lasts = packet.duration or track.step
         if place is not None:
             self._place = place
@@ -157,6 +159,13 @@ class Timeline:
         return not self._can_leap or seconds <= soon
 
 
+def _is_torn(shown: int | None, decoded: int | None, seconds_per_tick: float) -> bool:
+    """Returns whether FFmpeg took the time at which a packet is shown from behind a jump."""
+    if shown is None or decoded is None:
+        return False
+    return not -_MAX_BACK_SECONDS <= (shown - decoded) * seconds_per_tick <= _MAX_AHEAD_SECONDS
+
+
 def _mark(packet: Any) -> int:
     return hash((packet.stream.index, packet.pos, packet.pts, packet.dts, packet.size))
 
@@ -180,6 +189,8 @@ class Shifter:
         while left and left[-1][0] <= self._num_packets[index]:
             self._shifts[index] = left.pop()[1]
         self._num_packets[index] += 1
+        if _is_torn(packet.pts, packet.dts, float(packet.time_base)):
+            packet.pts = None
         ticks = round(self._shifts[index] / packet.time_base)
         if ticks:
             packet.pts = None if packet.pts is None else packet.pts + ticks
