@@ -46,11 +46,12 @@ def write_clip(
     start: float = 0.0,
     codec: str = "libx264",
     sound_codec: str = "aac",
+    rate: int | None = None,
     aspect: Fraction | None = None,
     options: dict[str, str] | None = None,
 ) -> Path:
     """Writes two seconds of marked frames, or the frames given, and a sine; both begin at ``start`` seconds."""
-    rate = _RATES.get(sound_codec, 16_000)
+    rate = rate or _RATES.get(sound_codec, 16_000)
     with av.open(str(path), "w", format=_FORMATS.get(path.suffix)) as out:
         frames = marked_frames() if frames is None else frames
         packets = _pictures(out, frames, fps, start, codec, aspect, {"g": "10", "bf": "0"} | (options or {}))
