@@ -178,7 +178,7 @@ class MediaFile:
         for packet in self._packets(wanted, budget):
             if shifter is not None:
                 shifter.move(packet)
-            if packet.size and packet.stream.index in lost:
+            if lost and packet.size and packet.stream.index in lost:
                 # Where packets are told apart by their content, the first ones are cut, and get each other's times.
                 if self._timeline is not None and not self._timeline.knows(packet):
                     continue
@@ -373,13 +373,15 @@ def _frame_rate(video: Any) -> float | None:
 
 
 def _declared_seconds(stream: Any) -> float | None:
-    """Returns the length that a file declares for a stream; in AVI that is its index, for headers are guessed at."""
+    """Returns the length that a file declares for a stream; of AVI, whose headers are guesses, that of its index."""
     if stream is None:
         return None
-    if stream.container.format.name == "avi" and len(stream.index_entries) > 1:
-        return _table_seconds(stream)
     duration: int | None = stream.duration
-    return float(duration * stream.time_base) if duration is not None and duration > 0 else None
+    seconds = float(duration * stream.time_base) if duration is not None and duration > 0 else None
+    if stream.container.format.name == "avi" and len(stream.index_entries) > 1:
+        listed = _table_seconds(stream)
+        return seconds if seconds is not None and abs(seconds - listed) <= _SAME_LENGTH_SECONDS else listed
+    return seconds
 
 
 def _is_confirmed(stream: Any, declared_seconds: float, file_bytes: int) -> bool:
