@@ -225,8 +225,8 @@ class ClipProbe:
         video_status: worth of the video stream.
         num_frames: frames that decoded; None if none could be tried.
         frame_rate: frames per second, average over the file.
-        width: pixels, after rotation metadata is applied.
-        height: pixels, after rotation metadata is applied.
+        width: pixels as shown: turned, and made square.
+        height: pixels as shown: turned, and made square.
         clip_duration_seconds: last frame's (or sample's) end minus the first one's start, measured.
         audio_status: worth of the audio stream.
         audio_sample_rate: hertz, as stored.

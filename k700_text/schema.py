@@ -49,8 +49,8 @@ CLIP_ON_DISK_COLUMNS: tuple[Column, ...] = (
     Column("video_status", _TEXT, "usable, no_stream, partial, undecodable, missing; null: never probed", DISK),
     Column("num_frames", pa.int32(), "frames that decode", DISK),
     Column("frame_rate", pa.float64(), "frames per second, average over the file", DISK),
-    Column("width", pa.int32(), "pixels, rotation applied", DISK),
-    Column("height", pa.int32(), "pixels, rotation applied", DISK),
+    Column("width", pa.int32(), "pixels as shown: turned, and square", DISK),
+    Column("height", pa.int32(), "pixels as shown: turned, and square", DISK),
     Column("clip_duration_seconds", pa.float64(), "measured length of the file, seconds", DISK),
     Column(
         "audio_status",

@@ -46,6 +46,7 @@ class ClipInfo:
         frame_rate: average frames per second, None if not declared.
         video_duration_seconds: length of the video stream, None if not declared.
         audio_duration_seconds: length of the audio stream, None if not declared.
+        file_end_seconds: clip time at which the whole file ends, that is its longest stream; None if not declared.
         audio_sample_rate: hertz, None without audio.
         audio_channels: None without audio.
     """
@@ -56,13 +57,14 @@ class ClipInfo:
     frame_rate: float | None
     video_duration_seconds: float | None
     audio_duration_seconds: float | None
+    file_end_seconds: float | None
     audio_sample_rate: int | None
     audio_channels: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class FrameMark:
-    """When one frame is shown (seconds of clip time), for how long, and its size in pixels, rotation applied."""
+    """When one frame is shown (seconds of clip time), for how long, and its size as it is shown, in square pixels."""
 
     time_seconds: float
     duration_seconds: float
@@ -90,7 +92,7 @@ class PixelFormat(StrEnum):
 
 
 class Box(NamedTuple):
-    """A square of a frame as it is shown (rotation applied), pixels."""
+    """A square of a frame as it is shown (turned, mirrored, its pixels made square), pixels."""
 
     left: int
     top: int
@@ -191,7 +193,7 @@ class OpenClip(Protocol):
         """Returns the length of the video, 0 without one."""
 
     def audio_seconds(self) -> float | None:
-        """Returns the length of the audio as declared, None if nothing is."""
+        """Returns the clip time at which the audio ends, None if nothing tells."""
 
     def read_cut(self, start_seconds: float, num_frames: int, frame_rate: float, cut: Cut) -> FrameArray:
         """Returns the frames shown at ``start_seconds + k / frame_rate``, cut: uint8 (T, *cut.shape)."""

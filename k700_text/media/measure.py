@@ -14,12 +14,14 @@ import numpy as np
 
 from k700_text.config import require_positive
 from k700_text.errors import ConfigError, DecodeError
-from k700_text.media.clip import AudioBlock, DecodeLimits, FrameMark
+from k700_text.media.clip import AudioBlock, ClipInfo, DecodeLimits, FrameMark
 from k700_text.media.decode import ClipReader
 from k700_text.media.levels import SILENCE_DBFS, Run, block_length, from_dbfs, listen, to_dbfs
 from k700_text.records import AudioStatus, ClipProbe, VideoStatus
 
 # Those that stand alone, and sizes: H.264, MP4 and 4:2:0 are names.
+_MAX_STEP_SECONDS = 1.0
+_MAX_STILL_SECONDS = 10.0
 _NUMBER = re.compile(r"(?<![\w.:])\d+([.x]\d+)*(?![\w:])")
 # What is left of a constant by rounding is at most -116 dB of it.
 _ROUNDING = 4e-6
@@ -78,34 +80,62 @@ def probe_clip(path: str | Path, root: str | Path, settings: ProbeSettings | Non
 
 
 class _VideoMeter:
-    """Adds up frames."""
+    """Adds up frames, and the time that they are shown for.
+
+    A frame covers the time until the next one if that comes within a second, or if the sound goes on meanwhile; else,
+    and where packets are damaged in between, as long as it says itself. Ten seconds of a still are the most.
+    """
 
     def __init__(self) -> None:
         self.num_frames = 0
-        self.lost_seconds = 0.0
         self.width = self.height = 0
+        self.end_seconds = 0.0
         self._first_seconds = 0.0
-        self._end_seconds = 0.0
+        self._covered_seconds = 0.0
+        self._last: FrameMark | None = None
         self._num_damaged = 0
+        self._pauses: list[tuple[FrameMark, float]] = []
 
     @property
     def duration_seconds(self) -> float:
-        return self._end_seconds - self._first_seconds if self.num_frames else 0.0
+        return self.end_seconds - self._first_seconds if self.num_frames else 0.0
+
+    def covered_seconds(self, heard: _Stretches) -> float:
+        """Returns for how long there are frames, given where there is sound."""
+        seconds = self._covered_seconds + (_shown_seconds(self._last) if self._last is not None else 0.0)
+        for mark, end in self._pauses:
+            is_heard = heard.within(mark.time_seconds, end) > (end - mark.time_seconds) / 2
+            most = max(_shown_seconds(mark), _MAX_STILL_SECONDS if is_heard else _MAX_STEP_SECONDS)
+            seconds += min(end - mark.time_seconds, most)
+        return seconds
 
     @property
     def span(self) -> tuple[float, float]:
         """Clip times at which the first frame begins and the last one ends."""
-        return self._first_seconds, self._end_seconds
+        return self._first_seconds, self.end_seconds
 
     def add(self, mark: FrameMark, num_damaged: int) -> None:
-        if not self.num_frames:
+        """Takes the next frame, and the number of damaged packets up to it."""
+        if self._last is None:
             self._first_seconds = mark.time_seconds
             self.width, self.height = mark.width, mark.height
-        elif num_damaged != self._num_damaged:
-            self.lost_seconds += max(0.0, mark.time_seconds - self._end_seconds)
+        elif mark.time_seconds > self._last.time_seconds:
+            gap = mark.time_seconds - self._last.time_seconds
+            if num_damaged != self._num_damaged:
+                self._covered_seconds += min(gap, _shown_seconds(self._last))
+            elif gap > _MAX_STEP_SECONDS:
+                self._pauses.append((self._last, mark.time_seconds))
+            else:
+                self._covered_seconds += gap
+        if self._last is None or mark.time_seconds > self._last.time_seconds:
+            self._last = mark
         self._num_damaged = num_damaged
         self.num_frames += 1
-        self._end_seconds = max(self._end_seconds, mark.time_seconds + mark.duration_seconds)
+        self.end_seconds = max(self.end_seconds, mark.time_seconds + mark.duration_seconds)
+
+
+def _shown_seconds(mark: FrameMark) -> float:
+    return min(mark.duration_seconds, _MAX_STILL_SECONDS)
 
 
 class _Stretches:
@@ -190,8 +220,11 @@ def _measure(reader: ClipReader, clip_file: str, file_bytes: int, settings: Prob
             heard.add(event)
     audio.finish()
     info = reader.info
-    declared = (info.video_duration_seconds or 0.0, info.audio_duration_seconds or 0.0)
-    video_status, video_reason = _judge_video(reader, video, max(declared[0], video.duration_seconds), settings)
+    cut_off_from = _cut_off_from(info, max(video.end_seconds, audio.seconds), settings)
+    declared = (info.video_duration_seconds or cut_off_from, info.audio_duration_seconds or cut_off_from)
+    whole_video_seconds = max(declared[0], video.duration_seconds, video.end_seconds)
+    covered_seconds = video.covered_seconds(heard)
+    video_status, video_reason = _judge_video(reader, video, covered_seconds, whole_video_seconds, settings)
     whole_seconds = max(*declared, video.duration_seconds, audio.seconds)
     # Windows lie where there are pictures: sound beside them is of no use.
     covered = [(audio.seconds, whole_seconds), (heard.within(*video.span), video.duration_seconds)]
@@ -216,14 +249,19 @@ def _measure(reader: ClipReader, clip_file: str, file_bytes: int, settings: Prob
     )
 
 
+def _cut_off_from(info: ClipInfo, longest_seconds: float, settings: ProbeSettings) -> float:
+    """Returns the length declared for the file as a whole if no stream of it is that long, else 0."""
+    declared = info.file_end_seconds or 0.0
+    return declared if longest_seconds < settings.min_covered_share * declared else 0.0
+
+
 def _judge_video(
-    reader: ClipReader, video: _VideoMeter, whole_seconds: float, settings: ProbeSettings
+    reader: ClipReader, video: _VideoMeter, covered: float, whole_seconds: float, settings: ProbeSettings
 ) -> tuple[VideoStatus, str]:
     if not reader.info.has_video_stream:
         return VideoStatus.NO_STREAM, "no video stream"
     if not video.num_frames:
         return VideoStatus.UNDECODABLE, f"no frame of the video decodes{_damage(reader.num_damaged_video)}"
-    covered = video.duration_seconds - video.lost_seconds
     if covered < settings.min_covered_share * whole_seconds:
         damage = _damage(reader.num_damaged_video, ", ")
         return VideoStatus.PARTIAL, f"the video covers only a part: {covered:.1f} of {whole_seconds:.1f} s{damage}"

@@ -28,8 +28,8 @@ UNKNOWN_COLOUR = (2, 0)
 SAME_TIME_SECONDS = 1e-6
 """Times that lie no further apart are one."""
 
-_FORMAT = 1
-_HEADER = struct.Struct("<B2I 5q 2iB i2B qd")
+_FORMAT = 2
+_HEADER = struct.Struct("<B2I 5q 2iBd i2B qd")
 _NOTHING = -(2**63)
 
 
@@ -62,12 +62,14 @@ class PacketTable:
         end_ticks: ticks at which the last packet shown ends.
         width: of the pictures as coded, pixels; 0 for audio.
         height: of the pictures as coded, pixels; 0 for audio.
-        quarter_turns: how often pictures are turned left by 90 degrees before they are shown.
+        orientation: how pictures are mirrored and turned before they are shown, see ``decode.shape``.
+        pixel_aspect: width of a pixel for its height.
         sample_rate: hertz; 0 for video.
         colour: matrix (as ITU-T H.273 numbers them; 2 is unknown) and range (0 unknown, 1 limited, 2 full) that the
             pictures have where the stream itself says nothing.
         heard_from: ticks before which the samples are the encoder's own and are not heard; None where all are.
-        declared_seconds: length that the file states, None where it states none.
+        declared_seconds: clip time at which the stream ends, as the file declares it or all packets tell; None where
+            nothing does.
     """
 
     codec: str
@@ -81,7 +83,8 @@ class PacketTable:
     end_ticks: int
     width: int = 0
     height: int = 0
-    quarter_turns: int = 0
+    orientation: int = 0
+    pixel_aspect: float = 1.0
     sample_rate: int = 0
     colour: tuple[int, int] = UNKNOWN_COLOUR
     heard_from: int | None = None
@@ -155,7 +158,8 @@ class PacketTable:
             self.end_ticks,
             self.width,
             self.height,
-            self.quarter_turns,
+            self.orientation,
+            self.pixel_aspect,
             self.sample_rate,
             *self.colour,
             _NOTHING if heard_from is None else heard_from,
@@ -178,7 +182,8 @@ class PacketTable:
             end_ticks,
             width,
             height,
-            quarter_turns,
+            orientation,
+            pixel_aspect,
             sample_rate,
             matrix,
             color_range,
@@ -207,7 +212,8 @@ class PacketTable:
             end_ticks=end_ticks,
             width=width,
             height=height,
-            quarter_turns=quarter_turns,
+            orientation=orientation,
+            pixel_aspect=pixel_aspect,
             sample_rate=sample_rate,
             colour=(matrix, color_range),
             heard_from=None if heard_from == _NOTHING else heard_from,

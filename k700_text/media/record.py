@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import wave
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -144,7 +143,8 @@ def _kept(kind: str, reader: ClipReader, read: Callable[[], _Part | None], probl
 
 def _lacks_end(reader: ClipReader) -> bool:
     """Returns whether the file was cut off, which no packet shows where the cut lies between two."""
-    return reader.missing_video_seconds > _TOLERATED_SHARE * (reader.info.video_duration_seconds or 0.0)
+    declared = reader.info.video_duration_seconds or reader.info.file_end_seconds or 0.0
+    return reader.missing_video_seconds > _TOLERATED_SHARE * declared
 
 
 def _is_cut(reader: ClipReader, video: EncodedVideo | None, settings: PreparedSettings) -> bool:
@@ -153,7 +153,7 @@ def _is_cut(reader: ClipReader, video: EncodedVideo | None, settings: PreparedSe
     if video is None:
         return (reader.audio_seconds() or 0.0) > most
     is_full = video.num_frames >= settings.max_seconds * settings.frame_rate
-    return is_full and (reader.info.video_duration_seconds or math.inf) > most
+    return is_full and reader.video_seconds() > most
 
 
 def _video_of(reader: ClipReader, settings: PreparedSettings, watch: FrameFilter) -> EncodedVideo | None:

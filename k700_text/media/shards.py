@@ -44,7 +44,7 @@ INDEX_FILE = "index.arrow"
 CHECKED_BYTES = 16 * 1024
 """Length of the stretches of a record that have a checksum each."""
 
-_FORMAT = 1
+_FORMAT = 2
 _BATCH_ROWS = 65_536
 _TAR_BLOCK = tarfile.BLOCKSIZE
 _PARTS = ("video", "audio", "level", "json")

@@ -11,7 +11,8 @@ import pytest
 from k700_text.errors import DecodeError
 from k700_text.media.clip import AudioBlock, Cut, DecodeLimits, FrameMark, PixelFormat
 from k700_text.media.decode import ClipReader, container
-from k700_text.media.decode.pictures import FrameCutter, quarter_turns
+from k700_text.media.decode.pictures import FrameCutter
+from k700_text.media.decode.shape import orientation_of, pixel_aspect_of, square_size
 from k700_text.media.encode import encode_clip
 from tests.k700_text.media_files import SAMPLES, frame_number, make_clip, needs_samples, numbered_frames, tone
 
@@ -35,6 +36,7 @@ class FullDecode:
                 ticks = np.array([frame.pts for frame in self.frames])
                 assert (np.diff(ticks) > 0).all()
                 self.times = (ticks - ticks[0]) * float(stream.time_base)
+            self.pixel_aspect = pixel_aspect_of(stream)
 
     def chosen(self, start: float, num_frames: int, rate: float) -> list[av.VideoFrame]:
         wanted = start + np.arange(num_frames) / rate
@@ -42,12 +44,14 @@ class FullDecode:
 
     def shown(self, start: float, num_frames: int, rate: float) -> np.ndarray[Any, Any]:
         chosen = self.chosen(start, num_frames, rate)
-        return np.stack([np.rot90(f.to_ndarray(format="rgb24"), round(f.rotation / 90)) for f in chosen])
+        width, height = square_size(chosen[0].width, chosen[0].height, self.pixel_aspect)
+        size: Any = {"width": width, "height": height}
+        return np.stack([np.rot90(f.to_ndarray(format="rgb24", **size), round(f.rotation / 90)) for f in chosen])
 
     def cut(self, start: float, num_frames: int, rate: float, cut: Cut) -> np.ndarray[Any, Any]:
-        cutter = FrameCutter(cut, num_frames, limits=DecodeLimits(), name="reference")
+        cutter = FrameCutter(cut, num_frames, limits=DecodeLimits(), name="reference", pixel_aspect=self.pixel_aspect)
         for position, frame in enumerate(self.chosen(start, num_frames, rate)):
-            cutter.put(position, 1, frame, quarter_turns(frame))
+            cutter.put(position, 1, frame, orientation_of(frame))
         return cutter.frames()
 
 
@@ -302,6 +306,7 @@ class TestRealFiles:
             for frame in source.decode(video=0):
                 reference.frames.append(frame)
         reference.times = np.arange(len(reference.frames)) / 10
+        reference.pixel_aspect = 1.0
         with ClipReader(path) as reader:
             marks = [mark for mark in reader.scan() if isinstance(mark, FrameMark)]
             assert len(marks) == 29 and reader.num_damaged_video == 1

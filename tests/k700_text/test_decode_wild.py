@@ -25,7 +25,8 @@ from k700_text.errors import DecodeError
 from k700_text.media import decode
 from k700_text.media.clip import DEFAULT_LIMITS, AudioBlock, Cut, DecodeLimits, FrameMark, OpenClip, PixelFormat
 from k700_text.media.decode import ClipReader
-from k700_text.media.decode.pictures import FrameCutter, FrameScaler, quarter_turns
+from k700_text.media.decode.pictures import FrameCutter, FrameScaler
+from k700_text.media.decode.shape import orientation_of
 from k700_text.media.encode import encode_clip
 from tests.k700_text.media_files import frame_number, make_clip, numbered_frames, tone
 
@@ -249,7 +250,7 @@ def assert_frame_exact(path: Path, pixel_format: PixelFormat = PixelFormat.YUV42
             cutter = FrameCutter(cut, 6, limits=DEFAULT_LIMITS, name="reference")
             for position in range(6):
                 frame = reference.shown(start + position / 10)
-                cutter.put(position, 1, frame, quarter_turns(frame))
+                cutter.put(position, 1, frame, orientation_of(frame))
             assert np.array_equal(reader.read_cut(start, 6, 10.0, cut), cutter.frames()), start
 
 

@@ -181,7 +181,7 @@ def test_pictures_of_a_turned_clip_are_turned(tmp_path: Path) -> None:
         content[place : place + 36] = b"".join(value.to_bytes(4, "big", signed=True) for value in values)
         path.write_bytes(content)
         indexed = assert_exact(path, 3)
-        assert indexed.packets.video is not None and indexed.packets.video.quarter_turns == turns
+        assert indexed.packets.video is not None and indexed.packets.video.orientation == turns
 
 
 def set_full_range(context: Any) -> None:
@@ -454,7 +454,7 @@ def test_a_check_finds_tables_that_are_wrong(tmp_path: Path) -> None:
     for wrong in (
         replace(packets, video=late),
         replace(packets, video=no_reference),
-        replace(packets, video=replace(packets.video, colour=(1, 2), quarter_turns=2)),
+        replace(packets, video=replace(packets.video, colour=(1, 2), orientation=2)),
         replace(packets, audio=deaf),
     ):
         assert check_packets(path, wrong, seed=1) is not None

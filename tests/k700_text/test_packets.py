@@ -87,7 +87,9 @@ def test_groups_without_a_wanted_picture_are_left_out() -> None:
 
 @given(tables(), tables(), st.booleans())
 def test_tables_come_back_from_bytes(video: PacketTable, audio: PacketTable, has_audio: bool) -> None:
-    video = replace(video, width=340, height=256, quarter_turns=3, colour=(1, 2), declared_seconds=10.01)
+    video = replace(
+        video, width=340, height=256, orientation=7, pixel_aspect=4 / 3, colour=(1, 2), declared_seconds=10.01
+    )
     audio = replace(audio, codec="aac", sample_rate=44_100, heard_from=-7)
     clip = ClipPackets(video=video, audio=audio if has_audio else None)
     blob = clip.to_bytes()

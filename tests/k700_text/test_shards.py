@@ -340,9 +340,9 @@ def test_every_flipped_bit_of_the_settings_is_found() -> None:
     [
         ("{", StorageError, "prepared.json is damaged"),
         ("[]", StorageError, "prepared.json is damaged"),
-        ('{"format": 99}', SchemaMismatchError, "format 99, this version reads 1"),
-        ('{"format": 1, "settings": {"colour": 1}}', StorageError, "colour"),
-        ('{"format": 1, "settings": {"short_side": 7}}', StorageError, "short_side"),
+        ('{"format": 99}', SchemaMismatchError, "format 99, this version reads 2"),
+        ('{"format": 2, "settings": {"colour": 1}}', StorageError, "colour"),
+        ('{"format": 2, "settings": {"short_side": 7}}', StorageError, "short_side"),
     ],
 )
 def test_damaged_settings_are_one_clear_line(text: str, error: type[Exception], message: str) -> None:

@@ -162,10 +162,12 @@ FILMS: dict[str, tuple[str, list[Part], str, tuple[bool, ...]]] = {
         ALL,
     ),
     "late.mkv": ("pcm_s16le", [(sine(440, 1.0)[None], RATE)], "partial", (False, False, True)),
+    "late.mov": ("pcm_s16le", [(sine(440, 1.0)[None], RATE)], "partial", (False, False, True)),
+    "late.ts": ("ac3", [(sine(440, 1.0)[None], RATE)], "partial", (False, False, True)),
     "early.mkv": ("pcm_s16le", [(sine(440, 1.0)[None], RATE)], "partial", (True, False, False)),
     "after-the-video.mov": ("pcm_s16le", [(sine(440, 3.0)[None], RATE)], "partial", NONE),
 }
-STARTS = {"late.mkv": 2.0, "after-the-video.mov": 3.6}
+STARTS = {**dict.fromkeys(("late.mkv", "late.mov", "late.ts"), 2.0), "after-the-video.mov": 3.6}
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from fractions import Fraction
 from typing import Any
+
+
+class TimeSource(Enum):
+    """What tells when frames of a stream are shown."""
+
+    PTS = "pts"
+    """Every frame its own presentation time; should one lack it, its decoding time."""
+    SOME_PTS = "some_pts"
+    """Presentation times that only some frames have: decoding times would put frames that are reordered too early."""
+    DTS = "dts"
+    """Decoding times, in the order in which frames come out of the decoder."""
 
 
 class Clock:
@@ -16,12 +28,12 @@ class Clock:
         went_back: the frame read last lies before the one read before it.
     """
 
-    def __init__(self, stream: Any, uses_dts: bool, origin: Fraction, step_seconds: float) -> None:
+    def __init__(self, stream: Any, source: TimeSource, origin: Fraction, step_seconds: float) -> None:
         self.step_seconds = step_seconds
         self.time_seconds = 0.0
         self.duration_seconds = step_seconds
         self.went_back = False
-        self._uses_dts = uses_dts
+        self._source = source
         # Whole numbers, once: Fractions for every frame cost more than decoding a packet of audio.
         base = Fraction(stream.time_base) if stream is not None else Fraction(1)
         self._ticks_scale = base.numerator * origin.denominator
@@ -53,9 +65,9 @@ class Clock:
         return self.time_seconds + self.duration_seconds
 
     def _ticks(self, frame: Any) -> int | None:
-        if not self._uses_dts:
+        if self._source is TimeSource.PTS:
             ticks = frame.pts if frame.pts is not None else frame.dts
-        elif frame.dts is None and not self._num_read:
+        elif self._source is TimeSource.SOME_PTS or (frame.dts is None and not self._num_read):
             ticks = frame.pts
         else:
             ticks = frame.dts

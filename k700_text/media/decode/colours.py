@@ -18,6 +18,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from numpy.typing import NDArray
 
 from k700_text.media.clip import FrameArray
+from k700_text.media.decode.shape import oriented
 
 # AVColorSpace to the matrices that swscale knows; every other one, "unspecified" among them, is taken for BT.601.
 _MATRICES = {
@@ -74,9 +75,9 @@ class Planes(NamedTuple):
         half = slice(top // 2, (top + height) // 2), slice(left // 2, (left + width) // 2)
         return Planes(self.y[rows, columns], self.u[half], self.v[half])
 
-    def turned(self, quarter_turns: int) -> Planes:
-        """Returns views turned left by 90 degrees as often as given."""
-        return Planes(*(np.rot90(plane, quarter_turns) for plane in self)) if quarter_turns else self
+    def oriented(self, orientation: int) -> Planes:
+        """Returns views mirrored and turned as an orientation says, see ``shape``."""
+        return Planes(*(oriented(plane, orientation) for plane in self)) if orientation else self
 
     def split(self, num_frames: int) -> Planes:
         """Returns views of an image that is that many frames, one below the other."""

@@ -15,11 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import av
-from av.stream import Disposition
+from av.format import Flags
+from av.stream import Discard, Disposition
 
 from k700_text.errors import DecodeError
 from k700_text.media.clip import ClipInfo, DecodeLimits
+from k700_text.media.decode.clock import TimeSource
+from k700_text.media.decode.shape import pixel_aspect_of
 from k700_text.media.decode.strangers import what_stands_there
+from k700_text.media.decode.timeline import Shifter, Timeline
 
 # Formats that hold sound or moving pictures in one file. Left out: single images and playlists, because a playlist
 # can name other files and addresses, and reading a clip must open nothing but that clip.
@@ -31,7 +35,14 @@ _FORMATS = (
 _OPEN_OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
 # AVI stores decoding times only: its presentation times are guesses that go back and forth around B-frames.
 _FORMATS_WITHOUT_PTS = frozenset({"avi"})
+# Formats that list all packets of a stream at one place, where its times cannot jump unseen.
+_FORMATS_WITH_TABLES = frozenset({"avi", "mov,mp4,m4a,3gp,3g2,mj2"})
+# Lengths that differ less are one: files round theirs, and encoders of sound pad.
+_SAME_LENGTH_SECONDS = 0.1
+# A file that takes longer to look through is taken at its word.
+_MAX_SURVEY_SECONDS = 10.0
 _MAX_TICKS = 2**62
+_AV_TIME_BASE = Fraction(1, av.time_base)
 
 
 class Budget:
@@ -60,9 +71,10 @@ class MediaFile:
         path: the file.
         video: the video stream, None without one; cover art is none.
         audio: the audio stream, None without one.
-        uses_dts: frames are shown in the order and at the times they are decoded.
+        video_times: what tells when frames of the video are shown.
         origin: the container's time at which clip time is zero, seconds.
-        video_origin: the same as the times of frames have it; later where ``uses_dts``, by the delay of the decoder.
+        video_origin: the same as the times of frames have it; later where these are decoding times.
+        pixel_aspect: width of a pixel of the video for its height.
         num_damaged_video: video packets that did not decode so far.
         num_damaged_audio: audio packets that did not decode so far.
 
@@ -78,17 +90,24 @@ class MediaFile:
         self._limits = limits
         self._is_fresh = True
         self._is_closed = False
+        self._is_midway = False
         self._pass = 0
         self._container = self._open()
         try:
             self.video, self.audio = self._pick_streams()
             if self.video is None and self.audio is None:
                 raise self.error(what_stands_there(path) or "holds no video and no audio")
-            self.uses_dts = self._container.format.name in _FORMATS_WITHOUT_PTS
-            self.info = _describe(self._container, self.video, self.audio)
-            first = self.video if self.video is not None else self.audio
-            self.origin = Fraction(first.start_time or 0) * Fraction(first.time_base)
-            self.video_origin = self._first_dts() if self.uses_dts and self.video is not None else self.origin
+            self.pixel_aspect = 1.0 if self.video is None else pixel_aspect_of(self.video)
+            self._has_table = self._container.format.name in _FORMATS_WITH_TABLES
+            self._can_leap = bool(self._container.format.flags & Flags.ts_discont.value)
+            self._timeline = None if self.video is None or self._has_table else self._first_survey()
+            self.origin = self._start()
+            # One of the other streams may begin earlier.
+            self._begin = min(self.origin, Fraction(self._container.start_time or 0) * _AV_TIME_BASE)
+            self.info = self._describe()
+            self.video_times = self._time_source()
+            uses_dts = self.video_times is TimeSource.DTS and self.video is not None
+            self.video_origin = self._first_dts() if uses_dts else self.origin
         except BaseException:
             self._container.close()
             raise
@@ -103,6 +122,15 @@ class MediaFile:
         """Returns an error that names the file."""
         return DecodeError(f"{self.path}: {text}", path=str(self.path))
 
+    def rewind(self) -> None:
+        """Goes to the very first packet of the file, of whatever stream; slower than going to that of one stream."""
+        if self._is_closed:
+            raise self.error("is closed")
+        self._pass += 1
+        self._is_midway = False
+        if not self._is_fresh:
+            self._reopen()
+
     def seek(self, point: float | None, stream: Any) -> bool:
         """Goes to the last key frame of a stream before ``point`` (clip time); returns whether it could.
 
@@ -111,17 +139,24 @@ class MediaFile:
         if self._is_closed:
             raise self.error("is closed")
         self._pass += 1
+        self._is_midway = False
         if point is None and self._is_fresh:
             return True
+        if self._timeline is not None and self._timeline.jumps:
+            # Only from its first packet on is it known by how much each of them is late.
+            if point is None:
+                self.rewind()
+            return point is None
         # Rewinding has to go before the first packet: audio begins with one whose samples are thrown away.
-        instants = [self.origin + Fraction(point)] if point is not None else [self.origin - 1, self.origin]
+        instants = [self._begin - 1, self._begin] if point is None else [self.origin + Fraction(point)]
         for instant in instants:
             ticks = math.floor(instant / stream.time_base)
             with suppress(av.error.FFmpegError):
                 self._container.seek(max(-_MAX_TICKS, min(ticks, _MAX_TICKS)), stream=stream, backward=True)
+                self._is_midway = point is not None
                 return True
         if point is None:
-            self._reopen()
+            self.rewind()
         return point is None
 
     def decoded(self, *streams: Any, budget: Budget) -> Iterator[Any]:
@@ -138,7 +173,17 @@ class MediaFile:
         current = self._pass
         is_lost = False
         began = time.monotonic()
-        for packet in self._packets([stream for stream in streams if stream is not None], budget):
+        wanted = [stream for stream in streams if stream is not None]
+        shifter = Shifter(self._timeline) if self._timeline is not None and self._timeline.jumps else None
+        lost = {stream.index for stream in wanted} if self._is_midway and self._timeline is not None else set()
+        for packet in self._packets(wanted, budget):
+            if shifter is not None:
+                shifter.move(packet)
+            if lost and packet.size and packet.stream.index in lost:
+                # Where packets are told apart by their content, the first ones are cut, and get each other's times.
+                if self._timeline is not None and not self._timeline.knows(packet):
+                    continue
+                lost.discard(packet.stream.index)
             is_video = packet.stream.type == "video"
             if is_video and is_lost and not packet.is_keyframe and packet.size:
                 continue
@@ -151,6 +196,23 @@ class MediaFile:
             if current != self._pass:
                 raise self.error("was closed or read elsewhere before this reading of it ended")
             began = time.monotonic()
+
+    def seconds_of(self, stream: Any) -> float | None:
+        """Returns the clip time at which a stream ends: as declared if its packets agree, None if nothing tells.
+
+        What is declared for the file as a whole is that of its longest stream, and headers may say anything.
+        """
+        index = stream.index  # looking through the file may open it anew
+        hint = _declared_seconds(stream) or self._declared_end()
+        if hint is not None and self._has_table and _is_confirmed(stream, hint, self.path.stat().st_size):
+            late = float(Fraction(stream.start_time or 0) * Fraction(stream.time_base) - self.origin)
+            return hint + late if abs(late) > _SAME_LENGTH_SECONDS else hint
+        if self._timeline is None or index not in self._timeline.tracks:
+            self._timeline = self._surveyed(with_audio=True)
+        if self._timeline is None:
+            return hint
+        seconds = max(0.0, self._timeline.tracks[index].end_seconds - float(self.origin))
+        return hint if hint is not None and abs(hint - seconds) <= _SAME_LENGTH_SECONDS else seconds
 
     def packets(self, *streams: Any) -> Iterator[Any]:
         """Yields the packets of the streams as they lie in the file, which nothing was read of yet.
@@ -186,10 +248,10 @@ class MediaFile:
             raise self.error(text) from error
 
     def _reopen(self) -> None:
-        """Starts over in a file that cannot be rewound: slow, and rare."""
         self._container.close()
         self._container = self._open()
         self.video, self.audio = self._pick_streams()
+        self._is_fresh = True
 
     def _pick_streams(self) -> tuple[Any, Any]:
         """Returns the video and the audio stream that FFmpeg thinks best, None where there is none."""
@@ -210,6 +272,75 @@ class MediaFile:
             # A stream may grow midway: this makes the decoder refuse before it takes the memory.
             context.options = {"max_pixels": str(self._limits.max_pixels)}
         return video, audio
+
+    def _start(self) -> Fraction:
+        """Returns the container's time at which the stream that the clip's time starts with does."""
+        first = self.video if self.video is not None else self.audio
+        if first.start_time is not None:
+            return Fraction(first.start_time) * Fraction(first.time_base)
+        track = self._timeline.tracks[first.index] if self._timeline is not None else None
+        return Fraction(track.start_seconds or 0).limit_denominator(10**6) if track is not None else Fraction(0)
+
+    def _time_source(self) -> TimeSource:
+        if self._container.format.name in _FORMATS_WITHOUT_PTS:
+            return TimeSource.DTS
+        track = (
+            self._timeline.tracks[self.video.index] if self._timeline is not None and self.video is not None else None
+        )
+        is_patchy = track is not None and 0 < track.num_untimed < track.num_packets
+        return TimeSource.SOME_PTS if is_patchy else TimeSource.PTS
+
+    def _first_survey(self) -> Timeline | None:
+        """Returns the times of all packets; of the video alone where they do not jump, which is cheaper."""
+        if self._can_leap or self.audio is None:
+            return self._surveyed(with_audio=True)
+        before, self.audio.discard = self.audio.discard, Discard.all
+        try:
+            timeline = self._surveyed(with_audio=False)
+        finally:
+            self.audio.discard = before
+        return timeline if timeline is None or not timeline.jumps else self._surveyed(with_audio=True)
+
+    def _surveyed(self, *, with_audio: bool) -> Timeline | None:
+        """Returns the times of all packets; None if there are too many of them."""
+        self.rewind()
+        streams = [stream for stream in (self.video, self.audio if with_audio else None) if stream is not None]
+        self._is_fresh = False
+        self._pass += 1
+        steps = [1 / (_frame_rate(stream) or 25.0) if stream is self.video else 0.0 for stream in streams]
+        timeline = Timeline(zip(streams, steps, strict=True), can_leap=self._can_leap)
+        budget = Budget(self._limits, str(self.path))
+        deadline = time.monotonic() + min(_MAX_SURVEY_SECONDS, self._limits.max_seconds)
+        for packet in self._packets(streams, budget):
+            timeline.add(packet)
+            if time.monotonic() > deadline:
+                return None
+        return timeline
+
+    def _describe(self) -> ClipInfo:
+        video, audio = self.video, self.audio
+        context = audio.codec_context if audio is not None else None
+        # Where clocks may leap, nothing is declared: FFmpeg takes the first and the last time for it.
+        declared = [None if self._can_leap else _declared_seconds(stream) for stream in (video, audio)]
+        return ClipInfo(
+            container=self._container.format.name,
+            has_video_stream=video is not None,
+            has_audio_stream=audio is not None,
+            frame_rate=_frame_rate(video) if video is not None else None,
+            video_duration_seconds=declared[0],
+            audio_duration_seconds=declared[1],
+            file_end_seconds=None if self._can_leap else self._declared_end(),
+            audio_sample_rate=context.sample_rate if context is not None else None,
+            audio_channels=context.channels if context is not None else None,
+        )
+
+    def _declared_end(self) -> float | None:
+        """Returns the clip time at which the file as a whole ends, as declared."""
+        ticks = self._container.duration
+        if ticks is None or ticks <= 0:
+            return None
+        seconds = float((ticks + (self._container.start_time or 0)) * _AV_TIME_BASE - self.origin)
+        return seconds if seconds > 0 else None
 
     def _first_dts(self) -> Fraction:
         """Returns the decoding time that the first frame comes out at: pictures out of order come out late."""
@@ -239,31 +370,40 @@ class MediaFile:
                 return
 
 
-def _describe(container: Any, video: Any, audio: Any) -> ClipInfo:
-    rate = (video.average_rate or video.guessed_rate) if video is not None else None
-    context = audio.codec_context if audio is not None else None
-    return ClipInfo(
-        container=container.format.name,
-        has_video_stream=video is not None,
-        has_audio_stream=audio is not None,
-        frame_rate=float(rate) if rate else None,
-        video_duration_seconds=_declared_seconds(container, video),
-        audio_duration_seconds=_declared_seconds(container, audio),
-        audio_sample_rate=context.sample_rate if context is not None else None,
-        audio_channels=context.channels if context is not None else None,
-    )
+def _frame_rate(video: Any) -> float | None:
+    rate = video.average_rate or video.guessed_rate
+    return float(rate) if rate else None
 
 
-def _declared_seconds(container: Any, stream: Any) -> float | None:
+def _declared_seconds(stream: Any) -> float | None:
+    """Returns the length that a file declares for a stream; of AVI, whose headers are guesses, that of its index."""
     if stream is None:
         return None
-    if stream.duration:
-        seconds = float(stream.duration * stream.time_base)
-    elif container.duration:
-        seconds = container.duration / av.time_base
-    else:
-        return None
-    return seconds if seconds > 0 else None
+    duration: int | None = stream.duration
+    seconds = float(duration * stream.time_base) if duration is not None and duration > 0 else None
+    if stream.container.format.name == "avi" and len(stream.index_entries) > 1:
+        listed = _table_seconds(stream)
+        return seconds if seconds is not None and abs(seconds - listed) <= _SAME_LENGTH_SECONDS else listed
+    return seconds
+
+
+def _is_confirmed(stream: Any, declared_seconds: float, file_bytes: int) -> bool:
+    """Returns whether the table of a stream's packets says that it is as long as declared, and is all there."""
+    entries = stream.index_entries
+    if len(entries) < 2 or entries[-1].pos + entries[-1].size > file_bytes:
+        return False
+    return abs(_table_seconds(stream) - declared_seconds) <= _SAME_LENGTH_SECONDS
+
+
+def _table_seconds(stream: Any) -> float:
+    """Returns the length of a stream by the table of its packets, of which it needs two."""
+    entries = stream.index_entries
+    first, last = int(entries[0].timestamp), int(entries[-1].timestamp)
+    tick: float = stream.time_base.numerator / stream.time_base.denominator
+    if stream.type == "video":
+        # These are times of decoding, which begin as much too early as they end.
+        return (last - first) * tick + 1 / (_frame_rate(stream) or 25.0)
+    return (last - int(stream.start_time or 0) + (last - first) / (len(entries) - 1)) * tick
 
 
 def _decode(packet: Any) -> tuple[list[Any], bool]:

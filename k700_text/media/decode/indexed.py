@@ -113,12 +113,12 @@ class PacketReader:
         selection = table.select([start_seconds + index / frame_rate for index in range(num_frames)])
         all_pts = table.pts.tolist()
         places = _places([all_pts[packet] for packet in selection.shown])
-        cutter = FrameCutter(cut, num_frames, limits=self._limits, name=self.name)
+        cutter = FrameCutter(cut, num_frames, limits=self._limits, name=self.name, pixel_aspect=table.pixel_aspect)
         with self._translated():
             for pts, frame in self._pictures(table, selection.packets):
                 place = places.pop(pts, None)
                 if place is not None:
-                    cutter.put(*place, frame, table.quarter_turns)
+                    cutter.put(*place, frame, table.orientation)
             if places:
                 raise self._error("a picture that its packet table has does not decode")
             return cutter.frames()

@@ -19,7 +19,7 @@ from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from k700_text.errors import DecodeError
-from k700_text.media.clip import Box, Cut, DecodeLimits, FrameArray, PixelFormat
+from k700_text.media.clip import Cut, DecodeLimits, FrameArray, PixelFormat
 from k700_text.media.decode.colours import (
     USUAL_TINT,
     Planes,
@@ -31,6 +31,7 @@ from k700_text.media.decode.colours import (
     rows_of,
     tint_of,
 )
+from k700_text.media.decode.shape import Area, is_upended, shown_size, stored_area
 
 # A triangle as wide as the step when shrinking: the antialiased bilinear scaling of torchvision, to 66 dB.
 _CUT_SCALING = Interpolation.BILINEAR
@@ -49,42 +50,46 @@ class FrameCutter:
         num_frames: T.
         limits: ``max_pixels`` is kept.
         name: of the clip, for messages.
+        pixel_aspect: width of a stored pixel for its height.
     """
 
-    def __init__(self, cut: Cut, num_frames: int, *, limits: DecodeLimits, name: str) -> None:
+    def __init__(
+        self, cut: Cut, num_frames: int, *, limits: DecodeLimits, name: str, pixel_aspect: float = 1.0
+    ) -> None:
         self._cut = cut
+        self._pixel_aspect = pixel_aspect
         self._num_frames = num_frames
         self._limits = limits
         self._name = name
         self._tints: list[Tint | None] = [None] * num_frames
         self._to_420, self._to_size, self._to_colours = VideoReformatter(), VideoReformatter(), VideoReformatter()
         self._scratch: VideoFrame | None = None
-        self._boxes: dict[tuple[int, int, int], Box] = {}
+        self._areas: dict[tuple[int, int, int], Area] = {}
         self._pixels, self._planes = new_i420(num_frames, cut.size, cut.size)
 
-    def put(self, first: int, count: int, frame: VideoFrame, quarter_turns: int) -> None:
+    def put(self, first: int, count: int, frame: VideoFrame, orientation: int) -> None:
         """Writes the cut of one decoded frame into positions ``first`` to ``first + count - 1``.
 
         Args:
             first: position.
             count: how many positions show this frame.
             frame: as decoded; not kept.
-            quarter_turns: how often it is turned left by 90 degrees before it is shown.
+            orientation: how it is mirrored and turned before it is shown, see ``shape``.
 
         Raises:
             DecodeError: the frame has more pixels than the limit.
         """
         check_pixels(frame, self._limits, self._name)
-        box = self._box(frame.width, frame.height, quarter_turns)
-        if box.side < 2:
-            planes, tint = self._from_single_pixel(frame, box), USUAL_TINT
+        area = self._area(frame.width, frame.height, orientation)
+        if min(area.width, area.height) < 2:
+            planes, tint = self._from_single_pixel(frame, area), USUAL_TINT
         else:
             whole, tint = as_420(frame, self._to_420)
-            planes = whole.cut(box.left, box.top, box.side, box.side)
-            if box.side != self._cut.size:
+            planes = whole.cut(*area)
+            if (area.width, area.height) != (self._cut.size, self._cut.size):
                 planes = self._scaled(planes)
         last = first + count
-        self._part(first, last).write(planes.turned(quarter_turns))
+        self._part(first, last).write(planes.oriented(orientation))
         self._tints[first:last] = [tint] * count
 
     def frames(self) -> FrameArray:
@@ -100,13 +105,13 @@ class FrameCutter:
                 make_usual(self._part(first, last), tint)
         return self._pixels
 
-    def _box(self, width: int, height: int, quarter_turns: int) -> Box:
-        """Returns the square in a frame as it is stored; nearly always that of the frame before."""
-        kind = width, height, quarter_turns
-        if kind not in self._boxes:
-            shown = (height, width) if quarter_turns % 2 else (width, height)
-            self._boxes[kind] = _stored_box(self._cut.box(*shown), width, height, quarter_turns)
-        return self._boxes[kind]
+    def _area(self, width: int, height: int, orientation: int) -> Area:
+        """Returns the part of a frame as it is stored; nearly always that of the frame before."""
+        kind = width, height, orientation
+        if kind not in self._areas:
+            box = self._cut.box(*shown_size(*kind, self._pixel_aspect))
+            self._areas[kind] = stored_area(box, *kind, self._pixel_aspect)
+        return self._areas[kind]
 
     def _stretches(self) -> Iterator[tuple[int, int, Tint]]:
         """Yields first and last position (exclusive) of frames that are converted together, and their colours."""
@@ -121,16 +126,16 @@ class FrameCutter:
                 yield first, min(end, first + at_once), tint
 
     def _scaled(self, planes: Planes) -> Planes:
-        side, size = len(planes.y), self._cut.size
-        if self._scratch is None or self._scratch.width != side:
-            self._scratch = VideoFrame(side, side, "yuv420p")
+        (height, width), size = planes.y.shape, self._cut.size
+        if self._scratch is None or (self._scratch.width, self._scratch.height) != (width, height):
+            self._scratch = VideoFrame(width, height, "yuv420p")
         Planes.of(self._scratch).write(planes)
         image = self._to_size.reformat(self._scratch, width=size, height=size, interpolation=_CUT_SCALING, threads=1)
         return Planes.of(image)
 
-    def _from_single_pixel(self, frame: VideoFrame, box: Box) -> Planes:
+    def _from_single_pixel(self, frame: VideoFrame, area: Area) -> Planes:
         """Returns a square of one colour, of a frame that is one pixel wide or high."""
-        colours = self._to_420.reformat(frame, format="rgb24", threads=1).to_ndarray()[box.top, box.left]
+        colours = self._to_420.reformat(frame, format="rgb24", threads=1).to_ndarray()[area.top, area.left]
         square = np.empty((self._cut.size, self._cut.size, 3), dtype=np.uint8)
         square[...] = colours
         image = VideoFrame.from_ndarray(square, format="rgb24")
@@ -164,29 +169,29 @@ class FrameCutter:
 class FrameScaler:
     """Turns whole frames into I420 of one even size, the first one's, its short side scaled down to the one given."""
 
-    def __init__(self, short_side: int, *, limits: DecodeLimits, name: str) -> None:
+    def __init__(self, short_side: int, *, limits: DecodeLimits, name: str, pixel_aspect: float = 1.0) -> None:
         if short_side < 2 or short_side % 2:
             raise ValueError(f"short_side must be even and at least 2, got {short_side}")
         self._short_side = short_side
+        self._pixel_aspect = pixel_aspect
         self._limits = limits
         self._name = name
         self._size: tuple[int, int] | None = None
         self._reformatter = VideoReformatter()
 
-    def picture(self, frame: VideoFrame, quarter_turns: int) -> FrameArray:
+    def picture(self, frame: VideoFrame, orientation: int) -> FrameArray:
         """Returns a frame as it is shown, uint8 (H * 3 / 2, W): I420, BT.601, limited range.
 
         Raises:
             DecodeError: the frame has more pixels than the limit.
         """
         check_pixels(frame, self._limits, self._name)
-        is_turned = quarter_turns % 2 == 1
-        shown = (frame.height, frame.width) if is_turned else (frame.width, frame.height)
         if self._size is None:
+            shown = shown_size(frame.width, frame.height, orientation, self._pixel_aspect)
             self._size = _even_size(*shown, self._short_side)
         width, height = self._size
-        stored = (height, width) if is_turned else (width, height)
-        planes = self._planes(frame, stored).turned(quarter_turns)
+        stored = (height, width) if is_upended(orientation) else (width, height)
+        planes = self._planes(frame, stored).oriented(orientation)
         pixels, target = new_i420(1, height, width)
         target.write(planes)
         picture: FrameArray = pixels[0]
@@ -207,29 +212,13 @@ class FrameScaler:
 
 def check_pixels(frame: VideoFrame, limits: DecodeLimits, name: str) -> None:
     """Raises DecodeError if a frame has more pixels than the limit."""
-    if frame.width * frame.height > limits.max_pixels:
-        raise DecodeError(f"{name}: frames of {frame.width}x{frame.height} pixels are above the limit", path=name)
+    check_num_pixels(frame.width, frame.height, limits, name)
 
 
-def quarter_turns(frame: VideoFrame) -> int:
-    """Returns how often a frame is to be turned left by 90 degrees before it is shown, 0 to 3."""
-    # What is no rotation comes out as a number beyond all angles.
-    return round(frame.rotation / 90) % 4 if abs(frame.rotation) <= 360 else 0
-
-
-def _stored_box(box: Box, width: int, height: int, quarter_turns: int) -> Box:
-    """Returns where a square of the shown picture lies in the stored one; its corner is even.
-
-    In a turned picture of odd size that is one pixel beside what was asked for.
-    """
-    right, bottom = box.left + box.side, box.top + box.side
-    left, top = (
-        (box.left, box.top),
-        (width - bottom, box.left),
-        (width - right, height - bottom),
-        (box.top, height - right),
-    )[quarter_turns % 4]
-    return Box(left - left % 2, top - top % 2, box.side)
+def check_num_pixels(width: int, height: int, limits: DecodeLimits, name: str) -> None:
+    """Raises DecodeError if that is more pixels than the limit."""
+    if width * height > limits.max_pixels:
+        raise DecodeError(f"{name}: frames of {width}x{height} pixels are above the limit", path=name)
 
 
 def _even_size(width: int, height: int, short_side: int) -> tuple[int, int]:

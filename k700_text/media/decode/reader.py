@@ -35,10 +35,11 @@ from k700_text.media.clip import (
     FrameMark,
     Waveform,
 )
-from k700_text.media.decode.clock import Clock
+from k700_text.media.decode.clock import Clock, TimeSource
 from k700_text.media.decode.colours import as_rgb
 from k700_text.media.decode.container import Budget, MediaFile
-from k700_text.media.decode.pictures import FrameCutter, FrameScaler, check_pixels, quarter_turns
+from k700_text.media.decode.pictures import FrameCutter, FrameScaler, check_num_pixels, check_pixels
+from k700_text.media.decode.shape import orientation_of, oriented, shown_size, square_size
 from k700_text.media.decode.sound import PREROLL_SECONDS, Stretch, channels_of, cleaned, oddity_of
 from k700_text.media.levels import Sound
 from k700_text.media.packets import SAME_TIME_SECONDS
@@ -113,10 +114,15 @@ class ClipReader:
 
         0 until a read reached the end of the video, and where no length is declared.
         """
-        declared = self.info.video_duration_seconds
-        if declared is None or self.video_end_seconds is None:
+        end_seconds = self.video_end_seconds
+        if end_seconds is None:
             return 0.0
-        return max(0.0, declared - self.video_end_seconds)
+        declared = self.info.video_duration_seconds
+        if declared is None:
+            # Of the file as a whole: if its sound goes on to the end, the video is as long as it is.
+            declared = self.info.file_end_seconds or 0.0
+            end_seconds = max(end_seconds, self.audio_seconds() or 0.0)
+        return max(0.0, declared - end_seconds)
 
     def read_cut(self, start_seconds: float, num_frames: int, frame_rate: float, cut: Cut) -> FrameArray:
         """Returns the frames shown at ``start_seconds + k / frame_rate``, cut: uint8 (T, *cut.shape).
@@ -124,12 +130,14 @@ class ClipReader:
         Raises: as ``read_frames``.
         """
         wanted = _moments(start_seconds, num_frames, frame_rate)
-        cutter = FrameCutter(cut, num_frames, limits=self._limits, name=self.name)
-        self._show(wanted, lambda first, count, frame: cutter.put(first, count, frame, quarter_turns(frame)))
+        cutter = FrameCutter(cut, num_frames, limits=self._limits, name=self.name, pixel_aspect=self._file.pixel_aspect)
+        self._show(wanted, lambda first, count, frame: cutter.put(first, count, frame, orientation_of(frame)))
         return cutter.frames()
 
     def read_frames(self, start_seconds: float, num_frames: int, frame_rate: float) -> FrameArray:
-        """Returns the frames shown at ``start_seconds + k / frame_rate``, uint8 (T, H, W, 3), RGB, rotation applied.
+        """Returns the frames shown at ``start_seconds + k / frame_rate``, uint8 (T, H, W, 3), RGB, as it is shown.
+
+        Rotation and mirroring are applied; of pixels that are not square the short side is stretched.
 
         The frame shown at a time is the last one whose timestamp is not after it (to a microsecond); before the first
         frame it is the first, past the end the last.
@@ -145,8 +153,10 @@ class ClipReader:
         def put(first: int, count: int, frame: VideoFrame) -> None:
             nonlocal size
             check_pixels(frame, self._limits, self.name)
-            size = size or (frame.width, frame.height)  # a stream may change its size midway
-            picture = np.rot90(as_rgb(frame, reformatter, *size), quarter_turns(frame))
+            if size is None:  # a stream may change its size midway
+                size = square_size(frame.width, frame.height, self._file.pixel_aspect)
+                check_num_pixels(*size, self._limits, self.name)
+            picture = oriented(as_rgb(frame, reformatter, *size), orientation_of(frame))
             pictures.extend([picture] * count)
 
         self._show(_moments(start_seconds, num_frames, frame_rate), put)
@@ -155,8 +165,8 @@ class ClipReader:
     def resampled(self, frame_rate: float, short_side: int, *, max_seconds: float) -> Iterator[FrameArray]:
         """Yields the frames shown at ``k / frame_rate``, k = 0, 1, ... up to the end or ``max_seconds``.
 
-        Each is uint8 (H * 3 / 2, W), I420 of BT.601 in limited range, whatever the file has, with rotation applied. Its
-        short side is scaled to ``short_side``, never up; height and width are even, and the same for all.
+        Each is uint8 (H * 3 / 2, W), I420 of BT.601 in limited range, whatever the file has, as it is shown. Its short
+        side is scaled to ``short_side``, never up; height and width are even, and the same for all.
 
         Raises:
             DecodeError: there is no video stream, no frame of it decodes, or a limit is exceeded.
@@ -164,7 +174,7 @@ class ClipReader:
         """
         if not (frame_rate > 0 and 0 < max_seconds < math.inf):
             raise ValueError(f"bad resampling: {frame_rate=} {max_seconds=}")
-        scaler = FrameScaler(short_side, limits=self._limits, name=self.name)
+        scaler = FrameScaler(short_side, limits=self._limits, name=self.name, pixel_aspect=self._file.pixel_aspect)
         self._require(self.has_video, "video")
         return self._resampled(frame_rate, math.ceil(max_seconds * frame_rate), scaler)
 
@@ -203,7 +213,7 @@ class ClipReader:
         return log_mel.read_log_mel(self, start_seconds, config)
 
     def video_seconds(self) -> float:
-        """Returns the length of the video: as declared, or measured by decoding it where nothing is declared.
+        """Returns the length of the video: as declared if its packets agree, else as they tell; 0 without one.
 
         Raises:
             DecodeError: a limit is exceeded.
@@ -212,10 +222,12 @@ class ClipReader:
             return self.video_end_seconds
         if not self.has_video:
             return 0.0
-        declared = self.info.video_duration_seconds
-        if declared is not None:
-            return declared
         with self._translated():
+            seconds = self._file.seconds_of(self._file.video)
+            if seconds is not None:
+                if self.info.video_duration_seconds is None and self.info.file_end_seconds is None:
+                    self.video_end_seconds = seconds
+                return seconds
             self._file.seek(None, self._file.video)
             clock = self._video_clock()
             end_seconds = 0.0
@@ -226,8 +238,11 @@ class ClipReader:
         return end_seconds
 
     def audio_seconds(self) -> float | None:
-        """Returns the length of the audio as declared, None if nothing is."""
-        return self.info.audio_duration_seconds
+        """Returns the clip time at which the audio ends: as declared if its packets agree, else as they tell."""
+        if not self.has_audio:
+            return None
+        with self._translated():
+            return self._file.seconds_of(self._file.audio)
 
     def scan(self) -> Iterator[FrameMark | AudioBlock]:
         """Yields every frame's times and all audio, in one pass over the file from its start.
@@ -236,15 +251,14 @@ class ClipReader:
             DecodeError: a limit is exceeded. Damaged packets are only counted.
         """
         with self._translated():
-            self._file.seek(None, self._file.video or self._file.audio)
+            self._file.rewind()
             video_clock, audio_clock = self._video_clock(), self._audio_clock()
             for frame in self._file.decoded(self._file.video, self._file.audio, budget=self._budget()):
                 if isinstance(frame, VideoFrame):
                     seconds = video_clock.read(frame)
                     check_pixels(frame, self._limits, self.name)
-                    is_turned = quarter_turns(frame) % 2 == 1
-                    width, height = (frame.height, frame.width) if is_turned else (frame.width, frame.height)
-                    yield FrameMark(seconds, video_clock.duration_seconds, width, height)
+                    size = shown_size(frame.width, frame.height, orientation_of(frame), self._file.pixel_aspect)
+                    yield FrameMark(seconds, video_clock.duration_seconds, *size)
                 else:
                     if self._is_odd(frame):
                         continue
@@ -270,7 +284,7 @@ class ClipReader:
         num_put = 0
         for frame in self._file.decoded(self._file.video, budget=budget):
             if point is not None and shown is None and not clock.can_tell(frame):
-                return False
+                continue  # when it is shown depends on those before it
             seconds = clock.read(frame)
             if shown is None:
                 if point is not None and seconds > wanted[0] + SAME_TIME_SECONDS:
@@ -302,7 +316,7 @@ class ClipReader:
                 # Those of the frame before, up to where this one begins.
                 picture: FrameArray | None = None
                 while num_shown < max_frames and num_shown / frame_rate < seconds - SAME_TIME_SECONDS:
-                    picture = scaler.picture(shown, quarter_turns(shown)) if picture is None else picture
+                    picture = scaler.picture(shown, orientation_of(shown)) if picture is None else picture
                     yield picture
                     num_shown += 1
                 if num_shown == max_frames:
@@ -312,7 +326,7 @@ class ClipReader:
             if shown is None:
                 raise self._file.error("no frame of its video stream decodes")
             self.video_end_seconds = clock.end_seconds
-            picture = scaler.picture(shown, quarter_turns(shown))
+            picture = scaler.picture(shown, orientation_of(shown))
             while num_shown == 0 or num_shown / frame_rate < clock.end_seconds - SAME_TIME_SECONDS:
                 if num_shown == max_frames:
                     return
@@ -352,10 +366,10 @@ class ClipReader:
 
     def _video_clock(self) -> Clock:
         file = self._file
-        return Clock(file.video, file.uses_dts, file.video_origin, 1 / (self.info.frame_rate or 25.0))
+        return Clock(file.video, file.video_times, file.video_origin, 1 / (self.info.frame_rate or 25.0))
 
     def _audio_clock(self) -> Clock:
-        return Clock(self._file.audio, False, self._file.origin, 0.0)
+        return Clock(self._file.audio, TimeSource.PTS, self._file.origin, 0.0)
 
     def _budget(self) -> Budget:
         return Budget(self._limits, self.name)

@@ -22,8 +22,8 @@ from k700_text.media.decode.bare import decode_aac, decode_h264
 from k700_text.media.decode.container import MediaFile
 from k700_text.media.decode.h264 import DecoderConfiguration, picture_kind
 from k700_text.media.decode.indexed import PacketReader
-from k700_text.media.decode.pictures import quarter_turns
 from k700_text.media.decode.reader import ClipReader
+from k700_text.media.decode.shape import orientation_of
 from k700_text.media.packets import DROPPABLE, KEY, ClipPackets, PacketTable
 
 _MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
@@ -122,8 +122,10 @@ def _different_audio(plain: ClipReader, indexed: PacketReader, rng: np.random.Ge
 
 def _tables(media: MediaFile, descriptor: int, limits: DecodeLimits) -> ClipPackets:
     _require(media.info.container == _MP4, f"its container is {media.info.container}, not MP4")
-    video = None if media.video is None else _VideoColumns(media)
-    audio = None if media.audio is None else _AudioColumns(media)
+    seconds = [None if stream is None else media.seconds_of(stream) for stream in (media.video, media.audio)]
+    media.rewind()
+    video = None if media.video is None else _VideoColumns(media, seconds[0])
+    audio = None if media.audio is None else _AudioColumns(media, seconds[1])
     _read_packets(media, [columns for columns in (video, audio) if columns is not None], descriptor, limits)
     return ClipPackets(
         video=None if video is None else video.table(),
@@ -154,8 +156,9 @@ def _read_packets(
 class _Columns:
     """The packets of one stream so far; not their bytes, but for the first ones."""
 
-    def __init__(self, media: MediaFile, stream: Any) -> None:
+    def __init__(self, media: MediaFile, stream: Any, seconds: float | None) -> None:
         self.stream = stream
+        self._seconds = seconds
         self._media = media
         self._first: list[tuple[Any, bytes]] = []
         self._rows: list[tuple[int, int, int, int, int]] = []
@@ -184,14 +187,15 @@ class _Columns:
             pts=pts,
             flags=flags.astype(np.uint8),
             origin=origin,
+            declared_seconds=self._seconds,
             end_ticks=int(pts[last] + (durations[last] or round(1 / (rate * time_base)))),
             **values,
         )
 
 
 class _VideoColumns(_Columns):
-    def __init__(self, media: MediaFile) -> None:
-        super().__init__(media, media.video)
+    def __init__(self, media: MediaFile, seconds: float | None) -> None:
+        super().__init__(media, media.video, seconds)
         context = self.stream.codec_context
         name = "unknown" if context is None else context.name
         _require(name == "h264", f"its video is {name}, not H.264")
@@ -218,9 +222,9 @@ class _VideoColumns(_Columns):
         table = self._table(
             width=picture.width,
             height=picture.height,
-            quarter_turns=quarter_turns(picture),
+            orientation=orientation_of(picture),
+            pixel_aspect=self._media.pixel_aspect,
             colour=(int(picture.colorspace), int(picture.color_range)),
-            declared_seconds=self._media.info.video_duration_seconds,
         )
         _check_groups(table.pts, np.flatnonzero(table.flags & KEY))
         self._check_first_picture(table, picture)
@@ -239,7 +243,7 @@ class _VideoColumns(_Columns):
         pieces = [(packet.pts, memoryview(data))]
         frames = list(decode_h264(pieces, table.extradata, colour=table.colour, num_pixels=table.num_pixels))
         _require(len(frames) == 1, "its first picture does not decode without the file")
-        _require(quarter_turns(frames[0]) == 0, "its pictures are turned one by one")
+        _require(orientation_of(frames[0]) == 0, "its pictures are turned one by one")
         theirs, ours = (
             (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range)
             for frame in (picture, frames[0])
@@ -248,8 +252,8 @@ class _VideoColumns(_Columns):
 
 
 class _AudioColumns(_Columns):
-    def __init__(self, media: MediaFile) -> None:
-        super().__init__(media, media.audio)
+    def __init__(self, media: MediaFile, seconds: float | None) -> None:
+        super().__init__(media, media.audio, seconds)
         context = self.stream.codec_context
         name = "unknown" if context is None else context.name
         _require(name == "aac", f"its audio is {name}, not AAC")
@@ -279,7 +283,6 @@ class _AudioColumns(_Columns):
         return self._table(
             sample_rate=self._context.sample_rate,
             heard_from=self._heard_from,
-            declared_seconds=self._media.info.audio_duration_seconds,
         )
 
     def _check_first_sound(self) -> None:
