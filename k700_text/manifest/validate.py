@@ -209,7 +209,7 @@ def manifest_clashes(paths: Sequence[str | Path]) -> Clashes:
     Raises:
         ManifestError: a file is missing, not Parquet at all, or damaged.
     """
-    tables = [pa.schema([schema.MANIFEST_SCHEMA.field(name) for name in SPAN_COLUMNS]).empty_table()]
+    tables = [schema.MANIFEST_SCHEMA.empty_table().select(list(SPAN_COLUMNS))]
     for path in paths:
         with suppress(SchemaMismatchError):
             table = schema.read_table(path, schema.MANIFEST_SCHEMA, SPAN_COLUMNS)

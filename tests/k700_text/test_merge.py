@@ -180,9 +180,9 @@ def test_a_removed_video_is_beyond_recovery_in_the_file(tmp_path: Path) -> None:
 
 
 def test_contradictions_are_both_kept_and_judged(tmp_path: Path) -> None:
-    gone = outcome(IDS[0], "oembed", availability=Availability.NOT_FOUND, reason="not_found", fetched_at=NOON)
+    gone = outcome(IDS[0], "data-api", availability=Availability.NOT_FOUND, reason="not_found", fetched_at=NOON)
     later = NOON + timedelta(days=3)
-    also_gone = outcome(IDS[0], "oembed", availability=Availability.PRIVATE, reason="private", fetched_at=later)
+    also_gone = outcome(IDS[0], "data-api", availability=Availability.PRIVATE, reason="private", fetched_at=later)
     alive = outcome(IDS[1], "data-api", title="Alive", availability=Availability.PUBLIC)
     denied = outcome(IDS[1], "oembed", availability=Availability.NOT_FOUND, reason="not_found", fetched_at=later)
     paths = [
@@ -195,8 +195,8 @@ def test_contradictions_are_both_kept_and_judged(tmp_path: Path) -> None:
     merged(tmp_path / "whole.sqlite", *paths)
     first, second = sorted(read_videos(tmp_path / "whole.sqlite"), key=lambda video: IDS.index(video.youtube_id))
     assert first.outcomes == (gone, also_gone)
-    # One source, but on two days.
-    assert judge(IDS[0], first.outcomes) == (Availability.PRIVATE, ("oembed",))
+    # The official API, on two days.
+    assert judge(IDS[0], first.outcomes) == (Availability.PRIVATE, ("data-api",))
     assert set(second.outcomes) == {alive, denied}
     assert judge(IDS[1], second.outcomes) == (Availability.PUBLIC, ("data-api",))
 

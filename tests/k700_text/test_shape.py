@@ -140,14 +140,12 @@ def test_a_shape_that_cannot_be_is_square(across: int, down: int, tmp_path: Path
     assert probe_clip(path, tmp_path).width in (64, 85)
 
 
-@pytest.mark.parametrize("aspect", [0.1, 0.7, 1.0, 1.3, 10.0])
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (3, 50), (63, 47), (340, 256)])
-def test_every_square_lies_within_the_stored_picture(size: tuple[int, int], aspect: float) -> None:
+def test_every_square_lies_within_the_stored_picture(size: tuple[int, int]) -> None:
     for orientation in range(8):
         for share in (0.01, 0.5, 1.0):
             for along in (0.0, 0.3, 1.0):
                 cut = Cut(size=8, share=share, along_short_side=along, along_long_side=along)
-                box = cut.box(*shown_size(*size, orientation, aspect))
-                area = stored_area(box, *size, orientation, aspect)
-                assert min(area.left, area.top) >= 0 and min(area.width, area.height) >= 1
+                area = stored_area(cut.box(*shown_size(*size, orientation, 1.0)), *size, orientation)
+                assert min(area.left, area.top) >= 0 and area.width == area.height >= 1
                 assert area.left + area.width <= size[0] and area.top + area.height <= size[1]

@@ -31,7 +31,7 @@ from k700_text.media.decode.colours import (
     rows_of,
     tint_of,
 )
-from k700_text.media.decode.shape import Area, is_upended, shown_size, stored_area
+from k700_text.media.decode.shape import Area, is_upended, shown_size, square_size, stored_area
 
 # A triangle as wide as the step when shrinking: the antialiased bilinear scaling of torchvision, to 66 dB.
 _CUT_SCALING = Interpolation.BILINEAR
@@ -62,8 +62,8 @@ class FrameCutter:
         self._limits = limits
         self._name = name
         self._tints: list[Tint | None] = [None] * num_frames
-        self._to_420, self._to_size, self._to_colours = VideoReformatter(), VideoReformatter(), VideoReformatter()
-        self._scratch: VideoFrame | None = None
+        self._to_420, self._to_colours = VideoReformatter(), VideoReformatter()
+        self._scalers: dict[tuple[int, int], tuple[VideoReformatter, VideoFrame]] = {}
         self._areas: dict[tuple[int, int, int], Area] = {}
         self._pixels, self._planes = new_i420(num_frames, cut.size, cut.size)
 
@@ -80,14 +80,18 @@ class FrameCutter:
             DecodeError: the frame has more pixels than the limit.
         """
         check_pixels(frame, self._limits, self._name)
-        area = self._area(frame.width, frame.height, orientation)
+        size = self._square_size(frame.width, frame.height)
+        area = self._area(*size, orientation)
         if min(area.width, area.height) < 2:
             planes, tint = self._from_single_pixel(frame, area), USUAL_TINT
         else:
             whole, tint = as_420(frame, self._to_420)
+            if size != (frame.width, frame.height):
+                # Whole, as prepared shards have it, not the cut alone: its corner would lie between stored pixels.
+                whole = self._scaled(whole, *size, _PREPARE_SCALING)
             planes = whole.cut(*area)
             if (area.width, area.height) != (self._cut.size, self._cut.size):
-                planes = self._scaled(planes)
+                planes = self._scaled(planes, self._cut.size, self._cut.size, _CUT_SCALING)
         last = first + count
         self._part(first, last).write(planes.oriented(orientation))
         self._tints[first:last] = [tint] * count
@@ -106,12 +110,19 @@ class FrameCutter:
         return self._pixels
 
     def _area(self, width: int, height: int, orientation: int) -> Area:
-        """Returns the part of a frame as it is stored; nearly always that of the frame before."""
+        """Returns the part of a frame before it is turned; nearly always that of the frame before."""
         kind = width, height, orientation
         if kind not in self._areas:
-            box = self._cut.box(*shown_size(*kind, self._pixel_aspect))
-            self._areas[kind] = stored_area(box, *kind, self._pixel_aspect)
+            self._areas[kind] = stored_area(self._cut.box(*shown_size(*kind, 1.0)), *kind)
         return self._areas[kind]
+
+    def _square_size(self, width: int, height: int) -> tuple[int, int]:
+        """Returns the size at which a stored frame has square pixels; an even one where that is another."""
+        square = square_size(width, height, self._pixel_aspect)
+        if square == (width, height) or min(width, height) < 2:
+            return width, height
+        check_num_pixels(*square, self._limits, self._name)
+        return square[0] - square[0] % 2, square[1] - square[1] % 2
 
     def _stretches(self) -> Iterator[tuple[int, int, Tint]]:
         """Yields first and last position (exclusive) of frames that are converted together, and their colours."""
@@ -125,12 +136,13 @@ class FrameCutter:
             for first in range(begin, end, at_once):
                 yield first, min(end, first + at_once), tint
 
-    def _scaled(self, planes: Planes) -> Planes:
-        (height, width), size = planes.y.shape, self._cut.size
-        if self._scratch is None or (self._scratch.width, self._scratch.height) != (width, height):
-            self._scratch = VideoFrame(width, height, "yuv420p")
-        Planes.of(self._scratch).write(planes)
-        image = self._to_size.reformat(self._scratch, width=size, height=size, interpolation=_CUT_SCALING, threads=1)
+    def _scaled(self, planes: Planes, width: int, height: int, interpolation: Interpolation) -> Planes:
+        rows, columns = planes.y.shape
+        if (columns, rows) not in self._scalers:
+            self._scalers[columns, rows] = VideoReformatter(), VideoFrame(columns, rows, "yuv420p")
+        scaler, scratch = self._scalers[columns, rows]
+        Planes.of(scratch).write(planes)
+        image = scaler.reformat(scratch, width=width, height=height, interpolation=interpolation, threads=1)
         return Planes.of(image)
 
     def _from_single_pixel(self, frame: VideoFrame, area: Area) -> Planes:

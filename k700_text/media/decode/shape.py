@@ -82,36 +82,24 @@ def shown_size(width: int, height: int, orientation: int, pixel_aspect: float) -
     return (height, width) if is_upended(orientation) else (width, height)
 
 
-def stored_area(box: Box, width: int, height: int, orientation: int, pixel_aspect: float) -> Area:
-    """Returns where a square of the shown picture lies in the stored one; its corner is even.
+def stored_area(box: Box, width: int, height: int, orientation: int) -> Area:
+    """Returns where a square of the shown picture lies before that is turned; its corner is even.
 
     In a turned picture of odd size that is one pixel beside what was asked for.
 
     Args:
         box: the square, in the picture as it is shown.
-        width: of the stored picture.
-        height: of the stored picture.
+        width: of the picture before it is turned, in square pixels.
+        height: of the same.
         orientation: of ``orientation_of``.
-        pixel_aspect: of ``pixel_aspect_of``.
     """
-    full_width, full_height = square_size(width, height, pixel_aspect)
     right, bottom = box.left + box.side, box.top + box.side
     left, top = (
         (box.left, box.top),
-        (full_width - bottom, box.left),
-        (full_width - right, full_height - bottom),
-        (box.top, full_height - right),
+        (width - bottom, box.left),
+        (width - right, height - bottom),
+        (box.top, height - right),
     )[orientation % MIRRORED]
     if orientation >= MIRRORED:
-        left = full_width - box.side - left
-    left, area_width = _unstretched(left, box.side, width, full_width)
-    top, area_height = _unstretched(top, box.side, height, full_height)
-    return Area(left, top, area_width, area_height)
-
-
-def _unstretched(begin: int, length: int, stored: int, full: int) -> tuple[int, int]:
-    """Returns begin and length of a stretch along one side in stored pixels; both even, where they can be."""
-    if stored != full:
-        length = min(stored - stored % 2, max(2, 2 * round(length * stored / full / 2))) or stored
-        begin = min(2 * round(begin * stored / full / 2), stored - length)
-    return begin - begin % 2, length
+        left = width - box.side - left
+    return Area(left - left % 2, top - top % 2, box.side, box.side)
