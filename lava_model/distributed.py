@@ -8,6 +8,7 @@ Axes: B rows of one rank, W ranks.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -117,13 +118,21 @@ def ranks_from_environment(device_type: str, *, timeout_seconds: float = TIMEOUT
     except BaseException as error:
         # nccl takes leave of all ranks together: alone it would wait for those who are still at work.
         if backend == "gloo" and dist.is_initialized():
-            dist.destroy_process_group()
+            _take_leave(backend)
         if isinstance(error, RuntimeError) and (isinstance(error, dist.DistError) or _LOST.search(str(error))):
             raise RankLostError(
                 f"rank {ranks.rank} of {ranks.world_size} lost another process of the run, which ended or did not"
                 f" answer for {timeout_seconds:g} s: look at what the others printed, then run the same command again"
             ) from error
         raise
+    _take_leave(backend)
+
+
+def _take_leave(backend: str) -> None:
+    if backend == "gloo":
+        # Seen once in many runs: what the model's replica holds of the group is let go of under Python's lock, and the
+        # group then waits for a thread of its own that wants this lock to let go of a tensor. So nobody lets go of it.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(dist.group.WORLD))
     dist.destroy_process_group()
 
 
