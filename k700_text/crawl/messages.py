@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from k700_text.records import Availability
+from k700_text.titles import unescape
 
-_APOSTROPHES = str.maketrans(dict.fromkeys("\u2019\u2018\u02bc\uff07\u00b4", "'"))
+_APOSTROPHES = str.maketrans(dict.fromkeys("\u2019\u2018\u201b\u02bc\u02b9\u2032\uff07\u00b4`", "'"))
 
 
 class MessageKind(StrEnum):
@@ -79,16 +80,24 @@ def _video(reason: str, availability: Availability = Availability.UNKNOWN) -> Me
     return Meaning(MessageKind.VIDEO, reason, availability)
 
 
-# The classes of section 12.1, in its order. Within a class the more telling words come first.
+# Of a video that lives elsewhere: said before the reasons that a country may have.
+_NOT_HERE = (
+    r"(?:not|isn't|un) ?available[^.]{0,80}? (?:in|on|from|for) (?:your|this) (?:country|region|location|area)"
+    r"|not made this video available in|blocked (?:it )?(?:in|for) your|country domain|geo-?restrict"
+)
+
+# The classes of section 12.1, in its order, but that a sentence "not available in your country because ..." goes before
+# the reasons. Within a class the more telling words come first.
 _RULES: tuple[tuple[Meaning, str], ...] = (
     # About us.
     (_about_us(MessageKind.RATE_LIMITED), r"http error 429|too many requests"),
     (
         # Not "... in your country", "... on this country domain", "... on this app".
         _about_us(MessageKind.RATE_LIMITED, "session_limit"),
-        r"this content (?:isn't|is not) available(?! (?:in|on|from|to)\b)|rate-limited by youtube"
+        r"this content (?:isn't|is not) available(?!\.? (?:in|on|from|to)\b)|rate-limited by youtube"
         r"|page needs to be reloaded",
     ),
+    (_about_us(MessageKind.RATE_LIMITED), r"rate[- ]limit"),
     (
         _about_us(MessageKind.BOT_CHECK),
         r"confirm (?:that )?you(?:'re| are) not a (?:ro)?bot|captcha|unusual traffic",
@@ -96,8 +105,9 @@ _RULES: tuple[tuple[Meaning, str], ...] = (
     (_about_us(MessageKind.BLOCKED_BY_NETWORK), r"all player responses are invalid|ip is likely being blocked"),
     (
         _about_us(MessageKind.RESTRICTED_NETWORK),
-        r"restricted\b.{0,200}\b(?:google (?:workspace|apps)|g suite|network administrator|your administrator)"
-        r"|(?:workspace|network|school|domain)(?:'s)? administrator\b.{0,200}\b(?:restrict|block)",
+        r"restricted mode|restricted\b.{0,200}\b(?:google (?:workspace|apps)|g suite|administrator)"
+        r"|(?:restricted|blocked|approved|allowed) by your (?:school|organi[sz]ation|network|company|admin)"
+        r"|\badmin(?:istrator)?s?\b.{0,80}\b(?:restrict|block|not (?:approved|allowed))",
     ),
     (_about_us(MessageKind.PARSER_BROKEN), r"failed to extract any player response"),
     (
@@ -107,20 +117,26 @@ _RULES: tuple[tuple[Meaning, str], ...] = (
     # Exact deaths.
     (
         _video("private", Availability.PRIVATE),
-        r"private video|video is private|if the owner of this video has granted you access",
+        r"private video\b|video is private|been made private|if the owner of this video has granted you access",
     ),
     (
         _video("account_terminated", Availability.TERMINATED),
-        r"\baccount\b.{0,60}\b(?:has been|was|is) (?:terminated|suspended)|terminated account",
+        r"\b(?:this|the)(?: youtube)? account\b(?! ?is closed to).{0,40}\b(?:has been|was|is) (?:terminated|suspended)",
     ),
     (
         _video("account_closed", Availability.TERMINATED),
-        r"closed (?:their|his|her|the|its) (?:youtube |google )?account|\baccount\b.{0,60}\b(?:has been|was|is) closed",
+        r"closed (?:their|his|her|its) (?:youtube |google )?account"
+        r"|\b(?:this|the)(?: youtube)? account\b.{0,40}\b(?:has been|was) closed",
     ),
     (
         _video("removed_by_user", Availability.REMOVED),
         r"(?:removed|deleted) by (?:the|its) (?:uploader|user|owner|author|creator)\b"
         r"|(?:uploader|user|owner|creator) has (?:removed|deleted)",
+    ),
+    (_video("geo_blocked", Availability.GEO_BLOCKED), _NOT_HERE),
+    (
+        _video("age_gate", Availability.AGE_RESTRICTED),
+        r"confirm your age|age[- ]restricted|inappropriate for some users|identified .{0,40}as inappropriate",
     ),
     (
         _video("policy", Availability.POLICY),
@@ -131,22 +147,18 @@ _RULES: tuple[tuple[Meaning, str], ...] = (
     # Alive, here or for us not: a country goes before copyright.
     (
         _video("geo_blocked", Availability.GEO_BLOCKED),
-        r"(?:in|from|for) (?:your|this) (?:country|region|location|territory)|country domain|geo-?restrict"
-        r"|court order|legal complaint",
+        r"(?:in|from|for) (?:your|this) (?:country|region|location|territory|area)|court order|legal complaint",
     ),
     # Alive, limits of a player: a copyright owner may forbid other sites only.
     (
-        _video("age_gate", Availability.AGE_RESTRICTED),
-        r"confirm your age|age[- ]restricted|inappropriate for some users|identified .{0,40}as inappropriate",
-    ),
-    (
         _video("embedding_off", Availability.EMBEDDING_OFF),
-        r"other web ?sites|(?:certain|some) (?:web)?sites|on this website|embedded player"
-        r"|embedding (?:is |has been )?disabled|watch (?:this video |it )?on youtube|error (?:code:? )?15[0-3]\b",
+        r"other (?:web ?sites|apps)|(?:certain|some) (?:web)?sites|on this website|embedded player|outside of youtube"
+        r"|embedding (?:is |has been )?disabled|not allow embedding|cannot be embedded"
+        r"|watch (?:this video |it )?on youtube|error (?:code:? )?15[0-3]\b",
     ),
     (
         _video("premium_only", Availability.MEMBERS_ONLY),
-        r"\b(?:music|youtube) premium\b|requires? (?:a )?(?:payment|purchase|rental)|purchas"
+        r"\b(?:music|youtube) premium\b|requires? (?:a )?(?:payment|purchase|rental)|purchas|paid content"
         r"|\b(?:rent|rental|rented)\b",
     ),
     (
@@ -155,8 +167,8 @@ _RULES: tuple[tuple[Meaning, str], ...] = (
     ),
     (
         _video("player_limit", Availability.PUBLIC),
-        r"available on this (?:device|app|platform|browser|tv|player)\b|latest version of the youtube app"
-        r"|drm[- ]protected|licen[cs](?:e|ing)|viewer discretion",
+        r"available on (?:this (?:device|app|platform|browser|tv|player)|mobile|tv)\b|played in this browser"
+        r"|latest version of the youtube app|\bdrm\b|licen[cs](?:e|ing)|viewer discretion",
     ),
     # Dead, by the words that a country or a site may stand behind.
     (_video("copyright", Availability.COPYRIGHT), r"copyright claim|copyright grounds|copyright infringement"),
@@ -167,7 +179,7 @@ _RULES: tuple[tuple[Meaning, str], ...] = (
         r"|check back later|working to bring it back|recording (?:is )?(?:not|un)\s?available",
     ),
     # Words that tell little.
-    (_video("removed", Availability.REMOVED), r"this video has been (?:removed|deleted)"),
+    (_video("removed", Availability.REMOVED), r"this video (?:has been|was) (?:removed|deleted)"),
     (_video("login_required"), r"please sign in to view this video|sign in to (?:view|watch) this video"),
     (_about_us(MessageKind.TRANSIENT), r"(?:please )?try again|an error occurred|something went wrong"),
 )
@@ -189,14 +201,17 @@ _HEADLINES: tuple[tuple[Meaning, re.Pattern[str]], ...] = (
     ),
 )
 _PREFIX = re.compile(r"(?:(?:error|warning|player): )?(?:\[[^\]]*\] ?)?(?:[\w-]{11}: )?(?:youtube said: )?")
+# A message begins with who says it; lines without that belong to the one before.
+_BEGINNING = re.compile(r"(?:error|warning|player): ")
 # What yt-dlp adds of its own.
 _ADVICE = re.compile(r"(?:use --cookies|please report this issue|\(caused by|see +https?:).*")
-_EMPTY_WORDS = frozenset({"", "sorry about that", "learn more"})
+_EMPTY_WORDS = frozenset({"", "sorry about that", "we're sorry", "learn more"})
 _TAG = re.compile(r"<[^<>]*>")
-# Owners may be called anything, "Private Video Ltd." as well.
-_OWNER = re.compile(
+# Owners and levels of members may be called anything, "Private Video Ltd." as well.
+_NAME = re.compile(
     r"(?<=content from ).{1,200}?(?=,? (?:who|one or more of whom) |\. it is |$)"
     r"|(?<=claim by ).{1,200}?(?= in your country|$)|(?<=complaint by ).{1,200}?(?= in your country|$)"
+    r"|(?<=on level: ).{1,200}?(?= \(or any|$)"
 )
 
 
@@ -213,20 +228,33 @@ def classify(text: str) -> Meaning:
     found = next((meaning for meaning, pattern in _PATTERNS if pattern.search(whole)), None)
     if found is not None:
         return found
-    alone = [_headline(line) for line in lines]
-    return next((meaning for meaning, _ in _HEADLINES if meaning in alone), UNKNOWN_MESSAGE)
+    said = {meaning for message in _messages(lines) for meaning in _headlines(message)}
+    # A headline with a sentence that no rule knows is not understood.
+    return UNKNOWN_MESSAGE if None in said else next((each for each, _ in _HEADLINES if each in said), UNKNOWN_MESSAGE)
 
 
 def _folded(line: str) -> str:
-    return _OWNER.sub("x", " ".join(_TAG.sub(" ", line).translate(_APOSTROPHES).lower().split()))
+    words = " ".join(_TAG.sub(" ", unescape(line)).translate(_APOSTROPHES).lower().split())
+    return _NAME.sub("x", re.sub(r"\bisnt\b", "isn't", words))
 
 
-def _headline(line: str) -> Meaning | None:
-    """Returns what a line says that holds headlines and nothing else; None for any other."""
-    said = _ADVICE.sub("", _PREFIX.sub("", line, count=1))
-    sentences = {sentence.strip() for sentence in re.split(r"[.!;]", said)} - _EMPTY_WORDS
+def _messages(lines: list[str]) -> list[str]:
+    """Returns messages, whose sentences may stand in several lines."""
+    messages: list[str] = []
+    for line in lines:
+        if messages and not _BEGINNING.match(line):
+            messages[-1] += f". {line}"
+        else:
+            messages.append(line)
+    return messages
+
+
+def _headlines(message: str) -> set[Meaning | None]:
+    """Returns what the headlines of a message mean, None for its other sentences; nothing if it holds no headline."""
+    said = _ADVICE.sub("", _PREFIX.sub("", message, count=1))
+    sentences = {sentence.strip() for sentence in re.split(r"[.!;,]", said)} - _EMPTY_WORDS
     meanings = {_headline_of(sentence) for sentence in sentences}
-    return None if None in meanings else next((each for each, _ in _HEADLINES if each in meanings), None)
+    return meanings if meanings != {None} else set()
 
 
 def _headline_of(sentence: str) -> Meaning | None:

@@ -53,6 +53,7 @@ class PlayerWire:
         check: what the player said about us instead of the video; empty where it said nothing of the kind.
         video_ids: the videos that the site's answers were about, by the ids in their structured parts.
         statuses: the player's statuses in the answers (``OK``, ``LOGIN_REQUIRED``, ...), in their order.
+        is_described: an answer gave the title of this very video beside the player's status.
     """
 
     def __init__(self, origin: str | None, cookies: CookieJar) -> None:
@@ -70,6 +71,7 @@ class PlayerWire:
         self.check = ""
         self.video_ids: set[str] = set()
         self.statuses: list[str] = []
+        self.is_described = False
 
     def send(self, url: str, *, method: str, data: bytes | None, headers: Mapping[str, str]) -> Response:
         """Returns the answer to one request of yt-dlp, whatever a status below 500 says.
@@ -149,6 +151,8 @@ class PlayerWire:
             watch = endpoint.get("watchEndpoint") if isinstance(endpoint, dict) else None
             named = [each.get("videoId") for each in (details, watch) if isinstance(each, dict)]
             self.video_ids.update(each for each in named if isinstance(each, str))
+            if isinstance(details, dict) and details.get("videoId") == self._youtube_id and details.get("title"):
+                self.is_described = True
             if isinstance(state, dict):
                 self.statuses.append(str(state.get("status")))
                 self.check = self.check or _check(state)
@@ -156,10 +160,26 @@ class PlayerWire:
 
 def _check(state: Mapping[str, Any]) -> str:
     """Returns the player's words where they are about us, else an empty text."""
-    words = json.dumps(state, ensure_ascii=False)
-    if "playerCaptchaViewModel" in words:
+    if "playerCaptchaViewModel" in json.dumps(state):
         return "captcha challenge"
+    words = ". ".join(_shown_texts(state))
     return " ".join(words.split()) if classify(words).kind.stops_host else ""
+
+
+def _shown_texts(value: object) -> Iterator[str]:
+    """Yields the texts that a part of an answer shows; one that is cut into runs is one."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for each in value:
+            yield from _shown_texts(each)
+    elif isinstance(value, dict):
+        runs = value.get("runs")
+        if isinstance(runs, list):
+            yield "".join(str(run.get("text", "")) for run in runs if isinstance(run, dict))
+        for name, each in value.items():
+            if name != "runs":
+                yield from _shown_texts(each)
 
 
 class _NoRedirect(HTTPRedirectHandler):

@@ -73,29 +73,29 @@ ROWS = [
     (11, "This video has been removed by the uploader", ABOUT_VIDEO, "removed_by_user", Availability.REMOVED),
     (11, "YouTube said: This video has been removed by the user.",
      ABOUT_VIDEO, "removed_by_user", Availability.REMOVED),
-    (12, "This video has been removed for violating YouTube’s policy on nudity or sexual content",
+    (14, "This video has been removed for violating YouTube’s policy on nudity or sexual content",
      ABOUT_VIDEO, "policy", Availability.POLICY),
-    (12, "This video has been removed for violating YouTube's Terms of Service",
+    (14, "This video has been removed for violating YouTube's Terms of Service",
      ABOUT_VIDEO, "policy", Availability.POLICY),
-    (12, "This video has been removed because it breaks our rules on hate speech",
+    (14, "This video has been removed because it breaks our rules on hate speech",
      ABOUT_VIDEO, "policy", Availability.POLICY),
-    (12, "This video is no longer available due to a privacy claim by a third party",
+    (14, "This video is no longer available due to a privacy claim by a third party",
      ABOUT_VIDEO, "policy", Availability.POLICY),
-    (13, "The uploader has not made this video available in your country",
+    (12, "The uploader has not made this video available in your country",
      ABOUT_VIDEO, "geo_blocked", Availability.GEO_BLOCKED),
-    (13, f"{BY} SME, who has blocked it in your country on copyright grounds",
+    (12, f"{BY} SME, who has blocked it in your country on copyright grounds",
      ABOUT_VIDEO, "geo_blocked", Availability.GEO_BLOCKED),
-    (13, f"{BY} Warner Bros. Entertainment. It is not available in your country.",
+    (12, f"{BY} Warner Bros. Entertainment. It is not available in your country.",
      ABOUT_VIDEO, "geo_blocked", Availability.GEO_BLOCKED),
-    (13, "This content is not available on this country domain due to a court order.",
+    (12, "This content is not available on this country domain due to a court order.",
      ABOUT_VIDEO, "geo_blocked", Availability.GEO_BLOCKED),
-    (13, "This content is not available on this country domain due to a legal complaint from the government.",
+    (12, "This content is not available on this country domain due to a legal complaint from the government.",
      ABOUT_VIDEO, "geo_blocked", Availability.GEO_BLOCKED),
-    (13, "Video geo-restricted. This video is not available from your location.",
+    (12, "Video geo-restricted. This video is not available from your location.",
      ABOUT_VIDEO, "geo_blocked", Availability.GEO_BLOCKED),
-    (14, f"Sign in to confirm your age. This video may be inappropriate for some users.{LOGIN_HINT}",
+    (13, f"Sign in to confirm your age. This video may be inappropriate for some users.{LOGIN_HINT}",
      ABOUT_VIDEO, "age_gate", Availability.AGE_RESTRICTED),
-    (14, "This video is age-restricted and only available on YouTube. Watch on YouTube",
+    (13, "This video is age-restricted and only available on YouTube. Watch on YouTube",
      ABOUT_VIDEO, "age_gate", Availability.AGE_RESTRICTED),
     (15, "Playback on other websites has been disabled by the video owner",
      ABOUT_VIDEO, "embedding_off", Availability.EMBEDDING_OFF),
@@ -119,6 +119,21 @@ ROWS = [
     (19, "This video is no longer available due to a copyright claim by Some Label",
      ABOUT_VIDEO, "copyright", Availability.COPYRIGHT),
     (19, f"{BY} SME, who has blocked it on copyright grounds", ABOUT_VIDEO, "copyright", Availability.COPYRIGHT),
+    (12, "This video is not available in your country due to a privacy complaint by a third party",
+     ABOUT_VIDEO, "geo_blocked", Availability.GEO_BLOCKED),
+    (12, "This content isn't available in your country because of a violation of the NetzDG, a hate speech law",
+     ABOUT_VIDEO, "geo_blocked", Availability.GEO_BLOCKED),
+    (13, "This video has been identified by the YouTube community as inappropriate because of hate speech",
+     ABOUT_VIDEO, "age_gate", Availability.AGE_RESTRICTED),
+    (14, "This video has been removed for violating YouTube's policy on hate speech. Learn more about combating hate "
+     "speech in your country.", ABOUT_VIDEO, "policy", Availability.POLICY),
+    (5, "This video is unavailable with Restricted Mode enabled. To view this video, you will need to disable "
+     "Restricted Mode.", MessageKind.RESTRICTED_NETWORK, "restricted_network", UNKNOWN),
+    (5, "This video is not approved by your admin", MessageKind.RESTRICTED_NETWORK, "restricted_network", UNKNOWN),
+    (15, "Playback on other apps has been disabled by the video owner",
+     ABOUT_VIDEO, "embedding_off", Availability.EMBEDDING_OFF),
+    (17, "This video is available to this channel's members on level: Private video (or any higher level).",
+     ABOUT_VIDEO, "members_only", Availability.MEMBERS_ONLY),
     (20, "Premieres in 3 hours", ABOUT_VIDEO, "not_ready", UNKNOWN),
     (20, "This live event will begin in 2 days.", ABOUT_VIDEO, "not_ready", UNKNOWN),
     (20, "This live stream recording is not available.", ABOUT_VIDEO, "not_ready", UNKNOWN),
@@ -186,7 +201,11 @@ def test_a_headline_is_read_only_where_it_stands_alone(
     for unheard in ("Bitte versuche es mit einem anderen Konto.", "A sentence that the site has not yet said."):
         assert classify(f"{prefix}{text.rstrip('.')}. {unheard}") == UNKNOWN_MESSAGE
         # In a line of its own it is about something else.
-        assert classify(f"WARNING: [youtube] {unheard}\n{prefix}{text}").availability is availability
+        assert classify(f"WARNING: [youtube] {unheard}\n{PREFIX}{text}").availability is availability
+        # In the next line of the same message it is not, whatever ends a line.
+        for end in ("\n", "\r\n", "\u2028"):
+            assert classify(f"{prefix}{text}{end}{unheard}") == UNKNOWN_MESSAGE
+        assert classify(f"WARNING: [youtube] {text.rstrip('.')}. {unheard}\n{PREFIX}{text}") == UNKNOWN_MESSAGE
 
 
 @pytest.mark.parametrize("name", ["Private Video Ltd", "Rent A Car TV", "Music Premium", "Watch It On YouTube Inc."])
@@ -217,10 +236,23 @@ def test_only_messages_about_the_video_carry_a_state() -> None:
         assert kind is ABOUT_VIDEO or availability is UNKNOWN, text
 
 
-@pytest.mark.parametrize("apostrophe", ["'", "\u2019", "\u2018"])
+@pytest.mark.parametrize("apostrophe", ["'", "\u2019", "\u2018", "\u2032", "\u201b", "\u02b9", "`", "&#39;", "&rsquo;"])
 def test_apostrophes_and_case_do_not_matter(apostrophe: str) -> None:
     text = f"SIGN IN TO CONFIRM  YOU{apostrophe}RE\nNOT A BOT"
     assert classify(text).kind is MessageKind.BOT_CHECK
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Your account has been suspended from using this",
+        "YouTube Premium account was suspended. Please renew to watch",
+        "The channel's account is closed to new members. Members-only",
+        "Private videos cannot be embedded. Watch on YouTube",
+    ],
+)
+def test_words_of_a_death_about_something_else_are_none(text: str) -> None:
+    assert not classify(text).availability.is_gone
 
 
 def test_mentions_in_passing_are_no_match() -> None:

@@ -19,7 +19,7 @@ import pytest
 from k700_text.config import CHECK_PAUSES
 from k700_text.crawl import registry
 from k700_text.crawl.messages import classify
-from k700_text.crawl.player_wire import HOST, PlayerWire
+from k700_text.crawl.player_wire import HOST, PlayerWire, _check
 from k700_text.crawl.sources.base import Source
 from k700_text.crawl.sources.yt_dlp import YtDlp, parse_evidence
 from k700_text.crawl.transport import CONTACT_VARIABLE, Response, user_agent
@@ -472,6 +472,31 @@ def test_bug_of_the_engine_is_told_with_its_words() -> None:
         parse_evidence(POSSIBLE_ID, json.dumps(record).encode(), None, NOON)
 
 
+def test_what_no_answer_confirms_says_nothing() -> None:
+    silent = {"formats": [SILENT], "duration": 10}
+    assert (read(info=silent).web_has_audio, read(info=silent).video_duration_seconds) == (False, 10)
+    other = read(info=silent, video_ids=[])
+    assert (other.title, other.web_has_audio, other.video_duration_seconds) == (None, None, None)
+    assert other.availability is Availability.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("state", "is_about_us"),
+    [
+        ({"reason": "This content isn\u2019t available, try again later."}, True),
+        ({"subreason": {"runs": [{"text": "This content isn\u2019t "}, {"text": "available."}]}}, True),
+        (
+            {"subreason": {"runs": [{"text": "This content is not available"}, {"text": " on this country domain"}]}},
+            False,
+        ),
+        ({"reason": "This content isn\u2019t available", "subreason": {"simpleText": "in your country"}}, False),
+        ({"reason": "Video unavailable", "messages": ["This video is restricted.", "Ask your administrator"]}, True),
+    ],
+)
+def test_words_of_the_player_are_read_as_they_are_shown(state: dict[str, Any], is_about_us: bool) -> None:
+    assert bool(_check({"status": "ERROR", **state})) is is_about_us
+
+
 def test_length_without_end_is_none() -> None:
     assert read(info={"duration": float("inf")}).video_duration_seconds is None
 
@@ -501,6 +526,8 @@ def test_a_video_that_is_refused_and_yet_described_lives(words: str, state: Avai
     said = {"messages": [f"WARNING: [youtube] {POSSIBLE_ID}: {words}"]}
     outcome = read(**DESCRIBED, **said)
     assert (outcome.title, outcome.availability) == ("A title", state)
+    # What earlier versions kept has no word about the details: the length is one of them.
+    assert read(**{**DESCRIBED, "info": {"duration": None}}, **said, is_described=True).availability is state
     # Without the description, or under the status of dead videos, the words alone count.
     for changes in ({"info": {"duration": None}}, {"statuses": ["ERROR"]}, {"statuses": ["LOGIN_REQUIRED"]}):
         bare = read(**{**DESCRIBED, **changes}, **said).availability

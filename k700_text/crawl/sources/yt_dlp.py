@@ -48,7 +48,9 @@ _STATES: Mapping[str, Availability] = {
     # For those who pay the service: the nearest of our states.
     "premium_only": Availability.MEMBERS_ONLY,
 }
-_FORMATS_MISSING = re.compile(r"formats (?:have been skipped|may be missing|require)")
+_FORMATS_MISSING = re.compile(
+    r"formats? (?:have been|has been|were|was|may be|are|is|require)\b|missing (?:a url|formats)"
+)
 _MAX_MESSAGE = 2000
 _OPTIONS: Mapping[str, Any] = {
     "quiet": True,
@@ -155,8 +157,8 @@ def parse_evidence(youtube_id: str, evidence: bytes, http_status: int | None, fe
         title=title,
         raw_title=raw_title if isinstance(raw_title, str) else None,
         published_at=_published_at(record.info),
-        video_duration_seconds=_positive(record.info.get("duration")),
-        web_has_audio=record.has_audio,
+        video_duration_seconds=_positive(record.info.get("duration")) if youtube_id in record.video_ids else None,
+        web_has_audio=record.has_audio if youtube_id in record.video_ids else None,
         reason=None if title else reason,
         fetched_at=fetched_at,
         evidence=evidence,
@@ -172,6 +174,8 @@ class _Record:
         self.messages: list[str] = record["messages"]
         self.video_ids: list[str] = record["video_ids"]
         self.statuses: list[str] = record["statuses"]
+        # Earlier versions did not keep it: a length is told by nothing but the details.
+        self._has_details: bool = record.get("is_described", bool(self.info.get("duration")))
         self.meaning = classify("\n".join(self.messages))
 
     @property
@@ -194,8 +198,7 @@ class _Record:
     @property
     def is_described(self) -> bool:
         """The player refuses, yet describes the video in full: it lives (117 of 117 recorded answers)."""
-        details = self.video_ids, self.info.get("title"), self.info.get("duration")
-        return "UNPLAYABLE" in self.statuses and all(details)
+        return "UNPLAYABLE" in self.statuses and self._has_details and bool(self.video_ids)
 
     @property
     def availability(self) -> Availability:
@@ -208,6 +211,8 @@ class _Record:
             return Availability.UNKNOWN  # The site contradicts itself: nothing that convicts a video.
         if kind is MessageKind.VIDEO and not is_headline:
             return said
+        if not self.video_ids:
+            return Availability.UNKNOWN  # A description that no answer confirms.
         state = _STATES.get(str(self.info.get("availability")), Availability.PUBLIC)
         is_open = state in (Availability.PUBLIC, Availability.UNLISTED)
         return Availability.EMBEDDING_OFF if is_open and self.info.get("playable_in_embed") is False else state
@@ -326,6 +331,7 @@ class _Engine:
             ],
             "video_ids": sorted(self._wire.video_ids),
             "statuses": self._wire.statuses,
+            "is_described": self._wire.is_described,
         }
         return json.dumps(record, separators=(",", ":")).encode()
 
