@@ -269,6 +269,23 @@ notiek ielāde|įkeliama|yükleniyor|загрузка|идет загрузка|
 加载中|載入中|正在載入
 """
 
+# Names of lists, in the languages of the site's first years. Videos may be called so, too.
+_LISTINGS = r"""
+.+'s? (?:channel|videos|favou?rites|play ?lists|profile|subscriptions|subscribers|friends|contacts|groups|page)
+(?:channel|videos|profile) of .+|(?:kanal|videos) von .+|.+s kanal|(?:chaîne|vidéos) de .+|canal d[eo] .+|canale di .+
+kanaal van .+|kanał (?:użytkownika )?.+|канал .+|.+ ?さんのチャンネル|.+ ?のチャンネル|.+ ?님의 채널|.+ ?的(?:频道|頻道)
+view play ?list|play ?lists?|(?:video )?search(?: results)?(?:(?: for|:) .+)?|(?:video )?results for:? .+|tags? // .+
+suchergebnisse(?: .+)?|ergebnisse für .+|résultats .*recherche.*|resultados .+|risultati .+|zoekresultaten.*
+wyniki wyszukiwania.*|результаты поиска.*|.+ ?の検索結果|.+ ?검색결과|.+ ?的搜索结果
+(?:browse )?(?:videos|movies|shows|channels|categories|groups|playlists)|browse|trending|music(?: videos)?|news|sports
+gaming|live|films|trailers|education|community|contests|spotlight|history|favou?rites|subscriptions|quick ?list
+(?:most|top|recently|rising|featured|popular|promoted) (?:viewed|discussed|popular|recent|linked|responded|watched)
+(?:top|recently|rising|featured|popular|promoted) (?:rated|favorited|favorites|added|featured|videos)
+my (?:account|videos|favou?rites|playlists|subscriptions|messages|inbox|friends|contacts|profile|groups|channel)
+(?:video )?upload|sign ?up|log ?in|help(?: cent(?:er|re))?|about(?: us)?|privacy(?: policy| notice)?|contact us|jobs
+terms(?: of (?:use|service))?|press ?room|test ?tube|developers?(?: tools)?|advertising
+"""
+
 _ADDRESS = re.compile(r"(?:https?://)?(?:[\w-]+\.)*(?:youtube\.com|youtu\.be|youtube-nocookie\.com)/\S*")
 
 
@@ -291,6 +308,7 @@ def _consent_pattern() -> re.Pattern[str]:
 
 
 _CONSENT_PATTERN = _consent_pattern()
+_LISTING_PATTERN = re.compile("|".join(filter(None, _LISTINGS.splitlines())))
 _DEAD_PHRASES = _phrases(_DEAD)
 _BLOCKED_PHRASES = _phrases(_BLOCKED)
 _BLOCKED_STARTS = tuple(_phrases(_BLOCKED_BEGINNINGS))
@@ -312,13 +330,28 @@ def junk_reason(title: str, youtube_id: str) -> str | None:
     if _is_id(title, youtube_id):
         return JUNK_TITLE
     folded = fold(title)
-    bare = _SUFFIX.sub("", folded)
-    has_site = bare != folded or _PREFIX.match(folded) is not None
-    bare = _PREFIX.sub("", bare, count=1) if _PREFIX.match(bare) else bare
+    bare = _without_site(folded)
+    has_site = bare != folded
     bare = _without_brackets(bare)
     if bare in ("", "youtube", "youtube -", "- youtube"):
         return DEAD_PAGE
     return _reason_of(bare, has_site=has_site)
+
+
+def is_listing_title(title: str) -> bool:
+    """Tells whether the site calls pages of channels, lists and searches so; where a video is named, it is its title.
+
+    Args:
+        title: the title of the page, with or without the site's name around it.
+    """
+    return _LISTING_PATTERN.fullmatch(_without_site(fold(title)).rstrip(_FINAL_POINTS)) is not None
+
+
+def _without_site(folded: str) -> str:
+    """Returns a folded title without the site's name before and after it."""
+    bare = _SUFFIX.sub("", folded)
+    prefix = _PREFIX.match(bare)
+    return bare[prefix.end() :] if prefix else bare
 
 
 def _reason_of(bare: str, *, has_site: bool) -> str | None:

@@ -34,11 +34,13 @@ _WINDOWS_1252 = "windows-1252"
 _LATIN_1 = frozenset({"iso-8859-1", "iso8859-1", "latin-1", "latin1", "us-ascii", "ascii", "iso-8859-15", "cp1252"})
 _KNOWN_CHARSET = re.compile(r"(?:windows-|cp|iso-?8859-|koi8-|gb|euc-|big5|shift|sjis|ks_c|macintosh|tis-620)[\w-]*")
 
-_TAG = re.compile(r"<(title|meta|link|form)(?=[\s>/])", re.IGNORECASE)
+# In these a tag is only text: a script may write one, a form for comments may hold one.
+_TEXT_ENDS = {name: re.compile(rf"</(?i:{name})(?=[\s>/])") for name in ("script", "style", "textarea")}
+_TAG = re.compile(rf"<(?:(?i:(title|meta|link|form|{'|'.join(_TEXT_ENDS)}))(?=[\s>/])|!--)")
 _ATTRIBUTE = re.compile(r"[\s/]*([^\s=>\"'/<]{1,60})(?:\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s\"'>]+)))?")
 _TAG_END = re.compile(r"[\s/]*>")
 _TITLE_END = re.compile(r"</title\s*>", re.IGNORECASE)
-_MAX_TAGS = 2000
+_MAX_TAGS = 5000
 _MAX_ATTRIBUTES = 100
 
 _DATA_NAMES = ("ytInitialPlayerResponse", "ytInitialData")
@@ -176,7 +178,8 @@ def _parse_xml(text: str) -> object:
 def read_tags(text: str) -> Iterator[tuple[str, Mapping[str, str]]]:
     """Yields the ``title``, ``meta``, ``link`` and ``form`` tags in their order, with names in lower case.
 
-    Values are as the page spells them, entities and all; the text of a title is the value of its attribute "".
+    Values are as the page spells them, entities and all; the text of a title is the value of its attribute "". What a
+    comment or a script holds is no tag of the page, also where it is cut off before its end.
     """
     position = 0
     is_title_open = False
@@ -184,8 +187,21 @@ def read_tags(text: str) -> Iterator[tuple[str, Mapping[str, str]]]:
         tag = _TAG.search(text, position)
         if tag is None:
             return
+        if tag[1] is None:
+            # "<!-->" is a whole comment.
+            position = text.find("-->", tag.end() - 2) + 3
+            if position < 3:
+                return
+            continue
+        name = tag[1].lower()
         attributes, position = _read_attributes(text, tag.end())
-        if tag[1].lower() == "title":
+        if name in _TEXT_ENDS:
+            text_end = _TEXT_ENDS[name].search(text, position)
+            if text_end is None:
+                return
+            position = text_end.end()
+            continue
+        if name == "title":
             end = None if is_title_open else _TITLE_END.search(text, position)
             # Without this, every one of many open titles would be followed to the end of the page.
             is_title_open = end is None
@@ -193,7 +209,7 @@ def read_tags(text: str) -> Iterator[tuple[str, Mapping[str, str]]]:
                 continue
             attributes[""] = text[position : end.start()]
             position = end.end()
-        yield tag[1].lower(), attributes
+        yield name, attributes
 
 
 def _read_attributes(text: str, position: int) -> tuple[dict[str, str], int]:

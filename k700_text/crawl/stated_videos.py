@@ -2,8 +2,8 @@
 
 Data in scripts: ``ytInitialPlayerResponse``, ``ytInitialData``, the configuration of every old player, and that of an
 embedded one. Answers: ``watch?v=ID&pbj=1`` (2015-2021) and its forerunner ``spf=navigate``, the player's and the
-page's own calls (``youtubei``), ``get_video_info`` (till 2021), oEmbed, and the feed of one video (``gdata``, till
-2015). Texts are as spelled: no HTML.
+page's own calls (``youtubei``), ``get_video_info`` (till 2021), oEmbed, the feed of one video (``gdata``, till 2015),
+and the official API's list of one video. Texts are as spelled: no HTML.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from k700_text.crawl.page_text import parse_json
+from k700_text.records import YOUTUBE_ID_PATTERN
 
 PLAYABLE = "OK"
 
@@ -40,7 +41,7 @@ class StatedVideo:
     Attributes:
         place: ``player`` (a player response), ``data`` (what the page shows around it), ``args`` (configuration of an
             old player), ``args_player`` (a player response within it), ``embed`` (one for an embedded player),
-            ``oembed``, ``feed`` (the entry of one video).
+            ``oembed``, ``feed`` (the entry of one video, also in a list that has no other).
         video_id: the video's id, None where this place does not say it.
         titles: its title in this place, the better source first; as spelled (no HTML).
         playability: ``OK`` or why it does not play, None where this place does not say it.
@@ -103,6 +104,7 @@ def _from_answer(part: Mapping[str, Any]) -> Iterator[StatedVideo]:
         yield from _from_configuration(arguments)
     yield _from_oembed(part)
     yield _from_feed(part)
+    yield _from_api(part)
 
 
 def _from_player(place: str, response: Mapping[str, Any]) -> StatedVideo:
@@ -182,7 +184,7 @@ def _from_oembed(part: Mapping[str, Any]) -> StatedVideo:
 
 def _from_feed(part: Mapping[str, Any]) -> StatedVideo:
     """The entry of one video, as Atom, as JSON, or in the short form of JSON."""
-    entry, short = _part(part, "entry"), _part(part, "data")
+    entry, short = _part(part, "entry"), _only_item(_part(part, "data")) or _part(part, "data")
     found = _FEED_ID.search(_text(_part(entry, "id").get("$t")) or "")
     video_id = found[1] if found else _text(short.get("id"))
     title = _text(_part(entry, "title").get("$t")) if found else _text(short.get("title"))
@@ -190,6 +192,23 @@ def _from_feed(part: Mapping[str, Any]) -> StatedVideo:
     if video_id is None or title is None:
         return StatedVideo(place="feed")
     return StatedVideo(place="feed", video_id=video_id, titles=(title,), published=published)
+
+
+def _from_api(part: Mapping[str, Any]) -> StatedVideo:
+    """The official API's answer about one video; what it says of channels and lists has ids of other forms."""
+    item = _only_item(part)
+    snippet, video_id = _part(item, "snippet"), _text(item.get("id"))
+    title = _text(snippet.get("title"))
+    is_video = item.get("kind", "youtube#video") == "youtube#video" and YOUTUBE_ID_PATTERN.fullmatch(video_id or "")
+    if not is_video or title is None:
+        return StatedVideo(place="feed")
+    return StatedVideo(place="feed", video_id=video_id, titles=(title,), published=_text(snippet.get("publishedAt")))
+
+
+def _only_item(part: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the item of a list that has no other, empty where there is none: of several, none is the page's."""
+    items = part.get("items")
+    return items[0] if isinstance(items, list) and len(items) == 1 and isinstance(items[0], dict) else {}
 
 
 def _object(value: object) -> Mapping[str, Any]:

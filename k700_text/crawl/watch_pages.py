@@ -11,9 +11,10 @@ are data altogether, are read as well (``stated_videos``).
 Which video a page is about is decided by the strongest place that names one: the player's data, then the page's own
 addresses (the canonical link and ``og:url``, else those meant for other programs), then the rest. If it names another
 video, the page is refused. If an address of its own names no video, it is the page of something else (a channel, a
-playlist, the start page): then only data about exactly this video counts. Where no place names anything (first pages
-of 2005, odd layouts), the page must have a player, and the address under which it was captured must name the video,
-letter by letter.
+playlist, the start page): then only data about exactly this video counts. Where none of these places names anything
+(the first years), the page must be one of those years: since the site's name stands last in titles, every page of a
+video states its address. Nothing in it may speak of something else, and it must have a player with the video's id, or
+any player under a captured address that names the video, letter by letter.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ from urllib.parse import SplitResult, parse_qs, urlsplit
 from k700_text.crawl.page_text import decode_page, find_data, is_answer, parse_answer, read_tags
 from k700_text.crawl.sources.base import parse_time
 from k700_text.crawl.stated_videos import MAX_TEXT, PLAYABLE, StatedVideo, stated_in_answer, stated_in_scripts
-from k700_text.junk_titles import BLOCK_PAGE, CONSENT_PAGE, DEAD_PAGE, JUNK_TITLE, junk_reason
+from k700_text.junk_titles import BLOCK_PAGE, CONSENT_PAGE, DEAD_PAGE, JUNK_TITLE, is_listing_title, junk_reason
 from k700_text.records import YOUTUBE_ID_PATTERN
 from k700_text.titles import clean_plain_title, unescape
 
 # Raised whenever ``read_page`` learns something: pages that were kept whole are then read again.
-READER_VERSION = 2
+READER_VERSION = 3
 
 WRONG_ID, NO_ID, UNREADABLE, EMPTY_TITLE = "wrong_id", "no_id", "unreadable", "empty_title"
 
@@ -43,7 +44,9 @@ _REASONS = (CONSENT_PAGE, BLOCK_PAGE, NO_ID, WRONG_ID, EMPTY_TITLE, JUNK_TITLE, 
 
 _MAX_PLAYER_IDS = 4
 _MAX_OTHER_URLS = 8
-_HOSTS = ("youtube.com", "youtube-nocookie.com", "youtube.googleapis.com")
+_HOST = re.compile(
+    r"youtu\.be|(?:.+\.)?(?:youtube\.(?:com?\.)?[a-z]{2}|youtube(?:kids|-nocookie)?\.com|youtube\.googleapis\.com)"
+)
 _ID_PATHS = frozenset({"embed", "v", "e", "shorts", "live"})
 # Parameter that bears the id, by the first part of the path; the start page did so in 2005.
 _ID_PARAMETERS = {
@@ -54,9 +57,14 @@ _FEED_PATH = ["feeds", "api", "videos"]
 # Players of a playlist and of a channel's broadcast stand where others have an id, and are as long as one.
 _NO_IDS = frozenset({"videoseries", "live_stream"})
 # What archives put before the addresses in pages that they rewrite.
-_REWRITTEN = re.compile(r"(?:https?:)?(?://[^/]+)?(?:/web)?/\d{4,14}(?:[a-z]{2}_)?/(?=https?:)")
+_REWRITTEN = re.compile(r"(?:https?:)?(?://[^/]+)?(?:/\w{1,20})?/\d{4,14}(?:[a-z]{2}_)?/(?=https?:)")
+# Addresses for apps: around one of the web, or of the app's own, the id or the path standing where a host does.
+_FOR_APPS = re.compile(r"(?i:(?:android|ios)-app://[^/]+/(?:https?|vnd\.youtube)/|vnd\.youtube[\w.]*:/*)")
+_AFTER_ID = re.compile(r"[?&]")
 _PLAYER_ID = re.compile(r"(?i:video_id)[\"']?\s{0,3}(?:[=:,]|value=)\s{0,3}[\"']?([\w-]{11})(?![\w-])")
 _ITEMPROPS = {"name": "itemprop_name", "videoId": "itemprop_id", "identifier": "itemprop_id"}
+_KINDS_ELSEWHERE = ("profile", "yt-fb-app:")
+_FEED_ELSEWHERE = re.compile(r"/rss/user/|/users/|/playlists/|[?&;](?:channel_id|playlist_id|user)=")
 _META_URLS = frozenset({"twitter:url", "al:web:url", "al:android:url", "al:ios:url"})
 _META_TITLES = {"og:title": "og_title", "twitter:title": "twitter_title", "title": "meta_title"}
 _UNAVAILABLE_MARKS = ('id="unavailable-message"', 'id="watch-unavailable', 'class="yt-alert yt-alert-error')
@@ -70,12 +78,14 @@ _PLAYER_MARKS = (
     "watch-player",
     "ytplayer",
 )
-_HEAD_ENDS = ("</head", "<body", "</HEAD", "<BODY")
+_HEAD_END = re.compile(r"<(?i:/head|body)(?=[\s>/])")
 _CAPTCHA_MARKS = ('id="captcha-form"', "unusual traffic from your computer network")
 
 _MARKS = "\\s\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff"
 _SITE_PREFIX = re.compile(rf"^[{_MARKS}]*YouTube[{_MARKS}]+-(?:[{_MARKS}]+|$)")
 _SITE_SUFFIX = re.compile(rf"(?:^|[{_MARKS}])-[{_MARKS}]+YouTube[{_MARKS}]*$")
+# Sisters of the site put their whole name there, and into what they tell other programs.
+_SISTER_SUFFIX = re.compile(rf"(?:^|[{_MARKS}]-[{_MARKS}]+)YouTube (?:Music|Gaming|Kids|TV)[{_MARKS}]*$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +110,7 @@ class PageFacts:
         is_unavailable: it shows the message of a video that does not play.
         has_player: it has a player of some kind.
         is_listing: its data shows a channel, a playlist or results of a search.
+        has_listing_mark: its head calls it a channel's or a playlist's, or offers the feed of one.
         is_cut_off: the end of its head is missing, and with it perhaps what it says of itself.
     """
 
@@ -120,6 +131,7 @@ class PageFacts:
     is_unavailable: bool = False
     has_player: bool = False
     is_listing: bool = False
+    has_listing_mark: bool = False
     is_cut_off: bool = False
 
     @property
@@ -134,10 +146,10 @@ class PageFacts:
     @property
     def own_urls(self) -> tuple[str, ...]:
         """The site's addresses that the page calls its own, the canonical link first."""
-        first = [url for url in (self.canonical, self.og_url) if url and _site_parts(url)]
+        first = [url for url in map(_absolute, (self.canonical, self.og_url)) if _site_parts(url)]
         if first:
             return tuple(first)
-        others = [url for url in self.other_urls if _site_parts(url)]
+        others = [url for url in map(_absolute, self.other_urls) if _site_parts(url)]
         # The author's may stand among them, but only a page without a video names none.
         return tuple([url for url in others if id_in_url(url)] or others)
 
@@ -145,6 +157,15 @@ class PageFacts:
     def linked_ids(self) -> tuple[str, ...]:
         """The videos that the page's own addresses name, the canonical link first."""
         return tuple(each for url in self.own_urls if (each := id_in_url(url)) is not None)
+
+    @property
+    def may_be_early(self) -> bool:
+        """It may be the page of a video though it does not say of which: it is early, and calls itself nothing else."""
+        calls_itself = (self.canonical or "").strip() or (self.og_url or "").strip()
+        title = unescape(self.title_tag or "")
+        is_late = _SITE_SUFFIX.search(title) is not None and _SITE_SUFFIX.sub("", title).strip() != ""
+        is_early = _SITE_PREFIX.search(title) is not None or (self.is_unavailable and not is_late)
+        return is_early and not (calls_itself or self.has_listing_mark)
 
     @property
     def is_elsewhere(self) -> bool:
@@ -209,10 +230,10 @@ class _Candidate:
     is_trusted: bool = False
 
     @classmethod
-    def of_html(cls, spelled: str) -> _Candidate:
+    def of_html(cls, spelled: str, suffix: re.Pattern[str] | None) -> _Candidate:
         """Returns the text of an attribute: its entities are decoded here, once, and nowhere else."""
-        text = unescape(spelled)
-        return cls(spelled, text, text)
+        whole = unescape(spelled)
+        return cls(spelled, whole if suffix is None else suffix.sub("", whole), whole)
 
 
 def id_in_url(url: str | None) -> str | None:
@@ -225,17 +246,20 @@ def id_in_url(url: str | None) -> str | None:
     parts = _site_parts(url)
     if parts is None:
         return None
-    path = parts.path.strip("/").split("/")
+    path = _AFTER_ID.split(parts.path)[0].strip("/").split("/")
+    # For a while the site's scripts wrote parameters behind "#!".
+    query = parts.query or parts.fragment.removeprefix("!")
     if parts.hostname == "youtu.be":
         found = path[0]
     elif path[0] == "oembed":
-        return id_in_url(parse_qs(parts.query).get("url", [""])[0])
+        return id_in_url(parse_qs(query).get("url", [""])[0])
     elif path[0] in _ID_PARAMETERS:
-        found = parse_qs(parts.query).get(_ID_PARAMETERS[path[0]], [""])[0]
+        found = parse_qs(query).get(_ID_PARAMETERS[path[0]], [""])[0]
     elif path[:-1] == _FEED_PATH or (len(path) > 1 and path[0] in _ID_PATHS):
         found = path[3] if path[:-1] == _FEED_PATH else path[1]
     else:
         return None
+    found = _AFTER_ID.split(found)[0]
     return found if YOUTUBE_ID_PATTERN.fullmatch(found) and found not in _NO_IDS else None
 
 
@@ -249,8 +273,20 @@ def _site_parts(url: str | None) -> SplitResult | None:
         return None
     if not host and not parts.path.startswith("/"):
         return None if parts.scheme or not parts.path else _site_parts(f"//{text}")
-    is_own = not host or host == "youtu.be" or any(host == each or host.endswith(f".{each}") for each in _HOSTS)
-    return parts if is_own else None
+    return parts if not host or _HOST.fullmatch(host) else None
+
+
+def _absolute(url: str | None) -> str:
+    """Returns an address in a page as one of the web; one that begins within the site as its path."""
+    text = _REWRITTEN.sub("", html.unescape(url or "").strip(), count=1)
+    inner = _FOR_APPS.sub("", text, count=1) if _FOR_APPS.match(text) else None
+    if inner is not None:
+        text = f"https://youtu.be/{inner}" if YOUTUBE_ID_PATTERN.fullmatch(_AFTER_ID.split(inner)[0]) else inner
+    if text.startswith("?"):
+        return f"/watch{text}"
+    first = re.split(r"[/?#]", text, maxsplit=1)[0]
+    is_within = first and ":" not in first and ("." not in first or first in _ID_PARAMETERS)
+    return f"/{text}" if is_within else text
 
 
 def read_page(body: bytes, content_type: str) -> PageFacts:
@@ -271,7 +307,7 @@ def read_page(body: bytes, content_type: str) -> PageFacts:
         is_unavailable=any(mark in text for mark in _UNAVAILABLE_MARKS),
         has_player=any(mark in text for mark in _PLAYER_MARKS),
         is_listing=is_listing,
-        is_cut_off=not any(mark in text for mark in _HEAD_ENDS),
+        is_cut_off=_HEAD_END.search(text) is None,
         **_read_markup(text),
     )
 
@@ -288,8 +324,10 @@ def _read_markup(text: str) -> dict[str, Any]:
             action = attributes.get("action", "")
             facts["has_consent_form"] = facts.get("has_consent_form", False) or "//consent." in action
         elif tag == "link":
-            if attributes.get("rel", "").lower() == "canonical":
+            if "canonical" in attributes.get("rel", "").lower().split():
                 facts.setdefault("canonical", attributes.get("href", "")[:MAX_TEXT])
+            elif _offers_feed_elsewhere(attributes):
+                facts["has_listing_mark"] = True
             elif _tells_own_address(attributes):
                 other_urls.append(attributes.get("href", "")[:MAX_TEXT])
         elif attributes.get("itemprop") in _ITEMPROPS:
@@ -300,6 +338,8 @@ def _read_markup(text: str) -> dict[str, Any]:
                 facts.setdefault(_META_TITLES[name], content)
             elif name == "og:url":
                 facts.setdefault("og_url", content)
+            elif name == "og:type" and content.strip().lower().startswith(_KINDS_ELSEWHERE):
+                facts["has_listing_mark"] = True
             elif name in _META_URLS:
                 other_urls.append(content)
     return {**facts, "other_urls": tuple(other_urls[:_MAX_OTHER_URLS])}
@@ -308,8 +348,15 @@ def _read_markup(text: str) -> dict[str, Any]:
 def _tells_own_address(link: Mapping[str, str]) -> bool:
     """Tells a link to another form of this page from a link to something that it mentions."""
     relations = link.get("rel", "").lower().split()
-    is_form = "media" in link or link.get("type", "").endswith("+oembed")
+    is_for_app = _FOR_APPS.match(link.get("href", "").strip()) is not None
+    is_form = "media" in link or link.get("type", "").endswith("+oembed") or is_for_app
     return "shortlink" in relations or ("alternate" in relations and is_form) or link.get("itemprop") == "url"
+
+
+def _offers_feed_elsewhere(link: Mapping[str, str]) -> bool:
+    """Tells a link to the feed of a channel or a playlist, which pages of videos do not offer."""
+    is_feed = link.get("type", "").strip().lower() in ("application/rss+xml", "application/atom+xml")
+    return is_feed and _FEED_ELSEWHERE.search(link.get("href", "")) is not None
 
 
 def _read_player_ids(text: str) -> tuple[str, ...]:
@@ -355,11 +402,15 @@ def _is_certain(facts: PageFacts, youtube_id: str, page_url: str | None) -> bool
     """Tells whether the page as a whole is that of the video: then its tags are about it, too."""
     if facts.is_elsewhere:
         return False
-    if facts.page_id == youtube_id or facts.player_ids == (youtube_id,):
+    if facts.page_id is not None:
+        return facts.page_id == youtube_id
+    if not facts.may_be_early:
+        return False
+    if facts.player_ids == (youtube_id,):
         return True
     # What is cut off may have been the page of something else.
-    says_nothing = not (facts.is_cut_off or facts.own_urls)
-    return says_nothing and (facts.has_player or facts.is_unavailable) and id_in_url(page_url) == youtube_id
+    has_place = not facts.is_cut_off and (facts.has_player or facts.is_unavailable)
+    return has_place and id_in_url(page_url) == youtube_id
 
 
 def _reasons_of_page(facts: PageFacts) -> Iterator[str]:
@@ -382,6 +433,8 @@ def _reason_against(candidate: _Candidate, title: str | None, youtube_id: str, f
     whole = clean_plain_title(candidate.whole)
     if whole is None:
         return JUNK_TITLE if candidate.whole.strip() else DEAD_PAGE
+    if facts.page_id is None and is_listing_title(whole):
+        return WRONG_ID
     return junk_reason(whole, youtube_id) or (UNREADABLE if title is None else None)
 
 
@@ -401,13 +454,16 @@ def _candidates(facts: PageFacts, youtube_id: str, *, is_certain: bool) -> Itera
 def _html_candidates(facts: PageFacts, *, is_certain: bool) -> Iterator[_Candidate]:
     # On the page of something else these are its own; the name on the tab bears the site's.
     named = (facts.og_title, facts.twitter_title, facts.meta_title, facts.itemprop_name) if is_certain else ()
-    others = [_Candidate.of_html(each) for each in named if each is not None]
+    whole = unescape(facts.title_tag or "")
+    has_prefix = _SITE_PREFIX.search(whole) is not None
+    is_sister = not has_prefix and _SISTER_SUFFIX.search(whole) is not None
+    suffix = _SISTER_SUFFIX if is_sister else _SITE_SUFFIX
+    others = [_Candidate.of_html(each, suffix if is_sister else None) for each in named if each is not None]
     if facts.title_tag is None:
         yield from others
         return
-    whole = unescape(facts.title_tag)
-    has_prefix, has_suffix = _SITE_PREFIX.search(whole) is not None, _SITE_SUFFIX.search(whole) is not None
-    text = _SITE_PREFIX.sub("", whole) if has_prefix else _SITE_SUFFIX.sub("", whole) if has_suffix else None
+    has_suffix = suffix.search(whole) is not None
+    text = _SITE_PREFIX.sub("", whole) if has_prefix else suffix.sub("", whole) if has_suffix else None
     tag = _Candidate(facts.title_tag, text, whole)
     # Every era puts the site's name around the video's. Where both sides have it, one belongs to the video's name.
     yield from (*others, tag) if has_prefix and has_suffix else (tag, *others)

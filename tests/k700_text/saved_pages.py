@@ -293,11 +293,21 @@ def feed_jsonc(title: str, youtube_id: str) -> str:
     return json.dumps({"apiVersion": "2.1", "data": {"id": youtube_id, "title": title, "duration": 61}})
 
 
+def feed_jsonc_of_one(title: str, youtube_id: str) -> str:
+    return json.dumps({"apiVersion": "2.1", "data": {"totalItems": 1, "items": [{"id": youtube_id, "title": title}]}})
+
+
+def api_list(title: str, youtube_id: str) -> str:
+    item = {"kind": "youtube#video", "id": youtube_id, "snippet": {"title": title}}
+    return json.dumps({"kind": "youtube#videoListResponse", "items": [item]})
+
+
 ANSWERS: dict[str, Callable[[str, str], str]] = {
     answer.__name__: answer
     for answer in (
         *(pbj, pbj_of_old_player, pbj_of_page_alone, spf, youtubei_player, youtubei_next),
         *(video_info_2012, video_info_2020, oembed, oembed_for_scripts, oembed_xml, feed_atom, feed_json, feed_jsonc),
+        *(feed_jsonc_of_one, api_list),
     )
 }
 
@@ -316,6 +326,25 @@ def canonical(url: str) -> str:
 
 _SITE = "https://www.youtube.com"
 _CHANNEL = f"{_SITE}/channel/UCoLrcjPV5PbUrUyXq5mjc_A"
+_FEEDS = (
+    "http://www.youtube.com/rss/user/mlb/videos.rss",
+    "http://gdata.youtube.com/feeds/base/users/mlb/uploads?alt=rss&amp;v=2",
+    f"{_SITE}/feeds/videos.xml?channel_id=UCoLrcjPV5PbUrUyXq5mjc_A",
+    f"{_SITE}/feeds/videos.xml?playlist_id=PL0123456789",
+)
+_FOR_APPS = (
+    "android-app://com.google.android.youtube/http/www.youtube.com/user/mlb",
+    "ios-app://544007664/vnd.youtube/www.youtube.com/user/mlb",
+    "vnd.youtube://user/mlb",
+    "vnd.youtube://www.youtube.com/user/mlb",
+)
+_SPELLED = (
+    *('rel=" canonical " href=" /user/mlb "', "rel='canonical nofollow' href=/user/mlb", "REL=Canonical HREF=user/mlb"),
+    *('rel="canonical" href="?list=PL0123456789"', 'rel="canonical" href="playlist?list=PL0123456789"'),
+    *(f'rel="canonical" href="http://www.youtube.{end}/user/mlb"' for end in ("co.uk", "de", "com.br")),
+    *(f'rel="canonical" href="{url}"' for url in ("https://www.youtubekids.com/", "https://www.google.com/sorry")),
+    'rel="canonical" href="http://archive.org/wayback/20150304050607/https://www.youtube.com/user/mlb"',
+)
 PAGES_ELSEWHERE = {
     **{
         url: elsewhere(canonical(url))
@@ -349,6 +378,41 @@ PAGES_ELSEWHERE = {
             *(("header", "c4TabbedHeaderRenderer"), ("header", "hashtagHeaderRenderer")),
         )
     },
+    **{
+        f"{name}: {title}": document(f"<title>{title}</title>{head}", f"<div id='movie_player'></div>{body}")
+        for title in ("YouTube - MLB", "MLB - YouTube")
+        for body in ("", f"<embed src='/player2.swf?video_id={POSSIBLE_ID}'>")
+        for name, head in (
+            *(
+                (f"kind {kind}", f'<meta property="og:type" content="{kind}">')
+                for kind in ("profile", "yt-fb-app:channel")
+            ),
+            ("kind of a list", '<meta content="yt-fb-app:playlist" property="og:type">'),
+            *((f"feed {url}", f'<link rel="alternate" type="application/rss+xml" href="{url}">') for url in _FEEDS),
+            *((f"app {url}", f'<link rel="alternate" href="{url}">') for url in _FOR_APPS),
+            *((f"app meta {url}", f'<meta property="al:ios:url" content="{url}">') for url in _FOR_APPS),
+            *((f"spelled {link}", f"<link {link}>") for link in _SPELLED),
+        )
+    },
+    **{
+        f"{title} {place}": document(f"<title>{title}</title>", f"<div id='movie_player'></div>{place}")
+        for title in (
+            *("YouTube - mlb's Channel", "YouTube - View Play List", "YouTube - Search results for cats"),
+            *(
+                "YouTube\n - james\u2019 Videos",
+                "YouTube - Kanal von mlb",
+                "YouTube - Canal de mlb",
+                "YouTube - Most Viewed",
+            ),
+            *("YouTube - mlbさんのチャンネル", "YouTube - Movies", "YouTube - Sign Up", "YouTube - Tag // cats"),
+            *("cats - YouTube", "Movies - YouTube", "Trending - YouTube", "\u202amlb\u202c\u200f - YouTube"),
+        )
+        for place in ("", f"<embed src='/player2.swf?video_id={POSSIBLE_ID}'>")
+    },
+    "cut off in its body": elsewhere("").partition("</body>")[0],
+    "cut off in its data": elsewhere("", '<script>var ytInitialData = {"contents":{"twoColumnBrowse').partition(
+        "</body>"
+    )[0],
     "cut off before it could say": "<html><head><title>MLB - YouTube</title><script>window.ytplayer={};</script>",
 }
 

@@ -374,6 +374,10 @@ def test_captures_closed_to_the_public_are_final() -> None:
         "<p>Sorry.</p><p>This URL has been excluded from the Wayback Machine.</p>",
         "<h1>Page cannot be crawled or displayed due to robots.txt.</h1>",
         "org.archive.util.io.RuntimeIOException: ...RobotAccessControlException: Blocked By Robots",
+        '<p>This URL has been excluded from the <a href="/">Wayback Machine</a>.</p>',
+        "<p>This URL has been excluded\r\n\t from the Wayback&nbsp;Machine.</p>",
+        "<p>This URL has been <b>EXCLUDED</b><br>from the Wayback\u00a0Machine.</p>",
+        "<h1>Page cannot be displayed due to <a href='x'>robots.txt</a>.</h1>",
         "<title>Blocked Site Error</title>",
         "<h2>Robots.txt Query Exclusion.</h2> access to this page has been blocked by the site owner via robots.txt.",
     ],
@@ -393,6 +397,11 @@ def test_words_that_close_a_capture_are_final_whatever_their_status(words: str, 
     for distress, error in ((503, TransportError), (429, RateLimitedError)):
         with pytest.raises(error):
             fetch(Archive({"20170101000000": answer(distress, words.encode(), HTML)}))
+
+
+def test_a_capture_closed_by_law_is_final() -> None:
+    outcome = fetch(Archive({"20170101000000": answer(451, b"Unavailable", HTML)}))
+    assert outcome.reason == "excluded"
 
 
 def test_a_list_of_captures_may_quote_the_words() -> None:

@@ -119,6 +119,11 @@ def test_the_last_field_of_a_form_may_be_cut_off_and_is_no_title() -> None:
             pages.feed_atom("A title", POSSIBLE_ID).replace("<entry", "<!DOCTYPE x [<!ENTITY a 'b'>]><entry"),
             "unreadable",
         ),
+        (json.dumps({"items": [json.loads(pages.api_list("One of two", POSSIBLE_ID))["items"][0]] * 2}), "unreadable"),
+        (json.dumps({"items": [{"id": {"videoId": POSSIBLE_ID}, "snippet": {"title": "Found"}}]}), "unreadable"),
+        (pages.api_list("A list", POSSIBLE_ID).replace('youtube#video"', 'youtube#playlist"'), "unreadable"),
+        (json.dumps({"data": {"items": [{"id": POSSIBLE_ID, "title": "One"}, {"id": OTHER_ID}]}}), "unreadable"),
+        (json.dumps({"items": []}), "unreadable"),
         (json.dumps({"error": {"code": 404, "message": "<title>Not a title - YouTube</title>"}}), "unreadable"),
         (json.dumps({"note": document(f"<title>Not markup - YouTube</title>{links(POSSIBLE_ID)}")}), "unreadable"),
         ("status=fail&errorcode=150&reason=It+is+private.&title=Private+video&video_id=" + POSSIBLE_ID, "dead_page"),
@@ -155,11 +160,74 @@ def test_a_page_that_names_the_video_in_another_spelling_is_its_page(url: str) -
     assert judge(pages.elsewhere(pages.canonical(url)), OTHER_ID).reason == "wrong_id"
 
 
-@pytest.mark.parametrize("url", ["https://example.org/mlb", "http://[broken", ""])
-def test_addresses_of_other_sites_say_nothing_about_the_page(url: str) -> None:
-    page = pages.elsewhere(pages.canonical(url))
-    assert judge(page, url=watch_url(POSSIBLE_ID)).title == "MLB"
-    assert judge(page).reason == "no_id"
+@pytest.mark.parametrize("url", ["https://example.org/mlb", "http://[broken"])
+def test_a_page_that_names_no_video_and_an_address_of_another_site_gives_no_title(url: str) -> None:
+    early = document(f"<title>YouTube - A video</title>{pages.canonical(url)}", "<embed name='movie_player'>")
+    assert judge(early, url=watch_url(POSSIBLE_ID)).reason == "no_id"
+    assert judge(early.replace(url, ""), url=watch_url(POSSIBLE_ID)).title == "A video"
+    # Where the player names the video, the page of an odd host is believed.
+    player = script(f"swfArgs = {{'video_id': '{POSSIBLE_ID}'}};")
+    assert judge(early.replace("</body>", f"{player}</body>")).title == "A video"
+
+
+@pytest.mark.parametrize("title", ["mlb's Channel", "Search results for cats", "Movies", "Most Viewed", "Sign Up"])
+def test_a_video_may_be_called_like_a_page_of_the_site_where_the_page_names_it(title: str) -> None:
+    for era in PAGES:
+        if era != "page_2005":
+            assert judge(PAGES[era](title, POSSIBLE_ID)).title == title
+    for other in ("The Channel", "My mother's channel swim", "Music for cats", "Movies 2008", "Live at the zoo"):
+        assert judge(pages.page_2005(other, POSSIBLE_ID)).title == other
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        *(f"<link {link}>" for link in (f'rel=" canonical " href="watch?v={POSSIBLE_ID}"',)),
+        f"<link rel='nofollow Canonical' href='/watch?v={POSSIBLE_ID}'>",
+        pages.canonical(f"?v={POSSIBLE_ID}"),
+        pages.canonical(f"http://www.youtube.co.uk/watch?v={POSSIBLE_ID}"),
+        pages.canonical(f"http://archive.org/wayback/20150304050607/https://www.youtube.com/watch?v={POSSIBLE_ID}"),
+        pages.canonical(f"http://www.youtube.com/watch#!v={POSSIBLE_ID}"),
+        pages.canonical(f"http://www.youtube.com/v/{POSSIBLE_ID}&amp;hl=en&amp;fs=1"),
+        f'<meta property="al:ios:url" content="vnd.youtube://{POSSIBLE_ID}">',
+        f'<meta property="al:ios:url" content="vnd.youtube:{POSSIBLE_ID}?vndapp=x">',
+        f'<link rel="alternate" href="android-app://com.google.android.youtube/http/www.youtube.com/watch?v={POSSIBLE_ID}">',
+    ],
+)
+def test_every_spelling_of_the_pages_own_address_names_its_video(head: str) -> None:
+    page = document(f"<title>A video - YouTube</title>{head}")
+    assert judge(page).title == "A video"
+    assert judge(page, OTHER_ID).reason == "wrong_id"
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        *("<!-- {} -->", "<!--[if IE]>{}<![endif]-->", "<!-- > {} -->", "<script>var a = '{}';</script>"),
+        *("<SCRIPT TYPE='a>b'>{}</Script >", "<style>{}</style>", "<textarea>{}</textarea>"),
+    ],
+)
+def test_what_a_comment_or_a_script_holds_is_no_tag_of_the_page(around: str) -> None:
+    wrong = f"<title>Wrong - YouTube</title>{links(OTHER_ID)}<meta name=title content=Wrong>"
+    right = f"<title>Right - YouTube</title>{links(POSSIBLE_ID)}"
+    assert judge(document("<!--><!---->" + around.replace("{}", wrong) + right)).title == "Right"
+    # Cut off within it, the page has said nothing.
+    assert judge("<html><head>" + around.partition("{}")[0] + right, url=watch_url(POSSIBLE_ID)).title is None
+
+
+@pytest.mark.parametrize("site", ["YouTube Music", "YouTube Gaming", "YouTube Kids"])
+def test_the_name_of_a_sister_site_is_no_part_of_the_title(site: str) -> None:
+    song = f"<title>A song - {site}</title><meta property='og:title' content='A song - {site}'>{links(POSSIBLE_ID)}"
+    assert judge(document(song)).title == "A song"
+    assert judge(document(song.replace(f"<title>A song - {site}", f"<title>{site}"))).title == "A song"
+    assert judge(pages.page_without_data(f"Best of - {site}", POSSIBLE_ID)).title == f"Best of - {site}"
+
+
+@pytest.mark.parametrize("end", ["</Head><Body>", "</head\n>", "<bODY class=x>", "</HEAD>"])
+def test_the_end_of_the_head_is_seen_in_any_spelling(end: str) -> None:
+    page = f"<html><head><title>YouTube - A video</title>{end}<embed name='movie_player'>"
+    assert judge(page, url=watch_url(POSSIBLE_ID)).title == "A video"
+    assert judge(page.replace(end, ""), url=watch_url(POSSIBLE_ID)).reason == "no_id"
 
 
 @pytest.mark.parametrize("page", pages.DEAD_PAGES_WITH_TITLE)
@@ -385,6 +453,12 @@ def test_the_facts_of_a_large_page_are_small() -> None:
         ),
         (f"http://www.youtube.com/oembed?url=https://youtu.be/{POSSIBLE_ID}&format=xml", POSSIBLE_ID),
         (f"http://gdata.youtube.com/feeds/api/videos/{POSSIBLE_ID}?v=2&alt=json", POSSIBLE_ID),
+        (f"http://www.youtube.com/v/{POSSIBLE_ID}&hl=en&fs=1", POSSIBLE_ID),
+        (f"https://youtu.be/{POSSIBLE_ID}&feature=x", POSSIBLE_ID),
+        (f"http://www.youtube.com/watch#!v={POSSIBLE_ID}&feature=x", POSSIBLE_ID),
+        (f"http://www.youtube.com/watch?v={POSSIBLE_ID}?feature=x", POSSIBLE_ID),
+        (f"http://youtube.com.br/watch?v={POSSIBLE_ID}", POSSIBLE_ID),
+        (f"http://notyoutube.de/watch?v={POSSIBLE_ID}", None),
         (f"http://gdata.youtube.com/feeds/api/videos/{POSSIBLE_ID}/related", None),
         ("https://www.youtube.com/embed/videoseries?list=PL0123456789", None),
         ("https://www.youtube.com/embed/live_stream?channel=UC0123", None),
@@ -520,6 +594,7 @@ def test_any_title_comes_out_of_any_page(title: str, era: str) -> None:
     [
         *("<title>", "<title", "<meta ", "<meta a=\"'", "<meta a=b ", "a=b ", "ytInitialData={", "PLAYER_CONFIG:{a:"),
         *('swfArgs={"a":', "ytplayer.config={};", "ytInitialData='", "video_id=", " - YouTube ", "&amp", "<!--", "\0"),
+        *("<!---->", "<script>", "<script", "<script></script>", "<style ", "</script", "<textarea>x", "</Head"),
         *('{"a":', "["),
     ],
 )

@@ -11,7 +11,9 @@ the archive's health. What the archive holds says nothing about whether the vide
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -82,14 +84,16 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _RUNTIME_ERROR = "x-archive-wayback-runtime-error"
 # In errors as the archive's programs word them, and on its pages for people (in lower case).
 _EXCLUSIONS = (
-    *(b"administrativeaccesscontrolexception", b"robotaccesscontrolexception", b"blockedsite", b"blocked site"),
-    *(b"excluded from the wayback machine", b"due to robots.txt", b"via robots.txt", b"robots.txt query exclusion"),
+    *("administrativeaccesscontrolexception", "robotaccesscontrolexception", "blockedsite", "blocked site"),
+    *("excluded from the wayback machine", "due to robots.txt", "via robots.txt", "robots.txt query exclusion"),
 )
 _ABSENCES = (
-    *(b"wayback machine has not archived that url", b"have that page archived", b"resourcenotinarchiveexception"),
+    *("wayback machine has not archived that url", "have that page archived", "resourcenotinarchiveexception"),
 )
-_OFFLINE = (b"temporarily offline", b"temporarily unavailable")
+_OFFLINE = ("temporarily offline", "temporarily unavailable")
 _MAX_WORDS_BYTES = 200_000
+_MARKUP = re.compile(r"<[^<>]*>")
+_CLOSED_BY_LAW = 451
 _LATE = "20210101000000"
 _NEVER = "99999999999999"
 _PLAYABLE_TYPES = frozenset(
@@ -337,14 +341,18 @@ def is_excluded(response: Response) -> bool:
     if "memento-datetime" in response.headers or response.status in _BUSY_STATUSES | RATE_LIMIT_STATUSES:
         return False
     error = response.headers.get(_RUNTIME_ERROR, "")
-    says_so = _says(response, _EXCLUSIONS) or any(words in error.lower().encode() for words in _EXCLUSIONS)
-    return says_so or (response.status == 403 and bool(error))
+    says_so = _says(response, _EXCLUSIONS) or any(words in error.lower() for words in _EXCLUSIONS)
+    return says_so or response.status == _CLOSED_BY_LAW or (response.status == 403 and bool(error))
 
 
-def _says(response: Response, words: Sequence[bytes]) -> bool:
+def _says(response: Response, words: Sequence[str]) -> bool:
     """Tells whether an answer that is no capture says one of some things; lists of captures may quote anything."""
-    body = response.body[:_MAX_WORDS_BYTES].lower()
-    return not body.lstrip().startswith(b"[") and any(each in body for each in words)
+    body = response.body[:_MAX_WORDS_BYTES].decode("utf-8", "replace")
+    if body.lstrip().startswith("["):
+        return False
+    # As it is shown: links, line ends and fixed spaces stand within what it says.
+    shown = " ".join(html.unescape(_MARKUP.sub(" ", body)).lower().split())
+    return any(each in shown for each in words)
 
 
 def _error_of(response: Response, source: str, youtube_id: str) -> TransportError | ParseError:
