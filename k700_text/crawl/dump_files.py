@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from k700_text.delimited import BrokenRow, IsRow, Names, RowReader, delimiter_of, spelling_of
+from k700_text.delimited import BrokenRow, IsRow, Keys, Names, RowReader, delimiter_of, spelling_of
 from k700_text.errors import UsageError
 from k700_text.file_kinds import foreign_kind
 from k700_text.json_stream import iter_json
@@ -38,10 +38,12 @@ class Columns:
     Attributes:
         keep: returns which are wanted; the others are not read where that saves work.
         is_row: tells a row by its cells from a line of a text that has several.
+        keys: returns the places of ids and titles, which go over one line only.
     """
 
     keep: Callable[[Names], Sequence[str]]
     is_row: IsRow
+    keys: Keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ def _table(stack: ExitStack, path: Path, columns: Columns) -> Table:
         return Table(None, _array_rows(text, path))
     if beginning[0] == "{":
         return Table(None, _line_rows(text))
-    return _csv(text, path, _delimiter(beginning, name), columns.is_row)
+    return _csv(text, path, _delimiter(beginning, name), columns)
 
 
 def _peek(stream: _Stream) -> bytes:
@@ -122,13 +124,13 @@ def _delimiter(beginning: str, name: str) -> str:
     return "\t" if name.endswith((".tsv", ".tab")) else delimiter_of(beginning.splitlines()[0])
 
 
-def _csv(text: TextIO, path: Path, delimiter: str, is_row: IsRow) -> Table:
-    spelling = spelling_of(text, delimiter, is_row)
+def _csv(text: TextIO, path: Path, delimiter: str, columns: Columns) -> Table:
+    spelling = spelling_of(text, delimiter, columns.is_row, columns.keys)
     text.seek(0)
     names = spelling.cells(next(line for line in text if line.strip()))
     if isinstance(names, BrokenRow):
         raise UsageError(f"{path} line 1: not a header of column names ({names[0]})")
-    reader = RowReader(text, spelling, tuple(names), is_row)
+    reader = RowReader(text, spelling, tuple(names), columns.is_row, columns.keys)
     return Table(tuple(names), _csv_rows(reader, tuple(names)))
 
 

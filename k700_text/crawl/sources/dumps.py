@@ -114,7 +114,11 @@ def read_dump(path: str | Path, columns: tuple[str, str] | None = None) -> Itera
         places = find(names)
         return places is not None and any(_youtube_id(cells[place]) for place in places.ids if place < len(cells))
 
-    with open_table(path, Columns(keep, is_row)) as table:
+    def keys(names: Names) -> Sequence[int]:
+        places = find(names)
+        return (*places.ids, places.title) if places else ()
+
+    with open_table(path, Columns(keep, is_row, keys)) as table:
         if table.names is not None:
             _check_columns(path, table.names, find(table.names), columns)
         names: Names | None = None
