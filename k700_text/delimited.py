@@ -142,6 +142,12 @@ def _unescaped(text: str) -> str:
     )
 
 
+def header_of(line: str) -> str:
+    """Returns a header line without the marks before it that nobody sees: byte order marks of joined files."""
+    start = next((place for place, sign in enumerate(line) if sign.isprintable() or sign.isspace()), len(line))
+    return line[start:]
+
+
 def delimiter_of(header: str) -> str:
     """Returns what separates the names of a header line: comma, tab or semicolon."""
     return max(",\t;", key=header.count)
@@ -164,7 +170,7 @@ def spelling_of(lines: Iterator[str], delimiter: str, is_row: IsRow, keys: Keys 
     plain = [Spelling(delimiter, is_quoted=False), Spelling(delimiter, is_quoted=False, is_escaped=True)]
     # Where nothing tells them apart: tables with tabs come from databases, which do not quote.
     candidates = [*plain, *quoted] if delimiter == "\t" else [*quoted, *plain]
-    header = next((line for line in lines if line.strip()), "")
+    header = header_of(next((line for line in lines if line.strip()), ""))
     telling = _telling(lines, delimiter, header.count(delimiter))
     if not telling and '"' not in header:
         return candidates[0]

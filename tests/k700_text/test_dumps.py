@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -306,6 +307,13 @@ def test_of_two_columns_of_titles_none_is_chosen(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=rf"{name} has column title twice"):
             list(read_dump(tmp_path / name))
     assert [row.title for row in read_dump(tmp_path / "a.csv", ("id", "Title"))] == ["b"]
+    (tmp_path / "b.csv").write_text(f"id,Video Title,title\n{IDS[0]},a,b\n")
+    with pytest.raises(UsageError, match=r"b\.csv has columns Video Title and title: name the one"):
+        list(read_dump(tmp_path / "b.csv"))
+    assert [row.title for row in read_dump(tmp_path / "b.csv", ("id", "Video Title"))] == ["a"]
+    # A table of yt-dlp has both, and of them "title" is the title.
+    (tmp_path / "c.csv").write_text(f"id,fulltitle,title\n{IDS[0]},a,b\n")
+    assert [row.title for row in read_dump(tmp_path / "c.csv")] == ["b"]
 
 
 @pytest.mark.parametrize(
@@ -331,6 +339,39 @@ def test_text_that_is_not_marked_as_text_in_parquet(tmp_path: Path, kind: pa.Dat
     assert [(row.youtube_id, row.title) for row in read_dump(tmp_path / "a.parquet")] == list(
         zip(IDS, titles, strict=True)
     )
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view(), "dictionary", "list"])
+def test_text_in_parquet_that_is_not_utf8_is_counted(tmp_path: Path, kind: Any) -> None:
+    offsets, content = pa.py_buffer(np.array([0, 4, 8], np.int32)), pa.py_buffer(b"caf\xe9good")
+    titles = pa.Array.from_buffers(pa.string(), 2, [None, offsets, content])
+    if kind == "dictionary":
+        titles = titles.dictionary_encode()
+    elif kind == "list":
+        titles = pa.ListArray.from_arrays(pa.array([0, 1, 2], pa.int32()), titles)
+    elif kind != pa.string():
+        binary = pa.large_binary() if kind == pa.large_string() else pa.binary_view()
+        titles = titles.cast(pa.binary()).cast(binary).view(kind)
+    pq.write_table(pa.table({"id": IDS[:2], "title": titles}), tmp_path / "a.parquet")
+    ledger = FakeLedger(list(IDS))
+    summary = import_dumps(ledger, [tmp_path / "a.parquet"])
+    if kind == "list":
+        assert summary.num_titles == 0 and dict(summary.reasons) == {"no_title": 2}
+    else:
+        assert ledger.titles == {IDS[1]: "good"} and dict(summary.reasons) == {"damaged_title": 1}
+
+
+def test_a_column_of_parquet_whose_name_is_not_utf8(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": ["x"], "titlx": ["y"]}), tmp_path / "a.parquet", store_schema=False)
+    (tmp_path / "a.parquet").write_bytes((tmp_path / "a.parquet").read_bytes().replace(b"titlx", b"titl\xe9"))
+    with pytest.raises(UsageError, match="column whose name is not UTF-8"):
+        list(read_dump(tmp_path / "a.parquet"))
+
+
+def test_marks_that_nobody_sees_do_not_hide_columns(tmp_path: Path) -> None:
+    for header in ("\ufeff\ufeffid,title", '\ufeff\ufeff"id","title"', "\u200bid,\u200btitle\u200d"):
+        (tmp_path / "a.csv").write_text(f'{header}\n{IDS[0]},"a ""b"""\n')
+        assert list(read_dump(tmp_path / "a.csv")) == [DumpRow(1, IDS[0], 'a "b"')]
 
 
 def test_bytes_in_parquet_that_are_no_utf8_are_counted(tmp_path: Path) -> None:
