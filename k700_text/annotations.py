@@ -14,6 +14,7 @@ import hashlib
 import io
 import math
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -23,9 +24,9 @@ import numpy as np
 
 from k700_text.annotation_files import BLOCK_BYTES, damage_told, members, opened, peek, sha256_of
 from k700_text.clip_table import ClipTable, ClipTableBuilder
-from k700_text.delimited import BrokenRow, RowReader, Spelling, delimiter_of
+from k700_text.delimited import BrokenRow, RowReader, Spelling, delimiter_of, header_of
 from k700_text.errors import AnnotationError
-from k700_text.file_kinds import foreign_kind, readable
+from k700_text.file_kinds import foreign_kind, readable, visible
 from k700_text.json_stream import iter_json
 from k700_text.records import LONGEST_CLIP_SECONDS, LONGEST_VIDEO_SECONDS, YOUTUBE_ID_PATTERN, Clip, Split
 
@@ -42,6 +43,8 @@ _COLUMNS = {
 }
 # Control characters, ends of lines, halves of characters: no action is called so.
 _NO_LABEL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# Letters and signs by category, of which nothing is seen.
+_BLANKS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 _SPLIT_IN_NAME = re.compile(r"(?:^|[^a-z])(train|validate|validation|val|holdout_test|test)(?:[^a-z]|$)")
 
 
@@ -165,6 +168,7 @@ def _read_csv(name: str, text: TextIO, builder: ClipTableBuilder, problems: list
     line = next(text, None)
     if line is None:
         return
+    line = header_of(line)
     spelling = Spelling(delimiter_of(line))
     header = spelling.cells(line)
     if isinstance(header, BrokenRow):
@@ -181,7 +185,7 @@ def _read_csv(name: str, text: TextIO, builder: ClipTableBuilder, problems: list
         # Something in it is not as it should be: row by row, for the reasons.
         for number, row in zip(lines, rows, strict=True):
             try:
-                if any(field.strip() for field in row):
+                if len(row) > 1 or row[0].strip():  # A line of nothing but spaces is no row.
                     builder.add(_csv_clip(row, layout))
             except _RowError as reason:
                 problems.append(f"{name} line {number}: {reason}")
@@ -209,8 +213,13 @@ def _plain_columns(
     splits = list(map(known.__getitem__, split_texts))
     names = {text: text.strip() or None for text in set(label_texts)}
     labels = list(map(names.__getitem__, label_texts))
-    is_plain = _is_number("".join((*values["start"], *values["end"]))) and not _NO_LABEL.search(
-        "".join(filter(None, names.values()))
+    known_labels = list(filter(None, names.values()))
+    numbers = "".join((*values["start"], *values["end"]))
+    is_plain = (
+        _is_number(numbers)
+        and "-" not in numbers  # "-0" is a zero with a sign.
+        and not _NO_LABEL.search("".join(known_labels))
+        and all(map(_is_seen, known_labels))
     )
     first, last = np.array(starts), np.array(ends)
     is_span = (first >= 0) & (last > first) & (last <= np.minimum(LONGEST_VIDEO_SECONDS, first + LONGEST_CLIP_SECONDS))
@@ -242,12 +251,17 @@ def _csv_clip(row: Sequence[str], layout: _Layout) -> Clip:
 
 def _columns(name: str, header: Sequence[str]) -> dict[str, int]:
     """Returns the position of each column we read, by our own name for it."""
-    spellings = [title.strip().lower().replace(" ", "_").replace("-", "_") for title in header]
+    spellings = [re.sub(r"[\s-]", "_", visible(title).strip()).lower() for title in header]
     found = {
         column: next(known for known in names if known in spellings)
         for column, names in _COLUMNS.items()
         if any(known in spellings for known in names)
     }
+    for column in found:
+        rivals = sorted(set(spellings).intersection(_COLUMNS[column]))
+        if len(rivals) > 1:
+            shown = " and ".join(rivals)
+            raise AnnotationError(f"{name} line 1: columns {shown} mean the same: remove or rename all but one")
     missing = [_COLUMNS[column][0] for column in ("youtube_id", "start", "end") if column not in found]
     if missing:
         shown = readable(", ".join(header), 200)
@@ -269,7 +283,7 @@ def _read_json(name: str, text: TextIO, builder: ClipTableBuilder, problems: lis
             problems.append(f"{name}: {reason}")
             continue
         try:
-            builder.add(_clip(fields, default_split, is_labelled=bool(fields.get("label"))))
+            builder.add(_clip(fields, default_split, is_labelled=True))
         except _RowError as reason:
             problems.append(f"{name} entry {key!r}: {reason}")
 
@@ -335,6 +349,8 @@ def _clip(fields: Mapping[str, str], default_split: str | None, *, is_labelled: 
     label = fields.get("label", "").strip() or None
     if label is not None and _NO_LABEL.search(label):
         raise _RowError(f"label {label!r} is not Unicode text, or holds control characters")
+    if label is not None and not _is_seen(label):
+        raise _RowError(f"label {label!r} holds nothing that is seen")
     if label is None and is_labelled and split is not Split.TEST:
         raise _RowError("empty label")
     return Clip(
@@ -355,7 +371,15 @@ def _seconds(name: str, text: str) -> float:
         raise _RowError(f"{name} {text!r} is not a number of seconds")
     if not math.isfinite(value) or value < 0:
         raise _RowError(f"{name} {text!r} is not a time in seconds, 0 or more")
-    return value
+    return value + 0.0  # Without the sign of "-0".
+
+
+def _is_seen(label: str) -> bool:
+    """Tells whether a person sees anything of a label."""
+    return any(
+        sign.isprintable() and not sign.isspace() and sign not in _BLANKS and unicodedata.category(sign) != "Mn"
+        for sign in label
+    )
 
 
 def _is_number(text: str) -> bool:

@@ -114,6 +114,9 @@ def find_clashes(rows: pa.Table | pa.RecordBatch) -> Clashes:
 
 def _of_repeated_videos(rows: pa.Table | pa.RecordBatch) -> _Spans:
     table = pa.table({name: rows.column(name) for name in SPAN_COLUMNS}).drop_null().combine_chunks()
+    if not len(table):  # Columns of no type among them: what has no rows may have none.
+        nothing = np.zeros(0, np.int64)
+        return _Spans(pa.array([], pa.string()), [], nothing, nothing, np.zeros(0), np.zeros(0))
     ids = _encoded(table["youtube_id"])
     splits = _encoded(table["split"])
     videos = ids.indices.to_numpy().astype(np.int64)

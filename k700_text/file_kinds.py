@@ -18,6 +18,9 @@ _KINDS: tuple[tuple[bytes, str, str], ...] = (
     (b"\x04\x22\x4d\x18", "an LZ4 file", _UNPACK),
     (b"\x1f\x8b", "a gzip file", _UNPACK),
     (b"\x1f\x9d", "a file of compress (.Z)", _UNPACK),
+    (b"LZIP\x01", "an lzip file", _UNPACK),
+    (b"\xff\x06\0\0sNaPpY", "a Snappy file", _UNPACK),
+    (b"!<arch>\n", "an ar archive", _UNPACK),
     (b"PK\x03\x04", "a zip archive or a spreadsheet", "unpack it, or export the sheet as CSV"),
     (b"PK\x05\x06", "an empty zip archive", _AGAIN),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACK),
@@ -25,6 +28,9 @@ _KINDS: tuple[tuple[bytes, str, str], ...] = (
     (b"SQLite format 3\0", "an SQLite database", _EXPORT),
     (b"PAR1", "a Parquet file", "export it as CSV"),
     (b"ARROW1\0\0", "an Arrow file", _EXPORT),
+    (b"FEA1\0", "a Feather file of version 1", _EXPORT),
+    (b"Obj\x01", "an Avro file", _EXPORT),
+    (b"\x93NUMPY", "a NumPy array", _EXPORT),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file", _EXPORT),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Excel or Office file", _EXPORT),
     (b"%PDF-", "a PDF document", _NO_TABLE),
@@ -36,6 +42,11 @@ _KINDS: tuple[tuple[bytes, str, str], ...] = (
 )
 _PATTERNS: tuple[tuple[bytes, str, str], ...] = (
     (rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)", "a bzip2 file", _UNPACK),
+    # These letters begin names of columns too.
+    (rb"ORC[\0-\x1f\x80-\xff]", "an ORC file", _EXPORT),
+    (rb"PARE[\0-\x1f\x80-\xff]", "an encrypted Parquet file", "decrypt it, or export it as CSV"),
+    (rb"\x5d\0\0[\0-\xff]{2}(?:\xff{8}|[\0-\xff]{5}\0{3})", "an LZMA file", _UNPACK),
+    (rb"\x80[\x02-\x05][\0-\xff]*", "a Python pickle", _EXPORT),
     (rb"\s*(?i:<!doctype html|<html|<head|<script)", "a web page", f"{_AGAIN}, in a browser if it wants a login"),
     (rb"\s*<(?:\?xml|!DOCTYPE|[A-Za-z]+[ >])", "an XML or HTML document", _AGAIN),
     (rb"(?:[^\0]\0){4}|(?:\0[^\0]){4}", "UTF-16 text without a byte order mark", "save it as UTF-8"),
@@ -74,7 +85,12 @@ def kind_of_file(path: str | Path) -> str | None:
     return None if head.startswith(b"PAR1") else foreign_kind(head)
 
 
-def readable(text: str, length: int = 300) -> str:
+def visible(text: str) -> str:
+    """Returns text without what nobody sees: byte order marks within a file, marks of width zero."""
+    return "".join(each for each in text if each.isprintable() or each.isspace())
+
+
+def readable(text: str, length: int | None = 300) -> str:
     """Returns text of a file for a message: what a terminal would not show as it is becomes a question mark."""
     shown = "".join(each if each.isprintable() and each != "\ufffd" else "?" for each in text[:length])
-    return shown if len(text) <= length else f"{shown}..."
+    return shown if length is None or len(text) <= length else f"{shown}..."

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from k700_text.errors import AnnotationError, K700TextError
+from k700_text.file_kinds import readable
 
 EXIT_COMPLETE = 0
 EXIT_FAILED = 1
@@ -39,7 +40,7 @@ def emit_table(title: str, rows: Sequence[tuple[str, Any]]) -> None:
     table.add_column(overflow="fold")
     table.add_column(overflow="fold")
     for name, value in rows:
-        table.add_row(Text(name), Text(_cell(value)))  # and no markup: names of files may look like it
+        table.add_row(Text(shown(name)), Text(shown(_cell(value))))  # and no markup: names of files may look like it
     Console(highlight=False).print(table)
 
 
@@ -51,7 +52,12 @@ def _cell(value: Any) -> str:
 
 def say(message: str) -> None:
     """Prints one line for the person at the terminal on stderr."""
-    stderr.print(message, markup=False)
+    stderr.print(shown(message), markup=False)
+
+
+def shown(message: str) -> str:
+    """Returns lines as a terminal may have them: names of files and what files hold may try to steer it."""
+    return "\n".join(readable(line.expandtabs(), None) for line in message.split("\n"))
 
 
 def run_guarded(main: Callable[[], None], *, debug: bool) -> int:

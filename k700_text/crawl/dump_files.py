@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from k700_text.delimited import BrokenRow, IsRow, Names, RowReader, delimiter_of, spelling_of
+from k700_text.delimited import BrokenRow, IsRow, Keys, Names, RowReader, delimiter_of, header_of, spelling_of
 from k700_text.errors import UsageError
 from k700_text.file_kinds import foreign_kind
 from k700_text.json_stream import iter_json
@@ -26,6 +26,8 @@ from k700_text.titles import KEEP_HALVES
 
 PARQUET_BATCH_ROWS = 10_000
 _HEAD_BYTES = 1 << 16
+
+_BYTES_OF = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
 
 Row = tuple[Names, Sequence[Any] | None]
 _Stream = BinaryIO | gzip.GzipFile
@@ -38,10 +40,12 @@ class Columns:
     Attributes:
         keep: returns which are wanted; the others are not read where that saves work.
         is_row: tells a row by its cells from a line of a text that has several.
+        keys: returns the places of ids and titles, which go over one line only.
     """
 
     keep: Callable[[Names], Sequence[str]]
     is_row: IsRow
+    keys: Keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +112,7 @@ def _table(stack: ExitStack, path: Path, columns: Columns) -> Table:
         return Table(None, _array_rows(text, path))
     if beginning[0] == "{":
         return Table(None, _line_rows(text))
-    return _csv(text, path, _delimiter(beginning, name), columns.is_row)
+    return _csv(text, path, _delimiter(beginning, name), columns)
 
 
 def _peek(stream: _Stream) -> bytes:
@@ -122,13 +126,13 @@ def _delimiter(beginning: str, name: str) -> str:
     return "\t" if name.endswith((".tsv", ".tab")) else delimiter_of(beginning.splitlines()[0])
 
 
-def _csv(text: TextIO, path: Path, delimiter: str, is_row: IsRow) -> Table:
-    spelling = spelling_of(text, delimiter, is_row)
+def _csv(text: TextIO, path: Path, delimiter: str, columns: Columns) -> Table:
+    spelling = spelling_of(text, delimiter, columns.is_row, columns.keys)
     text.seek(0)
-    names = spelling.cells(next(line for line in text if line.strip()))
+    names = spelling.cells(header_of(next(line for line in text if line.strip())))
     if isinstance(names, BrokenRow):
         raise UsageError(f"{path} line 1: not a header of column names ({names[0]})")
-    reader = RowReader(text, spelling, tuple(names), is_row)
+    reader = RowReader(text, spelling, tuple(names), columns.is_row, columns.keys)
     return Table(tuple(names), _csv_rows(reader, tuple(names)))
 
 
@@ -162,8 +166,11 @@ def _object_row(value: Any) -> Row:
 
 
 def _parquet(stream: _Stream, path: Path, columns: Columns) -> Table:
-    file = pq.ParquetFile(stream)
-    names = tuple(file.schema_arrow.names)
+    try:
+        file = pq.ParquetFile(stream)
+        names = tuple(file.schema_arrow.names)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} has a column whose name is not UTF-8: rename it, or export it as CSV") from error
     return Table(names, _parquet_rows(file, tuple(columns.keep(names))))
 
 
@@ -173,13 +180,25 @@ def _parquet_rows(file: pq.ParquetFile, names: Names) -> Iterator[Row]:
             yield names, row
 
 
+def _as_bytes(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Returns the bytes of texts; what is no column of texts (lists of them, say) holds none that we read."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    for text, binary in _BYTES_OF.items():
+        if kind == text:
+            return column.cast(binary)
+    return pa.nulls(len(column), pa.binary())
+
+
 def _values(column: pa.Array) -> list[Any]:
     """Returns the values of a column; bytes are text of a writer that does not mark it (Impala, Hive, old Spark)."""
-    values: list[Any] = column.to_pylist()
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     is_fixed = pa.types.is_fixed_size_binary(kind)
     if not (is_fixed or pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)):
-        return values
+        try:
+            return cast(list[Any], column.to_pylist())
+        except UnicodeDecodeError:  # Marked as text, which Parquet does not check.
+            column = _as_bytes(column, kind)
     # What is no UTF-8 keeps a mark by which a title is told to be damaged.
-    texts = (value if value is None else value.decode("utf-8", KEEP_HALVES) for value in values)
+    texts = (value if value is None else value.decode("utf-8", KEEP_HALVES) for value in column.to_pylist())
     return [text.rstrip("\0") if text and is_fixed else text for text in texts]

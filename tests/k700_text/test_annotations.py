@@ -340,6 +340,68 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("known", "more"),
+    [("youtube_id", "video_id"), ("time_start", "start_time"), ("time_end", "End"), ("split", "subset")],
+)
+def test_two_columns_that_mean_the_same_are_refused(tmp_path: Path, known: str, more: str) -> None:
+    for header in (f"{HEADER},{more}", f"{more},{HEADER}"):
+        cells = dict(zip(HEADER.split(","), ["yoga", "abcdefghijk", "1", "11", "val"], strict=True))
+        row = ",".join(cells.get(name, "7") for name in header.split(","))
+        path = write(tmp_path / "a.csv", f"{header}\n{row}\n")
+        with pytest.raises(AnnotationError, match=r"a\.csv line 1: columns \w+ and \w+ mean the same") as caught:
+            load_annotations([path])
+        assert known in str(caught.value) and more.lower() in str(caught.value)
+
+
+@pytest.mark.parametrize("mark", ["\ufeff\ufeff", "\ufeff\u200b", "\u200b", "\u2060", "\u00ad"])
+@pytest.mark.parametrize("header", [HEADER, ",".join(f'"{name}"' for name in HEADER.split(","))])
+def test_marks_that_nobody_sees_cost_no_labels(tmp_path: Path, mark: str, header: str) -> None:
+    rows = 'yoga,abcdefghijk,1,11,val\n"tai ""chi""",abcdefghijA,1,11,val\n'
+    for text in (f"{mark}{header}\n{rows}", f"{HEADER.replace(',', mark + ',')}{mark}\n{rows}"):
+        found = load_annotations([write(tmp_path / "a.csv", text)])
+        assert sorted(each.label or "" for each in found.clips) == ['tai "chi"', "yoga"]
+
+
+@pytest.mark.parametrize("label", ["", " ", "\u200b", "\u3164", "\ufeff", "\u2800", "\u200d\u0301"])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_label_in_which_nothing_is_seen_is_refused_in_csv_and_json(tmp_path: Path, label: str, split: str) -> None:
+    for others in ("", "yoga,short,1,11,val\n"):
+        path = write(
+            tmp_path / "a.csv", f"{HEADER}\n{others}judo,abcdefghijA,1,11,val\n{label},abcdefghijk,1,11,{split}\n"
+        )
+        found = load_annotations([path], skip_invalid=True)
+        assert [each.label for each in found.clips] == ["judo"]
+        assert "label" in found.skipped[-1] and found.skipped[-1].isprintable()
+    entry = {"annotations": {"label": label, "segment": [1, 11]}, "subset": split}
+    with pytest.raises(AnnotationError, match="malformed"):
+        load_annotations([write(tmp_path / "a.json", json.dumps({"abcdefghijk": entry}))])
+
+
+def test_json_without_labels_is_a_test_list_or_malformed(tmp_path: Path) -> None:
+    for annotation in ({"segment": [1, 11]}, {"segment": [1, 11], "label": None}, {"segment": [1, 11], "label": ""}):
+        for subset in ("train", "validate", "test"):
+            path = write(
+                tmp_path / "a.json", json.dumps({"abcdefghijk": {"annotations": annotation, "subset": subset}})
+            )
+            if subset == "test":
+                assert load_annotations([path]).clips == (clip("abcdefghijk", None, 1, 11, Split.TEST),)
+                continue
+            with pytest.raises(AnnotationError) as caught:
+                load_annotations([path])
+            assert "empty label" in caught.value.problems[0]
+
+
+def test_a_zero_with_a_sign_is_zero_and_a_row_of_commas_is_counted(tmp_path: Path) -> None:
+    for others in ("", "yoga,short,1,11,val\n"):
+        text = f"{HEADER}\n{others}yoga,abcdefghijk,-0.0,11,val\n"
+        found = load_annotations([write(tmp_path / "a.csv", text)], skip_invalid=True)
+        assert [str(each.start_seconds) for each in found.clips] == ["0.0"]
+    text = f"{HEADER}\n,,,,\n\n  \nyoga,abcdefghijk,0,11,val\n"
+    found = load_annotations([write(tmp_path / "a.csv", text)], skip_invalid=True)
+    assert len(found.clips) == 1 and len(found.skipped) == 1 and "a.csv line 2" in found.skipped[0]
+
+
+@pytest.mark.parametrize(
     ("entry", "reason"),
     [
         ('{"annotations": {"label": "a", "label": "b", "segment": [0, 9]}}', "'label' is there twice"),

@@ -185,3 +185,12 @@ def test_a_file_of_another_schema_does_not_hide_the_clashes_of_others(tmp_path: 
         str(tmp_path / "other.parquet")
     }
     assert manifest_clashes([]).rows() == []
+
+
+@pytest.mark.parametrize("kind", [pa.null(), pa.string(), pa.float64()])
+@pytest.mark.parametrize("num_rows", [0, 2])
+def test_columns_without_values_clash_with_nothing(kind: pa.DataType, num_rows: int) -> None:
+    names = ("youtube_id", "split", "start_seconds", "end_seconds")
+    found = find_clashes(pa.table({name: pa.nulls(num_rows, kind) for name in names}))
+    counts = found.as_dict()
+    assert counts.pop("examples") == {} and set(counts.values()) == {0}

@@ -3,12 +3,14 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import itertools
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -205,6 +207,79 @@ QUOTED_TITLES = (
 )
 
 
+VIDEOS = [f"AAAAAAAAA{tens}{units}" for tens in "BCDE" for units in "AEIMQU"]
+# Each mimics a row in another way: id of another video in a cell of its own, commas, the quote at its end.
+TEXTS = (
+    "Thanks!\nLike, comment and subscribe",
+    "Songs:\nrock, pop, jazz",
+    "More:\nhttps://youtu.be/{0} , part 2, the end",
+    "a\n{0}, c",
+    "{0},b,c\n{0},b,c",
+    'said "so"\nz, w',
+    "x,{0}\ny,{0}",
+    "x,y,{0}\n{0},y,z\nbye, all",
+    "\nhttps://youtu.be/{0}, see, it, there\n",
+    "short",
+)
+
+
+@pytest.mark.parametrize("options", [{}, {"quoting": csv.QUOTE_ALL}, {"delimiter": ";"}, {"delimiter": "\t"}])
+@pytest.mark.parametrize("text", [*TEXTS, None])
+def test_lines_of_a_description_never_give_titles(tmp_path: Path, options: dict[str, Any], text: str | None) -> None:
+    """Whatever the order of the columns; a row that can be read in two ways is counted, others keep their title."""
+    truth = {video: f"title {place}" for place, video in enumerate(VIDEOS)}
+    mark = str(options.get("delimiter", ",")).replace("\t", ",")  # No text has tabs.
+    for order in (*itertools.permutations(("video_id", "title", "text")), ("title", "tags", "text", "video_id", "n")):
+        written = io.StringIO(newline="")
+        writer = csv.writer(written, lineterminator="\n", **options)
+        writer.writerow(order)
+        for place, (video, title) in enumerate(truth.items()):
+            other = VIDEOS[(place + 1) % len(VIDEOS)]
+            words = (text or TEXTS[place % len(TEXTS)]).format(other).replace(",", mark)
+            cells = {"video_id": video, "title": title, "text": words, "tags": "a", "n": str(place)}
+            writer.writerow([cells[name] for name in order])
+        (tmp_path / "a.csv").write_text(written.getvalue(), newline="")
+        rows = list(read_dump(tmp_path / "a.csv"))
+        found = [(row.youtube_id, row.title) for row in rows if row.youtube_id and row.title]
+        assert set(found) <= set(truth.items())
+        assert len(found) + sum(row.is_damaged for row in rows) >= len(truth)
+        if order.index("text") > 1 and len(order) == 3:
+            assert dict(found) == truth
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (["t0,x,{0}", 't1,"q ""', 'z, w",{1}'], ["t0", "t1"]),
+        # The title has the end of a line: that of no video, and its last line is no title either.
+        (["t0,x,{0}", '"t', '1",x,{1}', "t2,x,{2}"], ["t0", "t\n1", "t2"]),
+        # Quotes that are not doubled: nothing is read from the lines behind them, up to the next whole row.
+        (["t0,x,{0}", 't1,"he said "hi" so', 'Like, comment",{1}', 't2,"a ""b""",{2}'], ["t0", None, "t2"]),
+        # A comma too many: one damaged row, not two.
+        (['t0,"x ""y""",{0}', 't,1,"so', 'z, w",{1}', 't2,"""",{2}', 't3,"""",{3}'], ["t0", None, "t2", "t3"]),
+        # Two rows or one: no title.
+        (['t,"""",{2}', 't0,"x,{0}', 't1,y",{1}'], [None, None, "t"]),
+    ],
+)
+def test_what_can_be_read_in_two_ways_gives_no_title(
+    tmp_path: Path, rows: list[str], expected: list[str | None]
+) -> None:
+    text = "\n".join(["title,text,id", *rows, ""]).format(*VIDEOS)
+    (tmp_path / "a.csv").write_text(text)
+    found = list(read_dump(tmp_path / "a.csv"))
+    titles = {row.youtube_id: row.title for row in found if row.youtube_id}
+    assert [titles.get(video) for video in VIDEOS[: len(expected)]] == expected
+    assert any(row.is_damaged for row in found) is (None in expected)
+
+
+def test_a_row_that_a_quote_may_have_swallowed_is_counted(tmp_path: Path) -> None:
+    text = 'id,title,text\n{},t0,"a ""b"""\n{},t1,"open\n{},t2,close"\n{},t3,x\n'.format(*VIDEOS)
+    (tmp_path / "a.csv").write_text(text)
+    rows = list(read_dump(tmp_path / "a.csv"))
+    assert [row.title for row in rows] == ["t0", "t1", None, "t3"]
+    assert [row.is_damaged for row in rows] == [False, False, True, False]
+
+
 @pytest.mark.parametrize("name", ["a.tsv", "a.csv", "utf16.tsv", "crlf.tsv.gz"])
 def test_titles_with_quotes_in_a_table_that_does_not_quote(tmp_path: Path, name: str) -> None:
     ids = [f"{number:010d}A" for number in range(5 * len(QUOTED_TITLES))]
@@ -232,6 +307,13 @@ def test_of_two_columns_of_titles_none_is_chosen(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=rf"{name} has column title twice"):
             list(read_dump(tmp_path / name))
     assert [row.title for row in read_dump(tmp_path / "a.csv", ("id", "Title"))] == ["b"]
+    (tmp_path / "b.csv").write_text(f"id,Video Title,title\n{IDS[0]},a,b\n")
+    with pytest.raises(UsageError, match=r"b\.csv has columns Video Title and title: name the one"):
+        list(read_dump(tmp_path / "b.csv"))
+    assert [row.title for row in read_dump(tmp_path / "b.csv", ("id", "Video Title"))] == ["a"]
+    # A table of yt-dlp has both, and of them "title" is the title.
+    (tmp_path / "c.csv").write_text(f"id,fulltitle,title\n{IDS[0]},a,b\n")
+    assert [row.title for row in read_dump(tmp_path / "c.csv")] == ["b"]
 
 
 @pytest.mark.parametrize(
@@ -257,6 +339,39 @@ def test_text_that_is_not_marked_as_text_in_parquet(tmp_path: Path, kind: pa.Dat
     assert [(row.youtube_id, row.title) for row in read_dump(tmp_path / "a.parquet")] == list(
         zip(IDS, titles, strict=True)
     )
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view(), "dictionary", "list"])
+def test_text_in_parquet_that_is_not_utf8_is_counted(tmp_path: Path, kind: Any) -> None:
+    offsets, content = pa.py_buffer(np.array([0, 4, 8], np.int32)), pa.py_buffer(b"caf\xe9good")
+    titles = pa.Array.from_buffers(pa.string(), 2, [None, offsets, content])
+    if kind == "dictionary":
+        titles = titles.dictionary_encode()
+    elif kind == "list":
+        titles = pa.ListArray.from_arrays(pa.array([0, 1, 2], pa.int32()), titles)
+    elif kind != pa.string():
+        binary = pa.large_binary() if kind == pa.large_string() else pa.binary_view()
+        titles = titles.cast(pa.binary()).cast(binary).view(kind)
+    pq.write_table(pa.table({"id": IDS[:2], "title": titles}), tmp_path / "a.parquet")
+    ledger = FakeLedger(list(IDS))
+    summary = import_dumps(ledger, [tmp_path / "a.parquet"])
+    if kind == "list":
+        assert summary.num_titles == 0 and dict(summary.reasons) == {"no_title": 2}
+    else:
+        assert ledger.titles == {IDS[1]: "good"} and dict(summary.reasons) == {"damaged_title": 1}
+
+
+def test_a_column_of_parquet_whose_name_is_not_utf8(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": ["x"], "titlx": ["y"]}), tmp_path / "a.parquet", store_schema=False)
+    (tmp_path / "a.parquet").write_bytes((tmp_path / "a.parquet").read_bytes().replace(b"titlx", b"titl\xe9"))
+    with pytest.raises(UsageError, match="column whose name is not UTF-8"):
+        list(read_dump(tmp_path / "a.parquet"))
+
+
+def test_marks_that_nobody_sees_do_not_hide_columns(tmp_path: Path) -> None:
+    for header in ("\ufeff\ufeffid,title", '\ufeff\ufeff"id","title"', "\u200bid,\u200btitle\u200d"):
+        (tmp_path / "a.csv").write_text(f'{header}\n{IDS[0]},"a ""b"""\n')
+        assert list(read_dump(tmp_path / "a.csv")) == [DumpRow(1, IDS[0], 'a "b"')]
 
 
 def test_bytes_in_parquet_that_are_no_utf8_are_counted(tmp_path: Path) -> None:

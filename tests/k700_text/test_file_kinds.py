@@ -4,14 +4,17 @@ import bz2
 import gzip
 import io
 import lzma
+import pickle
 import sqlite3
 import tarfile
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import orc
 
 from k700_text.annotations import load_annotations
 from k700_text.cli import main
@@ -37,6 +40,10 @@ def packed(kind: str) -> bytes:
         table = pa.table({"id": ["x"]})
         with pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)
+    elif kind == "orc":
+        orc.write_table(pa.table({"id": ["x"]}), sink)
+    elif kind == "npy":
+        np.save(sink, np.zeros(3))
     elif kind == "zstd":
         sink.write(pa.Codec("zstd").compress(TEXT, asbytes=True))
     return sink.getvalue()
@@ -67,6 +74,17 @@ FILES = {
     "jpg": (b"\xff\xd8\xff\xe0\0\x10JFIF", "a JPEG picture"),
     "arrow": (packed("arrow"), "an Arrow file"),
     "zst": (packed("zstd"), "a Zstandard file"),
+    "orc": (packed("orc"), "an ORC file"),
+    "npy": (packed("npy"), "a NumPy array"),
+    "pickle": (pickle.dumps(TEXT), "a Python pickle"),
+    "lzma": (lzma.compress(TEXT, format=lzma.FORMAT_ALONE), "an LZMA file"),
+    # Heads alone: nothing at hand writes these.
+    "feather": (b"FEA1\0\0\0\0\x01\0\0\0", "a Feather file"),
+    "lz": (b"LZIP\x01\x0c" + bytes(range(40)), "an lzip file"),
+    "sz": (b"\xff\x06\0\0sNaPpY\0\x10\0\0", "a Snappy file"),
+    "avro": (b"Obj\x01\x04\x14avro.codec\x08null", "an Avro file"),
+    "a": (b"!<arch>\ntitles.csv/    0           0     0     644     4         `\n", "an ar archive"),
+    "locked": (b"PARE\x15\x04\x15", "an encrypted Parquet file"),
 }
 
 
@@ -123,6 +141,10 @@ def test_a_member_of_an_archive_may_be_of_another_kind(tmp_path: Path) -> None:
     [
         b"",
         TEXT,
+        b"ORCID,title\n",
+        b"PARENT,title\n",
+        b"FEA1,FEA2\n",
+        b"]\n",
         b"\xef\xbb\xbf" + TEXT,
         TEXT.decode().encode("utf-16"),
         b"id\ttitle\r\n\0damaged",
@@ -147,3 +169,29 @@ def test_a_header_reaches_the_terminal_as_text(tmp_path: Path) -> None:
         with pytest.raises(K700TextError, match=r"found: a, \?31mb\?\)"):
             read()
     assert readable("x" * 400, 5) == "xxxxx..."
+
+
+@pytest.mark.parametrize("sign", ["\x1b]0;x\x07", "\x1b[31m", "\x9b2J", "\u202e"])
+def test_names_of_files_and_members_do_not_steer_the_terminal(
+    tmp_path: Path, sign: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad, good = "yoga,short,1,11,train\n", "yoga,dQw4w9WgXcQ,1,11,train\n"
+    text = f"label,youtube_id,time_start,time_end,split\n{bad}{good}"
+    plain, packed_up = tmp_path / f"tr{sign}ain.csv", tmp_path / "train.zip"
+    plain.write_text(text)
+    with zipfile.ZipFile(packed_up, "w") as archive:
+        archive.writestr(f"tr{sign}ain.csv", text)
+    folder = tmp_path / f"m{sign}"
+    for path in (plain, packed_up):
+        for options, code in ((["--skip-invalid"], 0), ([], 1)):
+            assert run_guarded(lambda: main._invoke(["annotations", str(path), *options]), debug=False) == code  # noqa: B023
+            assert "line 2" in _printable(capsys)
+    for words in (["validate", str(folder)], ["annotations", str(folder)]):
+        assert run_guarded(lambda: main._invoke(words), debug=False) != 0  # noqa: B023
+        assert "m" in _printable(capsys)
+
+
+def _printable(capsys: pytest.CaptureFixture[str]) -> str:
+    out, err = capsys.readouterr()
+    assert all(line.isprintable() for line in (out + err).split("\n")), (out, err)
+    return err + out

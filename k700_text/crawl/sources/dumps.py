@@ -27,7 +27,7 @@ from k700_text.crawl.dump_files import Columns, open_table
 from k700_text.crawl.summary import SourceSummary
 from k700_text.delimited import Names
 from k700_text.errors import UsageError
-from k700_text.file_kinds import readable
+from k700_text.file_kinds import readable, visible
 from k700_text.records import YOUTUBE_ID_PATTERN, OutcomeStatus, TitleOutcome
 from k700_text.titles import clean_plain_title, is_junk_title
 
@@ -41,6 +41,8 @@ _ID_COLUMNS = (
     *("youtubeid", "videoid", "id", "vid", "yid", "ytid", "displayid", "url", "webpageurl", "originalurl", "link"),
 )
 _TITLE_COLUMNS = ("title", "videotitle", "fulltitle", "name")
+# Two words for one thing; of the others, "title" is the title beside "name" and yt-dlp's "fulltitle".
+_RIVAL_TITLES = frozenset({"title", "videotitle"})
 _LANGUAGE_COLUMNS = ("titlelanguage", "language")
 
 # The forms of web-contracts section 0, and addresses of preview pictures. Two words of 11 characters are no ids.
@@ -114,7 +116,11 @@ def read_dump(path: str | Path, columns: tuple[str, str] | None = None) -> Itera
         places = find(names)
         return places is not None and any(_youtube_id(cells[place]) for place in places.ids if place < len(cells))
 
-    with open_table(path, Columns(keep, is_row)) as table:
+    def keys(names: Names) -> Sequence[int]:
+        places = find(names)
+        return (*places.ids, places.title) if places else ()
+
+    with open_table(path, Columns(keep, is_row, keys)) as table:
         if table.names is not None:
             _check_columns(path, table.names, find(table.names), columns)
         names: Names | None = None
@@ -173,7 +179,7 @@ def _find(names: Names, columns: tuple[str, str] | None) -> _Places | None:
 
 
 def _spelling(name: str) -> str:
-    return re.sub(r"[\s_-]", "", name).lower()
+    return re.sub(r"[\s_-]", "", visible(name)).lower()
 
 
 def _place_of(column: str, names: Names, spellings: Sequence[str]) -> int | None:
@@ -191,6 +197,10 @@ def _check_columns(path: Path, names: Names, places: _Places | None, columns: tu
     doubled = [name for name in places.names(names) if spelled.count(name if columns else _spelling(name)) > 1]
     if doubled:
         raise UsageError(f"{path} has column {readable(doubled[0])} twice: remove or rename one of them")
+    rivals = [] if columns else [name for name in names if _spelling(name) in _RIVAL_TITLES]
+    if len(rivals) > 1:
+        shown = readable(" and ".join(rivals))
+        raise UsageError(f"{path} has columns {shown}: name the one of titles with --dump-columns ID,TITLE")
 
 
 def _no_columns(path: Path, names: Names, columns: tuple[str, str] | None) -> UsageError:
