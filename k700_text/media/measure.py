@@ -153,8 +153,12 @@ class _Stretches:
             self._stretches.append([begin, end])
 
     def within(self, begin: float, end: float) -> float:
-        """Returns how many seconds of a stretch have sound."""
-        return sum(max(0.0, min(end, last) - max(begin, first)) for first, last in self._stretches)
+        """Returns how many seconds of a stretch have sound; what lies there twice counts once."""
+        seconds = 0.0
+        for first, last in sorted(self._stretches):
+            seconds += max(0.0, min(end, last) - max(begin, first))
+            begin = max(begin, last)
+        return seconds
 
 
 class _AudioMeter:

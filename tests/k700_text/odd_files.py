@@ -50,11 +50,13 @@ def write_clip(
     aspect: Fraction | None = None,
     options: dict[str, str] | None = None,
 ) -> Path:
-    """Writes two seconds of marked frames, or the frames given, and a sine; both begin at ``start`` seconds."""
+    """Writes two seconds of marked frames, or the frames given or none, and a sine; both begin at ``start`` seconds."""
     rate = rate or _RATES.get(sound_codec, 16_000)
     with av.open(str(path), "w", format=_FORMATS.get(path.suffix)) as out:
         frames = marked_frames() if frames is None else frames
-        packets = _pictures(out, frames, fps, start, codec, aspect, {"g": "10", "bf": "0"} | (options or {}))
+        packets = []
+        if frames:
+            packets = _pictures(out, frames, fps, start, codec, aspect, {"g": "10", "bf": "0"} | (options or {}))
         if sound_seconds is not None:
             packets += _sound(out, sound_codec, rate, tone(sound_seconds, hz=hz, rate=rate), start)
         for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
@@ -133,3 +135,47 @@ def rewritten(path: Path, box: bytes, offset: int, number: int, order: str = ">"
     content[place : place + 4] = struct.pack(f"{order}I", number)
     path.write_bytes(content)
     return path
+
+
+def retimed_tags(path: Path, move: Callable[[str, int], int]) -> Path:
+    """Changes the times of an FLV's tags; ``move`` gives the new one, from the kind and the time in milliseconds."""
+    content = bytearray(path.read_bytes())
+    place = 13
+    while place + 11 <= len(content):
+        kind = {8: "audio", 9: "video"}.get(content[place] & 31, "")
+        num_bytes = int.from_bytes(content[place + 1 : place + 4])
+        content[place + 4 : place + 7] = move(kind, int.from_bytes(content[place + 4 : place + 7])).to_bytes(3)
+        place += 11 + num_bytes + 4
+    path.write_bytes(content)
+    return path
+
+
+def edited(path: Path, *spans: tuple[float, float]) -> Path:
+    """Makes an MP4, whose header is behind its packets, show only these spans of it, seconds, one after the other."""
+
+    def changed(content: bytes, scale: int) -> bytes:
+        boxes, place = b"", 0
+        while place < len(content):
+            num_bytes, name = struct.unpack_from(">I4s", content, place)
+            inside = content[place + 8 : place + num_bytes]
+            place += num_bytes
+            if name == b"edts":
+                continue
+            if name == b"mdia":
+                ticks = struct.unpack_from(">I", inside, inside.index(b"mdhd") + 16)[0]
+                entries = b"".join(
+                    struct.pack(">Iihh", round((end - begin) * scale), round(begin * ticks), 1, 0)
+                    for begin, end in spans
+                )
+                boxes += _box(b"edts", _box(b"elst", struct.pack(">II", 0, len(spans)) + entries))
+            if name == b"moov":
+                scale = struct.unpack_from(">I", inside, inside.index(b"mvhd") + 16)[0]
+            boxes += _box(name, changed(inside, scale) if name in (b"moov", b"trak") else inside)
+        return boxes
+
+    path.write_bytes(changed(path.read_bytes(), 0))
+    return path
+
+
+def _box(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I4s", 8 + len(content), name) + content

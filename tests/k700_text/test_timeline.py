@@ -16,11 +16,21 @@ from k700_text.media.measure import probe_clip
 from k700_text.media.record import ClipTask, prepare_clip
 from k700_text.media.shards import PreparedSettings
 from k700_text.records import AudioStatus, VideoStatus
-from tests.k700_text.odd_files import joined, marked_frames, moved, number_of, rewritten, write_clip
+from tests.k700_text.odd_files import (
+    edited,
+    joined,
+    marked_frames,
+    moved,
+    number_of,
+    retimed_tags,
+    rewritten,
+    write_clip,
+)
 
 WHOLE = Cut(size=48, share=1.0)
 NUM_VIEWS = 5
 USABLE = VideoStatus.USABLE, AudioStatus.USABLE
+FRAGMENTS = "frag_keyframe+empty_moov+delay_moov+default_base_moof"
 
 
 def long_clip(path: Path, **options: object) -> Path:
@@ -121,6 +131,29 @@ def tags_alone(path: Path) -> Path:
     return path
 
 
+def fragments(path: Path) -> Path:
+    """Fragments of an MP4 behind each other, each recording with its own header."""
+    two_parts(path, 0.0)
+    parts = [path.with_name(f"part{index}.mp4") for index in range(2)]
+    return joined(path, *[remuxed_fragments(part) for part in parts])
+
+
+def remuxed_fragments(part: Path) -> Path:
+    return moved(part, part.with_name(f"fragments {part.name}"), lambda _, seconds: seconds, movflags=FRAGMENTS)
+
+
+def sound_alone_again(path: Path) -> Path:
+    """Only the clock of the sound begins again where the second part does."""
+    tags_alone(path)
+    lasts = [-1, 0]
+
+    def move(kind: str, milliseconds: int) -> int:
+        lasts[0], lasts[1] = milliseconds, lasts[1] or (milliseconds < lasts[0] - 1000)
+        return milliseconds + 2000 * (kind == "video" and lasts[1])
+
+    return retimed_tags(path, move)
+
+
 def sound_leaps(path: Path) -> Path:
     source = write_clip(path.with_name("source.ts"), frames=marked_frames(60), sound_seconds=2.4)
     return moved(source, path, lambda kind, seconds: seconds + 3600.0 * (kind == "audio" and seconds > 1.2))
@@ -132,6 +165,9 @@ JUMPS: dict[str, Callable[[Path], Path]] = {
     "again.mpg": lambda path: two_parts(path, 0.0, codec="mpeg2video", sound_codec="mp2"),
     "again.mkv": lambda path: two_parts(path, 0.0),
     "again.flv": tags_alone,
+    "the sound alone again.flv": sound_alone_again,
+    "on.mkv": lambda path: two_parts(path, 2.0),
+    "on.webm": lambda path: two_parts(path, 2.0, codec="libvpx", sound_codec="libopus"),
     "half a second back.ts": lambda path: two_parts(path, 1.5),
     "an hour ahead.ts": lambda path: two_parts(path, 3600.0),
     "an hour ahead.mpg": lambda path: two_parts(path, 3600.0, codec="mpeg2video", sound_codec="mp2"),
@@ -159,6 +195,84 @@ def test_sound_and_pictures_of_a_joined_file_are_of_one_part(name: str, tmp_path
             picture = clip.read_frames(start, 1, 10.0)[0]
             assert np.array_equal(picture, shown[round(start * 10)]), "the same moment shows the same picture"
             assert hertz(clip.read_audio(start, 0.3, 16_000)) == pytest.approx(400 if start < 2 else 1700, abs=20)
+
+
+@pytest.mark.parametrize(
+    ("name", "end"),
+    # FFmpeg leaves out the first group of pictures of a second header.
+    [("again.avi", 4.08), ("again in fragments.mp4", 3.6)],
+)
+def test_what_is_joined_with_its_tables_goes_on(name: str, end: float, tmp_path: Path) -> None:
+    path = tmp_path / name
+    fragments(path) if path.suffix == ".mp4" else two_parts(path, 0.0, codec="mpeg4", sound_codec="libmp3lame")
+    probe = probe_clip(path, tmp_path)
+    assert (probe.video_status, probe.audio_status) == USABLE
+    assert probe.clip_duration_seconds == pytest.approx(end, abs=0.05)
+    with ClipReader(path) as clip:
+        assert clip.video_seconds() == pytest.approx(end, abs=0.05)
+        numbers = [number_of(picture) for picture in clip.read_frames(0.0, 36, 10.0)]
+        assert numbers[:20] == pytest.approx(np.arange(20) * 2.5, abs=3.1)
+        skipped = 10 if path.suffix == ".mp4" else 0
+        # Each part of an AVI shows its first picture twice.
+        assert numbers[22:34] == pytest.approx(np.arange(22, 34) * 2.5 - 50 + skipped, abs=5.1)
+        for start, hz in ((3.1, 1700), (0.3, 400), (2.6, 1700)):
+            assert number_of(clip.read_frames(start, 1, 10.0)[0]) == numbers[round(start * 10)]
+            assert hertz(clip.read_audio(start, 0.3, 16_000)) == pytest.approx(hz, abs=20)
+
+
+@pytest.mark.parametrize("first_sound", [None, 1.2, 1.7])
+def test_sound_that_ends_before_a_part_does_or_is_not_in_it_stays_with_its_pictures(
+    first_sound: float | None, tmp_path: Path
+) -> None:
+    first = write_clip(tmp_path / "first.ts", sound_seconds=first_sound)
+    path = joined(tmp_path / "clip.ts", first, write_clip(tmp_path / "second.ts", hz=1700.0))
+    with ClipReader(path) as clip:
+        assert clip.video_seconds() == pytest.approx(4.0, abs=0.1)
+        assert np.abs(clip.read_audio((first_sound or 0.0) + 0.1, 1.8 - (first_sound or 0.0), 16_000)).max() < 0.01
+        assert hertz(clip.read_audio(2.1, 0.3, 16_000)) == pytest.approx(1700, abs=20)
+        if first_sound is not None:
+            assert hertz(clip.read_audio(0.5, 0.3, 16_000)) == pytest.approx(400, abs=20)
+        assert number_of(clip.read_frames(2.6, 1, 10.0)[0]) == pytest.approx(15, abs=2)
+
+
+@pytest.mark.parametrize("name", ["again.flv", "edits.mp4", "long sound.mkv"])
+def test_what_is_shown_does_not_depend_on_what_was_asked_before(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    if name == "again.flv":
+        sound_alone_again(path)
+    elif name == "edits.mp4":
+        edited(long_clip(path, options={"g": "60"}), (0.0, 2.0), (3.55, 5.55))
+    else:
+        long_clip(path, sound_seconds=9.0)
+    with ClipReader(path) as fresh, ClipReader(path) as asked:
+        assert asked.audio_seconds() is not None
+        end = asked.video_seconds()
+        assert np.array_equal(fresh.read_frames(0.0, 40, 10.0), asked.read_frames(0.0, 40, 10.0))
+        for start in (2.6, 1.1, 3.3):
+            assert np.array_equal(fresh.read_frames(start, 1, 10.0), asked.read_frames(start, 1, 10.0))
+            assert np.array_equal(fresh.read_audio(start, 0.3, 16_000), asked.read_audio(start, 0.3, 16_000))
+    probe = probe_clip(path, tmp_path)
+    assert probe.video_status is VideoStatus.USABLE and probe.clip_duration_seconds == pytest.approx(end, abs=0.1)
+
+
+def test_pictures_between_two_edits_are_left_out(tmp_path: Path) -> None:
+    path = edited(long_clip(tmp_path / "clip.mp4", options={"g": "60"}), (0.0, 2.0), (3.55, 5.55))
+    with ClipReader(path) as clip:
+        assert clip.video_seconds() == pytest.approx(4.0, abs=0.1)
+        assert number_of(clip.read_frames(1.5, 1, 10.0)[0]) == 15
+        assert number_of(clip.read_frames(3.0, 1, 10.0)[0]) == pytest.approx(45.5, abs=0.6)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("clip.ts", {}), ("clip.ogg", {"sound_codec": "libopus"}), ("clip.mka", {})]
+)
+def test_joined_sound_without_pictures(name: str, options: dict[str, str], tmp_path: Path) -> None:
+    path = two_parts(tmp_path / name, 0.0, frames=[], **options)
+    with ClipReader(path) as fresh, ClipReader(path) as asked:
+        assert asked.audio_seconds() == pytest.approx(4.0, abs=0.3)
+        for clip in (fresh, asked):
+            for start in (3.4, 0.3, 2.4):
+                assert hertz(clip.read_audio(start, 0.3, 16_000)) == pytest.approx(400 if start < 2 else 1700, abs=20)
 
 
 def test_a_leap_of_the_sound_alone_leaves_the_pictures(tmp_path: Path) -> None:

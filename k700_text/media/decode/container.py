@@ -11,16 +11,18 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import av
 from av.format import Flags
-from av.stream import Discard, Disposition
+from av.stream import Disposition
 
 from k700_text.errors import DecodeError
 from k700_text.media.clip import ClipInfo, DecodeLimits
 from k700_text.media.decode.clock import TimeSource
+from k700_text.media.decode.joints import has_second_header
 from k700_text.media.decode.shape import pixel_aspect_of
 from k700_text.media.decode.strangers import what_stands_there
 from k700_text.media.decode.timeline import Shifter, Timeline
@@ -98,9 +100,9 @@ class MediaFile:
             if self.video is None and self.audio is None:
                 raise self.error(what_stands_there(path) or "holds no video and no audio")
             self.pixel_aspect = 1.0 if self.video is None else pixel_aspect_of(self.video)
-            self._has_table = self._container.format.name in _FORMATS_WITH_TABLES
+            self._has_table = self._container.format.name in _FORMATS_WITH_TABLES and not self._is_in_fragments()
             self._can_leap = bool(self._container.format.flags & Flags.ts_discont.value)
-            self._timeline = None if self.video is None or self._has_table else self._first_survey()
+            self._timeline = self._lengths = None if self._has_table else self._surveyed()
             self.origin = self._start()
             # One of the other streams may begin earlier.
             self._begin = min(self.origin, Fraction(self._container.start_time or 0) * _AV_TIME_BASE)
@@ -142,8 +144,9 @@ class MediaFile:
         self._is_midway = False
         if point is None and self._is_fresh:
             return True
-        if self._timeline is not None and self._timeline.jumps:
-            # Only from its first packet on is it known by how much each of them is late.
+        if (self._timeline is not None and self._timeline.jumps) or self._is_joined:
+            # Only from its first packet on is it known by how much each of them is late; and after a seek FFmpeg
+            # stops where one file ends and the next begins.
             if point is None:
                 self.rewind()
             return point is None
@@ -204,14 +207,16 @@ class MediaFile:
         """
         index = stream.index  # looking through the file may open it anew
         hint = _declared_seconds(stream) or self._declared_end()
-        if hint is not None and self._has_table and _is_confirmed(stream, hint, self.path.stat().st_size):
+        is_listed = self._has_table and not self._is_joined
+        if hint is not None and is_listed and _is_confirmed(stream, hint, self.path.stat().st_size):
             late = float(Fraction(stream.start_time or 0) * Fraction(stream.time_base) - self.origin)
             return hint + late if abs(late) > _SAME_LENGTH_SECONDS else hint
-        if self._timeline is None or index not in self._timeline.tracks:
-            self._timeline = self._surveyed(with_audio=True)
-        if self._timeline is None:
+        if self._lengths is None:
+            # For lengths alone: what is shown when must not depend on what was asked before.
+            self._lengths = self._surveyed()
+        if self._lengths is None:
             return hint
-        seconds = max(0.0, self._timeline.tracks[index].end_seconds - float(self.origin))
+        seconds = max(0.0, self._lengths.tracks[index].end_seconds - float(self.origin))
         return hint if hint is not None and abs(hint - seconds) <= _SAME_LENGTH_SECONDS else seconds
 
     def packets(self, *streams: Any) -> Iterator[Any]:
@@ -223,6 +228,15 @@ class MediaFile:
         self._is_fresh = False
         self._pass += 1
         yield from self._container.demux(*streams)
+
+    @cached_property
+    def _is_joined(self) -> bool:
+        return has_second_header(self.path, self._container.format.name)
+
+    def _is_in_fragments(self) -> bool:
+        """Returns whether the table of an MP4 is empty: its packets are listed bit by bit between them."""
+        first = self.video if self.video is not None else self.audio
+        return self._container.format.name != "avi" and not first.frames
 
     def _open(self) -> Any:
         path = self.path
@@ -290,21 +304,10 @@ class MediaFile:
         is_patchy = track is not None and 0 < track.num_untimed < track.num_packets
         return TimeSource.SOME_PTS if is_patchy else TimeSource.PTS
 
-    def _first_survey(self) -> Timeline | None:
-        """Returns the times of all packets; of the video alone where they do not jump, which is cheaper."""
-        if self._can_leap or self.audio is None:
-            return self._surveyed(with_audio=True)
-        before, self.audio.discard = self.audio.discard, Discard.all
-        try:
-            timeline = self._surveyed(with_audio=False)
-        finally:
-            self.audio.discard = before
-        return timeline if timeline is None or not timeline.jumps else self._surveyed(with_audio=True)
-
-    def _surveyed(self, *, with_audio: bool) -> Timeline | None:
+    def _surveyed(self) -> Timeline | None:
         """Returns the times of all packets; None if there are too many of them."""
         self.rewind()
-        streams = [stream for stream in (self.video, self.audio if with_audio else None) if stream is not None]
+        streams = [stream for stream in (self.video, self.audio) if stream is not None]
         self._is_fresh = False
         self._pass += 1
         steps = [1 / (_frame_rate(stream) or 25.0) if stream is self.video else 0.0 for stream in streams]

@@ -14,6 +14,8 @@ from typing import Any
 # FFmpeg's dts_delta_threshold, and how far it lets decoding times go back.
 _MAX_AHEAD_SECONDS = 10.0
 _MAX_BACK_SECONDS = 0.1
+# Streams lie side by side in a file, but not to the frame.
+_SIDE_BY_SIDE_SECONDS = 1.0
 
 
 class Track:
@@ -40,6 +42,7 @@ class Track:
         self.seconds_per_tick: float = stream.time_base.numerator / stream.time_base.denominator
         self.step = round(step_seconds / self.seconds_per_tick)
         self.decoded: int | None = None
+        self.first = 0
         self.next = 0
         self.earliest: float = -math.inf
         self.latest: float = math.inf
@@ -62,6 +65,17 @@ class Track:
         self._end_before, self._end = self.end_seconds, self._end if not self._has_end else -(2**62)
         self.part, self.shift = part, shift
         self.shifts.append((self.num_packets, shift))
+
+    def enter_whole(self, part: int, shift: float) -> None:
+        """Puts all of it into another part, it having been in none but the first."""
+        self.shifts = [(0, shift)]
+        self.part, self.shift = part, shift
+        self.start_seconds = self.start_seconds + shift if self.start_seconds is not None else None
+
+    def amend(self, shift: float) -> None:
+        """Moves what it has of the part it is in."""
+        self.shifts[-1] = self.shifts[-1][0], shift
+        self.shift = shift
 
     def extend(self, begin: int, lasts: int) -> None:
         """Takes note of when a packet is shown."""
@@ -110,9 +124,14 @@ class Timeline:
         lasts = packet.duration or track.step
         if place is not None:
             self._place = place
+        if packet.is_discard:  # an edit list leaves it out; its times may be any
+            track.num_packets += 1
+            track.num_untimed += shown is None
+            return
         if decoded is not None:
             if not track.earliest <= decoded <= track.latest or track.part != len(self._parts) - 1:
                 self._follow(track, decoded)
+            track.first = decoded if track.decoded is None else track.first
             track.decoded, track.next = decoded, decoded + lasts
             track.earliest = decoded - _MAX_BACK_SECONDS / track.seconds_per_tick
             if self._can_leap:
@@ -123,8 +142,6 @@ class Timeline:
         if shown is None:
             track.num_untimed += 1
             shown = decoded
-        if packet.is_discard:  # an edit list leaves it out
-            return
         if shown is None:
             track.append(track.step or lasts)
         else:
@@ -141,13 +158,53 @@ class Timeline:
         if self._fits(track, decoded, track.part):
             # What lies before the jump in the file belongs to what was before it.
             later = [part for part in later if self._place >= self._parts[part][1]]
+            if self._goes_on(track, decoded):
+                later = [part for part in later if self._is_beside(track, decoded, part)]
         elif not later:
-            shift = track.next_seconds - decoded * track.seconds_per_tick
-            self._parts.append((shift, self._place))
-            later = [newest + 1]
-            self.jumps = True
+            later = [self._jump(track, decoded)]
         if later:
             track.go_on(later[0], self._parts[later[0]][0])
+
+    def _jump(self, track: Track, decoded: int) -> int:
+        """Returns the part that begins with a packet; the newest if that has hardly begun, moved to where this ends."""
+        self.jumps = True
+        seconds, newest = decoded * track.seconds_per_tick, len(self._parts) - 1
+        shift = track.next_seconds - seconds
+        if newest > track.part and shift > self._parts[newest][0] and self._is_young(newest, seconds):
+            # The stream that showed the jump first had ended long before this one.
+            self._parts[newest] = shift, self._parts[newest][1]
+            for other in self.tracks.values():
+                if other.part == newest:
+                    other.amend(shift)
+            return newest
+        self._parts.append((shift, self._place))
+        for other in self.tracks.values():
+            if other is not track and self._came_early(other, seconds, track.next_seconds):
+                other.enter_whole(newest + 1, shift)
+        return newest + 1
+
+    def _is_young(self, part: int, seconds: float) -> bool:
+        """Returns whether all that a part has lies, on the file's own clock, within a moment of a time."""
+        latest = self._latest(track for track in self.tracks.values() if track.part == part)
+        return abs(latest - self._parts[part][0] - seconds) <= _SIDE_BY_SIDE_SECONDS
+
+    def _came_early(self, track: Track, seconds: float, ends: float) -> bool:
+        """Returns whether a stream began with the part that another one now begins, and not before that."""
+        if track.decoded is None or track.shifts or not self._can_leap:
+            return False
+        first, last = track.first * track.seconds_per_tick, track.next_seconds
+        is_beside = max(abs(first - seconds), abs(last - seconds)) <= _SIDE_BY_SIDE_SECONDS
+        return is_beside and ends - last > _SIDE_BY_SIDE_SECONDS
+
+    def _goes_on(self, track: Track, decoded: int) -> bool:
+        """Returns whether a packet comes when the one before it ended."""
+        return track.decoded is not None and abs(decoded - track.next) * track.seconds_per_tick <= _MAX_BACK_SECONDS
+
+    def _is_beside(self, track: Track, decoded: int, part: int) -> bool:
+        """Returns whether a packet, were it of a part, would lie beside what else there is of it."""
+        seconds = decoded * track.seconds_per_tick + self._parts[part][0]
+        others = (other for other in self.tracks.values() if other.part == part)
+        return abs(self._latest(others) - seconds) <= _SIDE_BY_SIDE_SECONDS / 2
 
     def _fits(self, track: Track, decoded: int, part: int) -> bool:
         if track.decoded is None:
@@ -155,8 +212,11 @@ class Timeline:
         seconds = decoded * track.seconds_per_tick + self._parts[part][0]
         if seconds < track.decoded * track.seconds_per_tick + track.shift - _MAX_BACK_SECONDS:
             return False
-        soon = max(other.next_seconds for other in self.tracks.values()) + _MAX_AHEAD_SECONDS
-        return not self._can_leap or seconds <= soon
+        return not self._can_leap or seconds <= self._latest(self.tracks.values()) + _MAX_AHEAD_SECONDS
+
+    @staticmethod
+    def _latest(tracks: Iterable[Track]) -> float:
+        return max((track.next_seconds for track in tracks if track.decoded is not None), default=0.0)
 
 
 def _is_torn(shown: int | None, decoded: int | None, seconds_per_tick: float) -> bool:
