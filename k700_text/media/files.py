@@ -33,12 +33,14 @@ class FoundFiles:
         num_outside: links that were left out because they lead out of the folder.
         half_downloads: paths of what downloaders left behind (see ``names``), sorted; they are no clips.
         other_suffixes: number of the other files by suffix.
+        links_left_out: links to folders, which are not followed, and links of clips' names that lead nowhere, sorted.
     """
 
     clip_files: list[str]
     num_outside: int
     half_downloads: list[str] = field(default_factory=list)
     other_suffixes: dict[str, int] = field(default_factory=dict)
+    links_left_out: list[str] = field(default_factory=list)
 
 
 def find_clip_files(root: str | Path) -> list[str]:
@@ -66,7 +68,13 @@ def walk_clip_files(root: str | Path, *, takes_links: bool = False) -> FoundFile
         raise UsageError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}")
     walk = _Walk(os.path.realpath(root), takes_links)
     walk.run()
-    return FoundFiles(sorted(walk.clips), walk.num_outside, sorted(walk.halves), dict(sorted(walk.others.items())))
+    return FoundFiles(
+        sorted(walk.clips),
+        walk.num_outside,
+        sorted(walk.halves),
+        dict(sorted(walk.others.items())),
+        sorted(walk.links_left_out),
+    )
 
 
 class _Walk:
@@ -77,6 +85,7 @@ class _Walk:
         self.halves: list[str] = []
         self.others: Counter[str] = Counter()
         self.num_outside = 0
+        self.links_left_out: list[str] = []
         self._inside = inside
         self._takes_links = takes_links
 
@@ -93,6 +102,8 @@ class _Walk:
                         folders.append(f"{prefix}{entry.name}/")
                     elif entry.is_file(follow_symlinks=False) or self._is_link_to_take(entry):
                         names.append(entry.name)
+                    elif entry.is_symlink() and not entry.is_file() and _may_hold_clips(entry):
+                        self.links_left_out.append(prefix + entry.name)
             self._sort(prefix, names)
 
     def _is_link_to_take(self, entry: os.DirEntry[str]) -> bool:
@@ -122,6 +133,11 @@ class _Walk:
                 self.halves.append(prefix + name)
             else:
                 self.clips.append(prefix + name)
+
+
+def _may_hold_clips(link: os.DirEntry[str]) -> bool:
+    """Returns whether a link leads to a folder, or nowhere under the name of a clip."""
+    return link.is_dir() or (not Path(link.path).exists() and suffix_of(link.name) in VIDEO_EXTENSIONS)
 
 
 class ClipIndex:

@@ -2,7 +2,9 @@
 
 What is heard of a channel is the channel without what nobody hears: its constant part, drift, and infrasound. In every
 block of 50 ms the polynomial of degree 5 that follows it best is taken away; that leaves nothing of a constant, -66 dB
-of a tone of 10 Hz, and all but 1 dB of one of 50 Hz. The level of sound is that of its loudest channel, block by block.
+of a tone of 10 Hz, and all but 1 dB of one of 50 Hz. Of blocks that hold little but what is too high for samples at
+16 kHz, which is all that a model gets, the rest counts. The level of sound is that of its loudest channel, block by
+block.
 
 Axes: C channels, N samples, K blocks.
 """
@@ -23,6 +25,10 @@ SILENCE_DBFS = -60.0
 BLOCK_SECONDS = 0.05
 """Length of the blocks in which sound is listened to."""
 
+_HIGHEST_HZ = 8000.0
+# Where more than this is left of a block without what is too high, all of it counts: so it is in nearly all sound.
+_MOSTLY_HIGH_SHARE = 0.25
+_FEWEST_SAMPLES_TO_SPLIT = 32
 _NUM_TERMS = 6  # of the polynomial in a block of BLOCK_SECONDS; shorter ones get fewer
 # Channels cancel where their mean has less than this share of the power it would have, had they nothing to do with one
 # another (that of one channel alone among silent ones included).
@@ -73,9 +79,11 @@ def listen(channels: FloatArray, sample_rate: int, block_seconds: float = BLOCK_
     num_whole = num_samples // length
     power = np.empty((len(channels), num_whole + (num_samples % length > 0)))
     for channel, squares in zip(channels, power, strict=True):
-        squares[:num_whole] = _heard(channel[: num_whole * length].reshape(num_whole, length), terms)
-        # Too few samples to tell drift from sound: the rest is listened to with what comes before it.
-        squares[num_whole:] = _heard(channel[np.newaxis, -length:], terms) if num_samples % length else 0.0
+        whole = channel[: num_whole * length].reshape(num_whole, length)
+        squares[:num_whole] = _heard(whole, terms, sample_rate)
+        if num_samples % length:
+            # Too few samples to tell drift from sound: the rest is listened to with what comes before it.
+            squares[num_whole:] = _heard(channel[np.newaxis, -length:], terms, sample_rate)
     return Blocks(length, power)
 
 
@@ -211,7 +219,7 @@ def _mean(channels: FloatArray) -> FloatArray:
     return mixed
 
 
-def _heard(blocks: FloatArray, num_terms: int) -> NDArray[np.float64]:
+def _heard(blocks: FloatArray, num_terms: int, sample_rate: int) -> NDArray[np.float64]:
     """Returns the mean squares of what is heard of blocks (K, length) of one channel, (K,)."""
     length = blocks.shape[1]
     basis = _polynomials(length, min(num_terms, length))
@@ -228,7 +236,39 @@ def _heard(blocks: FloatArray, num_terms: int) -> NDArray[np.float64]:
         rest = blocks[some] - low[some] @ basis.T
         heard[some] = np.einsum("kn,kn->k", rest, rest)
     squares: NDArray[np.float64] = np.maximum(heard, 0.0) / length
+    if sample_rate > 2 * _HIGHEST_HZ and length >= _FEWEST_SAMPLES_TO_SPLIT:
+        for number in _mostly_high(blocks, power, np.maximum(heard, 0.0), sample_rate):
+            lows = _low_power(blocks[number] - basis @ low[number], sample_rate)
+            squares[number] = lows if lows < _MOSTLY_HIGH_SHARE * squares[number] else squares[number]
     return squares
+
+
+def _mostly_high(
+    blocks: FloatArray, power: NDArray[np.float64], heard: NDArray[np.float64], sample_rate: int
+) -> list[int]:
+    """Returns which blocks (K, length) may hold little but what is too high.
+
+    Steps from sample to sample tell that cheaply: those of a high tone are large for its level.
+
+    Args:
+        blocks: of one channel.
+        power: sums of their squares, (K,).
+        heard: sums of the squares of what is heard of them, (K,).
+        sample_rate: hertz.
+    """
+    least = (1 - _MOSTLY_HIGH_SHARE) * (2 * math.sin(math.pi * _HIGHEST_HZ / sample_rate)) ** 2
+    steps = 2 * (power - np.einsum("kn,kn->k", blocks[:, 1:], blocks[:, :-1])) - blocks[:, 0] ** 2 - blocks[:, -1] ** 2
+    is_high = (steps > least * heard) | (heard < _UNSURE_SHARE * power)
+    found: list[int] = np.flatnonzero(is_high & (heard > _NOTHING * blocks.shape[1])).tolist()
+    return found
+
+
+def _low_power(block: FloatArray, sample_rate: int) -> float:
+    """Returns the mean square of what is low enough in a block (length,) without drift."""
+    # Hann's window: at the edges of a plain block a tone spills over the whole spectrum.
+    window = np.hanning(len(block) + 1)[:-1]
+    bins = np.fft.rfft(block * window)[1 : math.ceil(_HIGHEST_HZ * len(block) / sample_rate)]
+    return float(2 * np.square(np.abs(bins)).sum() / (len(block) * np.square(window).sum()))
 
 
 @functools.lru_cache(maxsize=32)

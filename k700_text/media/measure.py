@@ -283,7 +283,7 @@ def _judge_audio(
     if audio.peak == 0:
         return AudioStatus.SILENT, "the audio is digital silence"
     if audio.rms == 0:
-        return AudioStatus.SILENT, "the audio is a constant, which is silence"
+        return AudioStatus.SILENT, "nothing of the audio is heard: it is a constant, or too high"
     if audio.rms < from_dbfs(settings.silence_dbfs):
         level = f"{20 * math.log10(audio.rms):.1f} dB, threshold {settings.silence_dbfs:g} dB"
         return AudioStatus.NEAR_SILENT, f"the audio is nearly silent: {level}"

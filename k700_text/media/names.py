@@ -28,17 +28,19 @@ _BROWSERS = frozenset({".crdownload", ".opdownload"})
 _SOUND_EXTENSIONS = frozenset({".aac", ".flac", ".m4a", ".mka", ".mp3", ".oga", ".ogg", ".opus", ".wav", ".weba"})
 _MEDIA_EXTENSIONS = VIDEO_EXTENSIONS | _SOUND_EXTENSIONS
 _FRAGMENT = re.compile(r"-frag\d+(\.part)?$")
-# One stream of several that were to be merged: .f137.mp4, .f140-drc.m4a, .fhls-1080.mp4. Other letters behind the f are
-# words (.final.mp4), but for names of clips, whose authors add none.
-_FORMAT = re.compile(r"f(\d{2,}|(hls|dash|https?|m3u8|mpd|ism|mss|rtmp|rtsp)(?![a-z]))[\w+=-]*")
-_ANY_FORMAT = re.compile(r"f[\w+=-]+")
+# One stream of several that were to be merged, by the id of its format: .f137.mp4, .f140-drc.m4a, .fhls-1080.mp4. Other
+# letters behind the f are words (.final.mp4); for names of clips, whose authors add none, a few more ids are known.
+_FORMAT = re.compile(
+    r"f(\d{2,}p?([+=_-][\w+=-]*)?|(hls|dash|https?|m3u8|mpd|ism|mss|rtmp|rtsp)(?![a-z])[\w+=-]*)", re.ASCII
+)
+_CLIP_FORMAT = re.compile(r"f(\d|[shlmf]d|[hlms]q|low|medium|high|audio|video|source)([+=_-][\w+=-]*)?", re.ASCII)
 _CLIP = re.compile(r"[A-Za-z0-9_-]{11}_\d+_\d+")
 
 # A name without its folders and its last suffix: a video id, or with times behind it a clip, or that with more behind
 # it. The id has 11 characters whatever they are, so that times are found where they are though ids hold _ and digits.
 # One expression for the whole path would take twice as long.
 _FOLDERS, _SUFFIX = r"(?s)^.*/", r"\.[^.]*$"
-_STEM = r"(?s)^(?P<video>[A-Za-z0-9_-]{11})(?:_(?P<start>[0-9]+)_(?P<end>[0-9]+)(?P<rest>[_.\- ].*)?)?$"
+_STEM = r"(?s)^(?P<video>[A-Za-z0-9_-]{11})(?:_(?P<start>[0-9]+)_(?P<end>[0-9]+)(?P<rest>[_.\- (\[].*)?)?$"
 _PYTHON_STEM = re.compile(_STEM)
 _TIME_DIGITS = 6
 _BATCH_FILES = 1 << 16
@@ -67,7 +69,7 @@ def is_half_download(name: str) -> bool:
     mark = stem[dot + 1 :]
     if f".{mark}" in _UNFINISHED or _FORMAT.fullmatch(mark):
         return True
-    return _CLIP.fullmatch(name[:dot]) is not None and _ANY_FORMAT.fullmatch(mark) is not None
+    return _CLIP.fullmatch(name[:dot]) is not None and _CLIP_FORMAT.fullmatch(mark) is not None
 
 
 def is_half_download_folder(name: str) -> bool:

@@ -63,6 +63,8 @@ def test_clips_are_matched_by_name(tmp_path: Path) -> None:
         "{id}_000010_000020_raw.mp4",
         "{id}_000010_000020.f137.mp4",
         "{id}_10_20 (1).mp4",
+        "{id}_000010_000020(1).mp4",
+        "{id}_10_20[h264].mp4",
         "{id}_000010_000020-h264.avi",
         "{id}.mp4",
         "label.with.dots/{id}.MOV",
@@ -168,6 +170,9 @@ HALVES = [
     f"{FIRST}.fdash-video=4800.mp4",
     f"{FIRST}.fhttps-720p.MP4",
     f"{FIRST}.fsd.mp4",
+    f"{FIRST}.f248+251.webm",
+    f"{FIRST}.f720p.mp4",
+    f"{FIRST}.f5.flv",
     f"{FIRST}.temp.mp4",
     f"{FIRST}.keyframes.temp.mkv",
     f"{FIRST}.part.mp4",
@@ -196,6 +201,13 @@ WHOLE = [
     "tour de france.fr.mp4",
     "cut.final.mp4",
     "race.f1.mp4",
+    f"{FIRST}.final.mp4",
+    f"{FIRST}.fixed.mp4",
+    f"{FIRST}.flipped.mp4",
+    f"{FIRST}.ffmpeg.mp4",
+    f"{FIRST}.fallback-2.mp4",
+    f"{FIRST}.f25fps.mp4",
+    f"{FIRST}(1).mp4",
     "part.mp4",
     "temp.mp4",
     "f137.mp4",
@@ -246,7 +258,12 @@ def test_links_may_be_taken_wherever_they_lead(tmp_path: Path) -> None:
     touch(tmp_path, "in/real.mp4", "out/far.mp4")
     (tmp_path / "in" / "far.mp4").symlink_to("../out/far.mp4")
     (tmp_path / "in" / "dead.mp4").symlink_to("../out/nowhere.mp4")
-    assert walk_clip_files(tmp_path / "in", takes_links=True) == FoundFiles(["far.mp4", "real.mp4"], num_outside=0)
+    (tmp_path / "in" / "dead.txt").symlink_to("../out/nowhere.txt")
+    (tmp_path / "in" / "label").symlink_to("../out")
+    assert walk_clip_files(tmp_path / "in", takes_links=True) == FoundFiles(
+        ["far.mp4", "real.mp4"], num_outside=0, links_left_out=["dead.mp4", "label"]
+    )
+    assert walk_clip_files(tmp_path / "in").links_left_out == ["dead.mp4", "label"]
 
 
 @pytest.mark.parametrize(

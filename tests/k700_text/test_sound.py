@@ -140,6 +140,11 @@ FILMS: dict[str, tuple[str, list[Part], str, tuple[bool, ...]]] = {
     "offset-with-sound.mkv": ("pcm_s16le", [(sine(440)[None] + 0.4, RATE)], "usable", ALL),
     "drift.mkv": ("pcm_f32le", [(np.linspace(-0.9, 0.9, 3 * RATE, dtype=np.float32)[None] ** 3, RATE)], "silent", NONE),
     "infrasound.mkv": ("pcm_s16le", [(sine(7)[None], RATE)], "near_silent", NONE),
+    "ultrasound.mkv": ("pcm_s16le", stereo(sine(20_500), sine(20_500)), "near_silent", NONE),
+    "ultrasound.mov": ("pcm_f32le", [(sine(17_000, rate=48_000)[None], 48_000)], "near_silent", NONE),
+    "high-and-opposite.mkv": ("pcm_s16le", stereo(sine(9_000), -sine(9_000)), "near_silent", NONE),
+    "ultrasound-and-hum.mkv": ("pcm_s16le", [((sine(19_000) + 0.3 * sine(7))[None], RATE)], "near_silent", NONE),
+    "ultrasound-with-sound.mkv": ("pcm_s16le", [((sine(440) + 2 * sine(20_500))[None], RATE)], "usable", ALL),
     "dither.mkv": ("pcm_s16le", stereo(noise(amplitude=3e-5), noise(amplitude=3e-5, seed=1)), "near_silent", NONE),
     "opposite-dither.mkv": ("pcm_s16le", stereo(noise(amplitude=9e-5), -noise(amplitude=9e-5)), "near_silent", NONE),
     "rate.ts": ("ac3", [(sine(440, 1.5)[None], RATE), (sine(440, 1.5, rate=48_000)[None], 48_000)], "usable", ALL),
@@ -273,7 +278,7 @@ def test_levels_are_of_the_channels_and_peaks_too(films: Path) -> None:
     offset = probe_clip(films / "clips" / "offset.mkv", films)
     assert (offset.audio_rms_dbfs, offset.audio_silent_fraction) == (None, 1.0)
     assert offset.audio_peak_dbfs == pytest.approx(to_dbfs(0.5), abs=0.01)
-    assert offset.reason == "the audio is a constant, which is silence"
+    assert offset.reason == "nothing of the audio is heard: it is a constant, or too high"
 
 
 def mixed(*channels: FloatArray) -> FloatArray:

@@ -122,6 +122,28 @@ def test_clips_are_those_that_the_loader_knows_and_the_rest_is_told(tmp_path: Pa
     assert others == "4 files are left out, whose suffix is none of a video: no suffix (1), .jpg (2), .txt (1)"
 
 
+def test_clips_in_no_class_and_links_that_are_not_followed_are_told(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "data", *(f"{label}/{name}.mp4" for label in ("run", "swim") for name in "ab"))
+    make_folder(root, "\x1b[31m.mp4", "readme.txt")
+    make_folder(tmp_path, "elsewhere/c.mp4")
+    (root / "run" / "good.mp4").symlink_to("../../elsewhere/c.mp4")
+    (root / "run" / "dead.mp4").symlink_to("nowhere.mp4")
+    (root / "swim" / "more").symlink_to("../../elsewhere")
+    (root / "gone").symlink_to("../nowhere")
+    listed = list_folder(root)
+    assert [clip.name for clip in listed.clips] == [
+        "run/a.mp4",
+        "run/b.mp4",
+        "run/good.mp4",
+        "swim/a.mp4",
+        "swim/b.mp4",
+    ]
+    assert listed.notes[:2] == (
+        "1 clips are left out, which lie in no class folder: \\x1b[31m.mp4",
+        "3 links are left out, which lead nowhere or to a folder: gone, run/dead.mp4, swim/more",
+    )
+
+
 def test_clips_of_one_video_are_of_one_group_however_they_are_spelled(tmp_path: Path) -> None:
     names = ["R6llTwEh07w_000000_000010.mp4", "R6llTwEh07w_20_30.mkv", "R6llTwEh07w_40_50_raw.mp4", "R6llTwEh07w.mp4"]
     names += ["R6llTwEh07w (1).mp4", "R6llTwEh07w_000060_000070 - Copy.mp4"]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from k700_text.media.files import walk_clip_files
-from k700_text.media.names import VIDEO_EXTENSIONS, without_copy_mark, youtube_id_of
+from k700_text.media.names import VIDEO_EXTENSIONS, suffix_of, without_copy_mark, youtube_id_of
 from lava_model.errors import DataError
 
 _MAX_SHOWN = 5
@@ -128,7 +128,10 @@ def _clip_files(folder: Path) -> tuple[list[tuple[str, Path]], list[str]]:
     notes: list[str] = []
     halves: list[str] = []
     others: Counter[str] = Counter()
-    for class_folder in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
+    entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    beside = [path.name for path in entries if path.is_file() and suffix_of(path.name) in VIDEO_EXTENSIONS]
+    links = [path.name for path in entries if not path.exists()]
+    for class_folder in (path for path in entries if path.is_dir()):
         try:
             found = walk_clip_files(class_folder, takes_links=True)
         except OSError as error:
@@ -136,10 +139,15 @@ def _clip_files(folder: Path) -> tuple[list[tuple[str, Path]], list[str]]:
         files += sorted((class_folder.name, class_folder / name) for name in found.clip_files)
         halves += [f"{class_folder.name}/{name}" for name in found.half_downloads]
         others.update(found.other_suffixes)
+        links += [f"{class_folder.name}/{name}" for name in found.links_left_out]
         if not found.clip_files:
             notes.append(f"folder {class_folder.name!r} holds no clips and is not a class")
     if halves:
         notes.append(f"{len(halves)} files are left out, which are half downloads and no clips: {_some(halves)}")
+    if beside:
+        notes.append(f"{len(beside)} clips are left out, which lie in no class folder: {_some(beside)}")
+    if links:
+        notes.append(f"{len(links)} links are left out, which lead nowhere or to a folder: {_some(links)}")
     if others:
         kinds = [f"{suffix or 'no suffix'} ({count})" for suffix, count in sorted(others.items())]
         notes.append(f"{others.total()} files are left out, whose suffix is none of a video: {_some(kinds)}")
