@@ -12,6 +12,7 @@ from k700_text.data.reader import SampleReader
 from k700_text.data.video import View
 from k700_text.media.clip import DEFAULT_LIMITS, Cut, PixelFormat
 from k700_text.media.decode import ClipReader, PacketReader, packets_of
+from k700_text.media.decode.joints import has_second_header
 from k700_text.media.measure import probe_clip
 from k700_text.media.record import ClipTask, prepare_clip
 from k700_text.media.shards import PreparedSettings
@@ -218,6 +219,18 @@ def test_what_is_joined_with_its_tables_goes_on(name: str, end: float, tmp_path:
         for start, hz in ((3.1, 1700), (0.3, 400), (2.6, 1700)):
             assert number_of(clip.read_frames(start, 1, 10.0)[0]) == numbers[round(start * 10)]
             assert hertz(clip.read_audio(start, 0.3, 16_000)) == pytest.approx(hz, abs=20)
+
+
+@pytest.mark.parametrize("num_bytes", [0, 1 << 20, (1 << 20) - 30])
+def test_a_second_header_is_found_wherever_it_lies(num_bytes: int, tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mkv")
+    first = path.read_bytes()
+    num_void = max(0, num_bytes - len(first) - 8)
+    filling = (b"\x1a\x45\xdf\xa3" * (num_void // 4 + 1))[:num_void]
+    path.write_bytes(first + filling)
+    assert not has_second_header(path, "matroska,webm")
+    path.write_bytes(first + filling + first)
+    assert has_second_header(path, "matroska,webm")
 
 
 @pytest.mark.parametrize("first_sound", [None, 1.2, 1.7])
