@@ -10,9 +10,10 @@ import pytest
 
 from k700_text.data.reader import SampleReader
 from k700_text.data.video import View
-from k700_text.media.clip import DEFAULT_LIMITS, Cut, PixelFormat
+from k700_text.media.clip import DEFAULT_LIMITS, AudioBlock, Cut, PixelFormat
 from k700_text.media.decode import ClipReader, PacketReader, packets_of
-from k700_text.media.measure import probe_clip
+from k700_text.media.decode.joints import has_second_header
+from k700_text.media.measure import _Stretches, probe_clip
 from k700_text.media.record import ClipTask, prepare_clip
 from k700_text.media.shards import PreparedSettings
 from k700_text.records import AudioStatus, VideoStatus
@@ -220,6 +221,18 @@ def test_what_is_joined_with_its_tables_goes_on(name: str, end: float, tmp_path:
             assert hertz(clip.read_audio(start, 0.3, 16_000)) == pytest.approx(hz, abs=20)
 
 
+@pytest.mark.parametrize("num_bytes", [0, 1 << 20, (1 << 20) - 30])
+def test_a_second_header_is_found_wherever_it_lies(num_bytes: int, tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mkv")
+    first = path.read_bytes()
+    num_void = max(0, num_bytes - len(first) - 8)
+    filling = (b"\x1a\x45\xdf\xa3" * (num_void // 4 + 1))[:num_void]
+    path.write_bytes(first + filling)
+    assert not has_second_header(path, "matroska,webm")
+    path.write_bytes(first + filling + first)
+    assert has_second_header(path, "matroska,webm")
+
+
 @pytest.mark.parametrize("first_sound", [None, 1.2, 1.7])
 def test_sound_that_ends_before_a_part_does_or_is_not_in_it_stays_with_its_pictures(
     first_sound: float | None, tmp_path: Path
@@ -273,6 +286,14 @@ def test_joined_sound_without_pictures(name: str, options: dict[str, str], tmp_p
         for clip in (fresh, asked):
             for start in (3.4, 0.3, 2.4):
                 assert hertz(clip.read_audio(start, 0.3, 16_000)) == pytest.approx(400 if start < 2 else 1700, abs=20)
+
+
+def test_sound_that_lies_twice_at_one_place_covers_it_once() -> None:
+    stretches = _Stretches()
+    for begin in (0.0, 1.0, 0.5, 4.0):
+        stretches.add(AudioBlock(begin, np.zeros((1, 1000), np.float32), 1000))
+    assert stretches.within(0.25, 4.5) == pytest.approx(1.75 + 0.5)
+    assert stretches.within(2.0, 4.0) == 0.0
 
 
 def test_a_leap_of_the_sound_alone_leaves_the_pictures(tmp_path: Path) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import mmap
 import struct
 from pathlib import Path
 
 _EBML = b"\x1a\x45\xdf\xa3"
 # An EBML header says soon what it is the header of; the same four bytes within pictures do not.
 _EBML_HEADER_BYTES = 64
+_PIECE_BYTES = 1 << 20
 _RIFF = struct.Struct("<4sI4s")
 
 
@@ -20,13 +20,19 @@ def has_second_header(path: Path, format_name: str) -> bool:
 
 
 def _has_second_ebml(path: Path) -> bool:
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        place = content.find(_EBML, len(_EBML))
-        while place >= 0:
-            header = content[place : place + _EBML_HEADER_BYTES]
-            if b"matroska" in header or b"webm" in header:
-                return True
-            place = content.find(_EBML, place + len(_EBML))
+    with path.open("rb") as file:
+        file.seek(len(_EBML))
+        held = b""
+        # Read, not mapped into memory: a file that fails or shrinks meanwhile must be an error, not a crash.
+        while piece := file.read(_PIECE_BYTES):
+            held += piece
+            place = held.find(_EBML)
+            while place >= 0:
+                header = held[place : place + _EBML_HEADER_BYTES]
+                if b"matroska" in header or b"webm" in header:
+                    return True
+                place = held.find(_EBML, place + 1)
+            held = held[-_EBML_HEADER_BYTES:]
     return False
 
 
