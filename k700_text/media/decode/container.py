@@ -37,6 +37,8 @@ _OPEN_OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
 _FORMATS_WITHOUT_PTS = frozenset({"avi"})
 # Formats that list all packets of a stream at one place, where its times cannot jump unseen.
 _FORMATS_WITH_TABLES = frozenset({"avi", "mov,mp4,m4a,3gp,3g2,mj2"})
+# Formats that hold one length, which FFmpeg gives to every stream.
+_FORMATS_OF_ONE_LENGTH = frozenset({"asf", "wtv"})
 # Lengths that differ less are one: files round theirs, and encoders of sound pad.
 _SAME_LENGTH_SECONDS = 0.1
 # A file that takes longer to look through is taken at its word.
@@ -377,7 +379,7 @@ def _frame_rate(video: Any) -> float | None:
 
 def _declared_seconds(stream: Any) -> float | None:
     """Returns the length that a file declares for a stream; of AVI, whose headers are guesses, that of its index."""
-    if stream is None:
+    if stream is None or stream.container.format.name in _FORMATS_OF_ONE_LENGTH:
         return None
     duration: int | None = stream.duration
     seconds = float(duration * stream.time_base) if duration is not None and duration > 0 else None
