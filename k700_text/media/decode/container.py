@@ -341,7 +341,12 @@ class MediaFile:
         ticks = self._container.duration
         if ticks is None or ticks <= 0:
             return None
-        seconds = float((ticks + (self._container.start_time or 0)) * _AV_TIME_BASE - self.origin)
+        end = Fraction(ticks + (self._container.start_time or 0)) * _AV_TIME_BASE
+        if self._container.format.name in _FORMATS_OF_ONE_LENGTH:
+            # FFmpeg added it to where the latest stream begins.
+            streams = [stream for stream in (self.video, self.audio) if stream is not None and stream.duration]
+            end = min([end, *(Fraction(stream.duration) * Fraction(stream.time_base) for stream in streams)])
+        seconds = float(end - self.origin)
         return seconds if seconds > 0 else None
 
     def _first_dts(self) -> Fraction:
