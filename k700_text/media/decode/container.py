@@ -39,6 +39,8 @@ _FORMATS_WITHOUT_PTS = frozenset({"avi"})
 _FORMATS_WITH_TABLES = frozenset({"avi", "mov,mp4,m4a,3gp,3g2,mj2"})
 # Formats that hold one length, which FFmpeg gives to every stream.
 _FORMATS_OF_ONE_LENGTH = frozenset({"asf", "wtv"})
+# Formats that leave the shape of pixels to the pictures, which may change it midway.
+_FORMATS_WITHOUT_SHAPES = frozenset({"h264", "hevc", "m4v", "mpeg", "mpegts", "mpegvideo"})
 # Lengths that differ less are one: files round theirs, and encoders of sound pad.
 _SAME_LENGTH_SECONDS = 0.1
 # A file that takes longer to look through is taken at its word.
@@ -119,6 +121,13 @@ class MediaFile:
         self._is_closed = True
         self._pass += 1
         self._container.close()
+
+    def pixel_aspect_now(self) -> float:
+        """Returns the width of a pixel for its height as the pictures say it that were decoded last."""
+        context = self.video.codec_context
+        if self._container.format.name in _FORMATS_WITHOUT_SHAPES and context.sample_aspect_ratio:
+            return pixel_aspect_of(context)
+        return self.pixel_aspect
 
     def error(self, text: str) -> DecodeError:
         """Returns an error that names the file."""
