@@ -15,9 +15,10 @@ import difflib
 import functools
 import math
 import numbers
+import re
 import types
 from collections.abc import Callable, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 _MOST_SHOWN = 80
@@ -45,6 +46,15 @@ def below(limit: int) -> Within:
     return Within(f"below {limit}", lambda value: value < limit)
 
 
+@dataclass(frozen=True, slots=True)
+class Spelled:
+    """Text that a pattern matches as a whole; in words for the message, which names the nearest of the ``usual``."""
+
+    words: str
+    pattern: str
+    usual: tuple[str, ...] = ()
+
+
 _POSITIVE = Within("above 0 and finite", lambda value: 0 < value < math.inf)
 _NOT_NEGATIVE = Within("finite and not below 0", lambda value: 0 <= value < math.inf)
 
@@ -53,6 +63,7 @@ CountOrNone = Annotated[int, _NOT_NEGATIVE]
 """Of which there may be none: 0."""
 Positive = Annotated[float, _POSITIVE]
 NotNegative = Annotated[float, _NOT_NEGATIVE]
+Text = Annotated[str, Spelled("some text, it is empty", r"(?s).+")]
 Share = Annotated[float, Within("in 0..1", lambda value: 0 <= value <= 1)]
 ShareBelowOne = Annotated[float, Within("in 0..1 and below 1", lambda value: 0 <= value < 1)]
 
@@ -100,13 +111,18 @@ def faults(name: str, value: Any, hint: Any) -> list[str]:
         if not isinstance(value, list | tuple) or len(value) != len(options):
             return [_no_kind(name, value)]
         entries = zip(value, options, strict=True)
-        return [fault for entry, option in entries for fault in faults(name, entry, option)][:1]
+        return [fault for entry, option in entries for fault in faults(name, entry, option)]
     return [] if _is_kind(value, hint) else [_no_kind(name, value)]
 
 
-def _outside(name: str, value: Any, ranges: Sequence[Within]) -> list[str]:
-    missed = [allowed for allowed in ranges if not allowed.holds(value)]
-    return [f"{name} must be {allowed.words}, got {_cut(str(value))}" for allowed in missed[:1]]
+def _outside(name: str, value: Any, ranges: Sequence[Within | Spelled]) -> list[str]:
+    for allowed in ranges:
+        if isinstance(allowed, Within):
+            if not allowed.holds(value):
+                return [f"{name} must be {allowed.words}, got {_cut(str(value))}"]
+        elif not re.fullmatch(allowed.pattern, value):
+            return [f"{_no_kind(name, value)}: use {allowed.words}{_nearest(value, allowed.usual)}"]
+    return []
 
 
 def _is_kind(value: Any, kind: Any) -> bool:
@@ -130,10 +146,13 @@ def _no_kind(name: str, value: Any) -> str:
 
 
 def _no_choice(name: str, value: Any, choices: tuple[Any, ...]) -> str:
+    return f"{_no_kind(name, value)}: use {', '.join(map(str, choices))}{_nearest(value, choices)}"
+
+
+def _nearest(value: Any, choices: Sequence[Any]) -> str:
     texts = [choice for choice in choices if isinstance(choice, str)]
-    near = difflib.get_close_matches(value, texts, n=1, cutoff=0.0) if isinstance(value, str) else []
-    meant = f" (did you mean {near[0]!r}?)" if near else ""
-    return f"{_no_kind(name, value)}: use {', '.join(map(str, choices))}{meant}"
+    near = difflib.get_close_matches(value, texts, n=1, cutoff=0.0) if isinstance(value, str) and value else []
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _shown(value: Any) -> str:

@@ -21,6 +21,8 @@ from k700_text.checks import (
     Positive,
     Share,
     ShareBelowOne,
+    Spelled,
+    Text,
     at_least,
     at_most,
     below,
@@ -41,6 +43,7 @@ OptimName = Literal["adamw", "adam"]
 Schedule = Literal["cosine", "constant"]
 Precision = Literal["auto", "bf16", "fp32"]
 PixelFormat = Literal["yuv420p", "rgb24"]
+Device = Annotated[str, Spelled("auto, cpu, cuda or cuda:N", r"auto|cpu|cuda(:[0-9]{1,3})?", ("auto", "cpu", "cuda"))]
 
 EARLIER_SETTINGS = {
     "model.pixel_format": "rgb24",
@@ -133,7 +136,7 @@ class LavaConfig(Settings):
     """Length the short side is scaled to before the square is cropped, pixels."""
     pixel_format: PixelFormat = "yuv420p"
     """Frames as the loader hands them over: ``yuv420p`` (half the bytes, made RGB on the device) or ``rgb24``."""
-    trunk_weights: str = "imagenet"
+    trunk_weights: Text = "imagenet"
     """Frozen ResNet-18: ``imagenet``, ``random`` (seeded), or a file of torchvision's ResNet-18 weights."""
     trunk_stage: Literal[1, 2, 3, 4] = 4
     """Last ResNet stage used, 1 to 4."""
@@ -240,10 +243,13 @@ class LossWeights(Settings):
         """Returns the weights; of a mapping, terms it does not name keep their default."""
         if isinstance(weights, LossWeights):
             return weights
-        unknown = sorted(set(weights) - {"av", "vt", "avt", "at"})
-        if unknown:
-            raise ConfigError(f"unknown loss terms {', '.join(unknown)}: use av, vt, avt, at")
-        return cls(**weights)
+        hints = field_hints(cls)
+        unknown = sorted(set(weights) - set(hints))
+        if not unknown:
+            return cls(**weights)
+        problems = [f"unknown loss terms {', '.join(map(str, unknown))}: use av, vt, avt, at"]
+        known = {name: value for name, value in weights.items() if name in hints}
+        raise ConfigError(problems + [fault for name in known for fault in faults(name, known[name], hints[name])])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -357,7 +363,8 @@ class DataConfig(Settings):
         problems = []
         if self.synthetic and self.synthetic_samples < self.batch_size:
             problems.append(f"synthetic_samples ({self.synthetic_samples}) is below batch_size ({self.batch_size})")
-        real = [name for name in ("manifest", "clips", "val_manifest", "val_clips") if getattr(self, name) is not None]
+        files = ("manifest", "clips", "packets", "tokenizer", "val_manifest", "val_clips", "val_packets")
+        real = [name for name in files if getattr(self, name) is not None]
         if self.synthetic and real:
             problems.append(f"synthetic samples take the place of {', '.join(real)}: leave one of the two out")
         return problems
@@ -375,7 +382,7 @@ class RunConfig(Settings):
     """Stops earlier than ``epochs``; the learning-rate schedule ends there too."""
     seed: Annotated[CountOrNone, below(2**32)] = 0
     """Seed of initialisation, order and augmentation: what numpy's generator takes."""
-    device: str = "auto"
+    device: Device = "auto"
     """``auto`` (cuda if there is one), ``cpu``, ``cuda`` or ``cuda:N``."""
     precision: Precision = "auto"
     """``auto``: bf16 autocast on cuda, fp32 elsewhere. The loss is always fp32; TF32 stays off."""

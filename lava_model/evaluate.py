@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from k700_text.checks import Count, CountOrNone, at_least
-from lava_model.config import Settings
+from lava_model.config import Device, Settings
 from lava_model.errors import ConfigError, DataError
 from lava_model.program import EXIT_COMPLETE, import_modules, run_program, say
 
@@ -68,7 +68,7 @@ class LinearProbeOptions(Settings):
     """Views encoded together."""
     workers: CountOrNone = 0
     """Reading processes; 0 reads in this one."""
-    device: str = "auto"
+    device: Device = "auto"
     """auto (cuda if there is one), cpu, cuda or cuda:N."""
     cache: str | None = None
     """Folder that keeps features; none: lava_model/features in the user's cache folder."""

@@ -129,6 +129,28 @@ def test_a_circle_stays_a_circle(name: str, codec: str, aspect: Fraction, is_tur
     assert (probe.width, probe.height) == (width, height)
 
 
+@pytest.mark.parametrize("aspects", [(Fraction(1), Fraction(64, 45)), (Fraction(64, 45), Fraction(16, 15))])
+@pytest.mark.parametrize(("suffix", "codec"), [(".ts", "mpeg2video"), (".ts", "libx264"), (".mpg", "mpeg2video")])
+def test_a_shape_that_changes_midway_is_followed(
+    suffix: str, codec: str, aspects: tuple[Fraction, Fraction], tmp_path: Path
+) -> None:
+    parts = []
+    for number, aspect in enumerate(aspects):
+        frames = disc_frames(180, 144, float(aspect)) + disc_frames(180, 144, float(aspect))[:5]
+        parts.append(tmp_path / f"part{number}{suffix}")
+        options = {"start": float(number), "codec": codec, "fps": 25, "aspect": aspect}
+        write_clip(parts[-1], frames=frames, sound_seconds=None, **options)  # type: ignore[arg-type]
+    path = tmp_path / f"clip{suffix}"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    with ClipReader(path) as clip:
+        for seconds in (0.2, 0.8, 1.2, 1.8, 0.4):
+            assert_round(clip.read_cut(seconds, 1, 10.0, Cut(size=128, share=1.0))[0])
+            assert_round(clip.read_frames(seconds, 1, 10.0)[0])
+        early, late = clip.read_cut(0.8, 2, 2.5, Cut(size=128, share=1.0))
+        assert_round(early)
+        assert_round(late)
+
+
 @pytest.mark.parametrize(("across", "down"), [(0, 1), (1, 0), (10_000, 1), (1, 10_000), (2**32 - 1, 1), (4096, 4095)])
 def test_a_shape_that_cannot_be_is_square(across: int, down: int, tmp_path: Path) -> None:
     path = write_clip(tmp_path / "clip.mp4", aspect=Fraction(4, 3), sound_seconds=None)

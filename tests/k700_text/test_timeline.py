@@ -49,7 +49,10 @@ def remuxed(path: Path, **options: str) -> Path:
 
 
 def late_pictures(path: Path) -> Path:
-    source = long_clip(path.with_name("source.mp4"), sound_seconds=9.0)
+    of_windows = {"codec": "wmv2", "sound_codec": "libmp3lame"} if path.suffix == ".wmv" else {}
+    source = long_clip(
+        path.with_name(f"source{path.suffix if of_windows else '.mp4'}"), sound_seconds=9.0, **of_windows
+    )
     return moved(source, path, lambda kind, seconds: seconds + 2.0 * (kind == "video"))
 
 
@@ -57,6 +60,8 @@ LENGTHS: dict[str, Callable[[Path], Path]] = {
     "long sound.mkv": lambda path: long_clip(path, sound_seconds=12.0),
     "long sound.flv": lambda path: long_clip(path, sound_seconds=12.0),
     "long sound.webm": lambda path: long_clip(path, codec="libvpx", sound_codec="libopus", sound_seconds=12.0),
+    "long sound.wmv": lambda path: long_clip(path, codec="wmv2", sound_codec="libmp3lame", sound_seconds=12.0),
+    "pictures later.wmv": late_pictures,
     "long sound.ts": lambda path: long_clip(path, sound_seconds=12.0),
     "header says less.mp4": lambda path: lying(path, b"mdhd", 16, 30_000),
     "header says more.mp4": lambda path: lying(path, b"mdhd", 16, 10**8),

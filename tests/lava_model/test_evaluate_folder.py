@@ -356,7 +356,7 @@ def test_the_same_command_gives_the_same_record_from_the_cache(
         (
             ["linear-probe", "--data", ".", "--checkpoint", ".", "--device", "moon"],
             2,
-            "--device 'moon' is not a device",
+            "device cannot be 'moon': use auto, cpu, cuda or cuda:N",
         ),
         (["linear-probe", "--data", "absent", "--checkpoint", "."], 1, "no folder at absent"),
         (["linear-probe", "--data", "{data}", "--checkpoint", "absent"], 1, "no checkpoint at absent"),

@@ -39,6 +39,10 @@ _OPEN_OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
 _FORMATS_WITHOUT_PTS = frozenset({"avi"})
 # Formats that list all packets of a stream at one place, where its times cannot jump unseen.
 _FORMATS_WITH_TABLES = frozenset({"avi", "mov,mp4,m4a,3gp,3g2,mj2"})
+# Formats that hold one length, which FFmpeg gives to every stream.
+_FORMATS_OF_ONE_LENGTH = frozenset({"asf", "wtv"})
+# Formats that leave the shape of pixels to the pictures, which may change it midway.
+_FORMATS_WITHOUT_SHAPES = frozenset({"h264", "hevc", "m4v", "mpeg", "mpegts", "mpegvideo"})
 # Lengths that differ less are one: files round theirs, and encoders of sound pad.
 _SAME_LENGTH_SECONDS = 0.1
 # A file that takes longer to look through is taken at its word.
@@ -119,6 +123,13 @@ class MediaFile:
         self._is_closed = True
         self._pass += 1
         self._container.close()
+
+    def pixel_aspect_now(self) -> float:
+        """Returns the width of a pixel for its height as the pictures say it that were decoded last."""
+        context = self.video.codec_context
+        if self._container.format.name in _FORMATS_WITHOUT_SHAPES and context.sample_aspect_ratio:
+            return pixel_aspect_of(context)
+        return self.pixel_aspect
 
     def error(self, text: str) -> DecodeError:
         """Returns an error that names the file."""
@@ -342,7 +353,12 @@ class MediaFile:
         ticks = self._container.duration
         if ticks is None or ticks <= 0:
             return None
-        seconds = float((ticks + (self._container.start_time or 0)) * _AV_TIME_BASE - self.origin)
+        end = Fraction(ticks + (self._container.start_time or 0)) * _AV_TIME_BASE
+        if self._container.format.name in _FORMATS_OF_ONE_LENGTH:
+            # FFmpeg added it to where the latest stream begins.
+            streams = [stream for stream in (self.video, self.audio) if stream is not None and stream.duration]
+            end = min([end, *(Fraction(stream.duration) * Fraction(stream.time_base) for stream in streams)])
+        seconds = float(end - self.origin)
         return seconds if seconds > 0 else None
 
     def _first_dts(self) -> Fraction:
@@ -380,7 +396,7 @@ def _frame_rate(video: Any) -> float | None:
 
 def _declared_seconds(stream: Any) -> float | None:
     """Returns the length that a file declares for a stream; of AVI, whose headers are guesses, that of its index."""
-    if stream is None:
+    if stream is None or stream.container.format.name in _FORMATS_OF_ONE_LENGTH:
         return None
     duration: int | None = stream.duration
     seconds = float(duration * stream.time_base) if duration is not None and duration > 0 else None

@@ -67,7 +67,9 @@ class FrameCutter:
         self._areas: dict[tuple[int, int, int], Area] = {}
         self._pixels, self._planes = new_i420(num_frames, cut.size, cut.size)
 
-    def put(self, first: int, count: int, frame: VideoFrame, orientation: int) -> None:
+    def put(
+        self, first: int, count: int, frame: VideoFrame, orientation: int, pixel_aspect: float | None = None
+    ) -> None:
         """Writes the cut of one decoded frame into positions ``first`` to ``first + count - 1``.
 
         Args:
@@ -75,12 +77,13 @@ class FrameCutter:
             count: how many positions show this frame.
             frame: as decoded; not kept.
             orientation: how it is mirrored and turned before it is shown, see ``shape``.
+            pixel_aspect: of this frame, where it may change midway; None: as for all.
 
         Raises:
             DecodeError: the frame has more pixels than the limit.
         """
         check_pixels(frame, self._limits, self._name)
-        size = self._square_size(frame.width, frame.height)
+        size = self._square_size(frame.width, frame.height, pixel_aspect or self._pixel_aspect)
         area = self._area(*size, orientation)
         if min(area.width, area.height) < 2:
             planes, tint = self._from_single_pixel(frame, area), USUAL_TINT
@@ -116,9 +119,9 @@ class FrameCutter:
             self._areas[kind] = stored_area(self._cut.box(*shown_size(*kind, 1.0)), *kind)
         return self._areas[kind]
 
-    def _square_size(self, width: int, height: int) -> tuple[int, int]:
+    def _square_size(self, width: int, height: int, pixel_aspect: float) -> tuple[int, int]:
         """Returns the size at which a stored frame has square pixels; an even one where that is another."""
-        square = square_size(width, height, self._pixel_aspect)
+        square = square_size(width, height, pixel_aspect)
         if square == (width, height) or min(width, height) < 2:
             return width, height
         check_num_pixels(*square, self._limits, self._name)

@@ -44,8 +44,8 @@ from k700_text.media.decode.sound import PREROLL_SECONDS, Stretch, channels_of, 
 from k700_text.media.levels import Sound
 from k700_text.media.packets import SAME_TIME_SECONDS
 
-PutFrame = Callable[[int, int, VideoFrame], None]
-"""Takes a frame for positions: the first of them, how many, the frame."""
+PutFrame = Callable[[int, int, VideoFrame, float], None]
+"""Takes a frame for positions: the first of them, how many, the frame, width of its pixels for their height."""
 
 
 class ClipReader:
@@ -131,7 +131,11 @@ class ClipReader:
         """
         wanted = _moments(start_seconds, num_frames, frame_rate)
         cutter = FrameCutter(cut, num_frames, limits=self._limits, name=self.name, pixel_aspect=self._file.pixel_aspect)
-        self._show(wanted, lambda first, count, frame: cutter.put(first, count, frame, orientation_of(frame)))
+
+        def put(first: int, count: int, frame: VideoFrame, pixel_aspect: float) -> None:
+            cutter.put(first, count, frame, orientation_of(frame), pixel_aspect)
+
+        self._show(wanted, put)
         return cutter.frames()
 
     def read_frames(self, start_seconds: float, num_frames: int, frame_rate: float) -> FrameArray:
@@ -150,11 +154,11 @@ class ClipReader:
         reformatter = VideoReformatter()
         size: tuple[int, int] | None = None
 
-        def put(first: int, count: int, frame: VideoFrame) -> None:
+        def put(first: int, count: int, frame: VideoFrame, pixel_aspect: float) -> None:
             nonlocal size
             check_pixels(frame, self._limits, self.name)
             if size is None:  # a stream may change its size midway
-                size = square_size(frame.width, frame.height, self._file.pixel_aspect)
+                size = square_size(frame.width, frame.height, pixel_aspect)
                 check_num_pixels(*size, self._limits, self.name)
             picture = oriented(as_rgb(frame, reformatter, *size), orientation_of(frame))
             pictures.extend([picture] * count)
@@ -257,7 +261,7 @@ class ClipReader:
                 if isinstance(frame, VideoFrame):
                     seconds = video_clock.read(frame)
                     check_pixels(frame, self._limits, self.name)
-                    size = shown_size(frame.width, frame.height, orientation_of(frame), self._file.pixel_aspect)
+                    size = shown_size(frame.width, frame.height, orientation_of(frame), self._file.pixel_aspect_now())
                     yield FrameMark(seconds, video_clock.duration_seconds, *size)
                 else:
                     if self._is_odd(frame):
@@ -281,6 +285,7 @@ class ClipReader:
             return False
         clock = self._video_clock()
         shown: VideoFrame | None = None
+        pixel_aspect = 1.0
         num_put = 0
         for frame in self._file.decoded(self._file.video, budget=budget):
             if point is not None and shown is None and not clock.can_tell(frame):
@@ -289,19 +294,19 @@ class ClipReader:
             if shown is None:
                 if point is not None and seconds > wanted[0] + SAME_TIME_SECONDS:
                     return False
-                shown = frame
+                shown, pixel_aspect = frame, self._file.pixel_aspect_now()
             num_before = bisect_left(wanted, seconds - SAME_TIME_SECONDS)
             if num_before > num_put:
-                put(num_put, num_before - num_put, shown)
+                put(num_put, num_before - num_put, shown, pixel_aspect)
                 num_put = num_before
             if num_put == len(wanted):
                 return True
             if not clock.went_back:
-                shown = frame
+                shown, pixel_aspect = frame, self._file.pixel_aspect_now()
         if shown is None:
             return False
         self.video_end_seconds = clock.end_seconds
-        put(num_put, len(wanted) - num_put, shown)
+        put(num_put, len(wanted) - num_put, shown, pixel_aspect)
         return True
 
     def _resampled(self, frame_rate: float, max_frames: int, scaler: FrameScaler) -> Iterator[FrameArray]:
