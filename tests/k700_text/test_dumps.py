@@ -99,7 +99,7 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7, 64])
 def test_a_json_array_may_be_cut_anywhere(tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("k700_text.json_stream.CHUNK_CHARACTERS", chunk)
+    monkeypatch.setattr("k700_text.files.json_stream.CHUNK_CHARACTERS", chunk)
     values = [*objects(), {"id": IDS[0], "title": None, "x": [1e9, -1, True, None, "\\\u2028\U0001f600"]}, 12345]
     (tmp_path / "a.json").write_text(json.dumps(values))
     rows = list(read_dump(tmp_path / "a.json"))
