@@ -5,10 +5,13 @@ The same settings and facts give the same text. What is not known is said to be 
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from k700_text.terminal import one_line
 from lava_model.config import LavaConfig
 from lava_model.facts import Coverage, ModelFacts, Number
 
@@ -94,7 +97,7 @@ def _front_matter(facts: ModelFacts) -> str:
 
 
 def _use(config: LavaConfig, facts: ModelFacts) -> str:
-    place = facts.repo_id or "path/to/this/folder"
+    place = json.dumps(facts.repo_id or "path/to/this/folder")
     return f"""## Use
 
 ```bash
@@ -104,7 +107,7 @@ pip install 'k700-text[train{",hub" if facts.repo_id else ""}]'
 ```python
 from lava_model import Lava
 
-model = Lava.from_pretrained("{place}")
+model = Lava.from_pretrained({place})
 batch = model.read(["a.mp4", "b.mp4"], titles=["a dog on a skateboard", None])
 features = model.encode(batch, modalities=("video", "audio", "text"))  # each (2, {config.width}), before the heads
 embeddings = model.embed(batch)  # unit norm: embeddings.vt_video @ embeddings.vt_text.T
@@ -285,7 +288,8 @@ def _table(title: str, rows: Mapping[str, str]) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    """Returns text as a cell: what it quotes of settings and files is neither markup nor HTML."""
+    return re.sub(r"[\\`|<\[\]]", r"\\\g<0>", one_line(text))
 
 
 def _says(facts: ModelFacts, name: str) -> Any:

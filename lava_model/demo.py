@@ -21,7 +21,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from k700_text.cli.common import EXIT_COMPLETE, EXIT_FAILED, EXIT_INTERRUPTED, describe, emit_json, emit_table, say
+from k700_text.cli.common import (
+    EXIT_COMPLETE,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    describe,
+    emit_json,
+    emit_table,
+    say,
+    tell,
+)
 from k700_text.cli.demo import NUM_DATA_STEPS, SMALL, DemoFolder, DemoSize, Steps, data_rows, run_data_steps
 from k700_text.errors import K700TextError
 from k700_text.media.pool import num_cores
@@ -84,7 +93,7 @@ def _run(out: Path, *, is_small: bool, as_json: bool) -> None:
         emit_json("demo", summary)
     else:
         emit_table("demo", _rows(summary, out))
-        print(summary["probe_result"]["verdict"])
+        tell(summary["probe_result"]["verdict"])
 
 
 def _threads() -> dict[str, str]:
