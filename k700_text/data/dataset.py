@@ -28,6 +28,7 @@ from k700_text.data.video import View
 from k700_text.errors import DecodeError, ManifestError
 from k700_text.media.levels import SILENCE_DBFS
 from k700_text.records import Split
+from k700_text.terminal import one_line
 
 _DEFAULT_FAILURE_SHARE = 0.1
 _DEFAULT_FAILURE_FLOOR = 10
@@ -152,7 +153,7 @@ class KineticsAVT(Dataset[Sample]):
         views = "" if len(self) == self.num_clips else f" in {len(self)} views"
         cuts = f"training cuts, seed {self.seed}" if self.train else "fixed cuts"
         left_out = "".join(f", {count} left out ({reason})" for reason, count in self.dropped.items())
-        return f"KineticsAVT({self.num_clips} clips{views} ({known}) from {self._origin}; {cuts}{left_out})"
+        return f"KineticsAVT({self.num_clips} clips{views} ({known}) from {one_line(self._origin)}; {cuts}{left_out})"
 
     @overload
     def __getitem__(self, index: int | Address) -> Sample: ...

@@ -17,6 +17,7 @@ from torch.utils.data import default_collate
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from k700_text.media.clip import PixelFormat
+from k700_text.terminal import readable
 
 _TensorFunction = Callable[[Tensor], Tensor]
 
@@ -187,7 +188,7 @@ def _stacked(name: str, samples: Sequence[Sample]) -> Tensor:
     tensors: list[Tensor] = [getattr(sample, name) for sample in samples]
     clips = {tuple(tensor.shape): sample.clip_id for tensor, sample in zip(tensors, samples, strict=True)}
     if len(clips) != 1:
-        found = ", ".join(f"{shape} in clip {clip_id}" for shape, clip_id in sorted(clips.items()))
+        found = ", ".join(f"{shape} in clip {readable(clip_id)}" for shape, clip_id in sorted(clips.items()))
         raise ValueError(
             f"{name} must have one shape in all samples of a batch, got {found}: give all datasets of a loader the same"
             " settings, and keep shapes in a transform"

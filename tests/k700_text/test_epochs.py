@@ -26,6 +26,7 @@ from k700_text import Batch, BatchLoader, KineticsAVT, Sample, collate
 from k700_text.config import VideoConfig
 from k700_text.data import loader
 from k700_text.data.epochs import SharedEpoch
+from k700_text.data.text import train_tokenizer
 from tests.k700_text.media_files import clip_id_of, make_clip, write_manifest
 
 NUM_CLIPS = 4
@@ -208,3 +209,18 @@ def test_epochs_that_are_none(dataset: KineticsAVT, epoch: int) -> None:
         dataset.set_epoch(epoch)
     with pytest.raises(TypeError):
         dataset.set_epoch(1.5)  # type: ignore[arg-type]  # what is tested
+
+
+def test_the_loop_of_the_docs_runs_as_it_stands(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "loader.md").read_text("utf-8")
+    block = page.partition("## In your own loop")[2].partition("```python\n")[2].partition("```")[0]
+    assert "range(10)" in block and "num_workers=4" in block
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prepared").symlink_to(folder)
+    rows = [{"clip_id": clip_id_of(number), "label": f"label {number}"} for number in range(3)]
+    (tmp_path / "titles").mkdir()
+    write_manifest(tmp_path / "titles" / "train.parquet", rows)
+    train_tokenizer(["a title"], tmp_path / "tokenizer.json", 300)
+    names: dict[str, Any] = {}
+    exec(block.replace("range(10)", "range(2)").replace("num_workers=4", "num_workers=1"), names)
+    assert sorted(names["targets"].tolist()) == [0, 1, 2] and names["batch"].video.shape == (3, 16, 224, 224, 3)
