@@ -17,6 +17,7 @@ from torch.utils.data import default_collate
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from k700_text.media.clip import PixelFormat
+from k700_text.records import Modality
 from k700_text.terminal import readable
 
 _TensorFunction = Callable[[Tensor], Tensor]
@@ -113,6 +114,11 @@ class Batch:
 
     def __repr__(self) -> str:
         return _repr(self)
+
+    @property
+    def present(self) -> dict[Modality, Tensor]:
+        """Which samples have which modality, bool (B,) each."""
+        return {"video": self.has_video, "audio": self.has_audio, "text": self.has_text}
 
     @property
     def pixel_format(self) -> PixelFormat:
