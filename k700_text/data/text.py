@@ -17,6 +17,7 @@ from torch import Tensor
 
 from k700_text.config import TextConfig
 from k700_text.errors import TokenizerError
+from k700_text.our_files import TOKENIZER, kind_of_ours
 from k700_text.titles import join_halves
 
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = range(4)
@@ -123,7 +124,7 @@ def _load(path: Path) -> Any:
     except FileNotFoundError as error:
         raise TokenizerError(f"no such tokenizer: {path} (k700-text tokenizer makes one)") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise TokenizerError(f"cannot read the tokenizer {path}: {error}") from error
+        raise TokenizerError(_no_tokenizer(path) or f"cannot read the tokenizer {path}: {error}") from error
     try:
         tokenizer = Tokenizer.from_str(text)
     except Exception as error:  # the library raises nothing narrower
@@ -134,6 +135,11 @@ def _load(path: Path) -> Any:
     # A title may spell "<pad>": that is text, not padding.
     tokenizer.encode_special_tokens = True
     return tokenizer
+
+
+def _no_tokenizer(path: Path) -> str | None:
+    kind = kind_of_ours(path)
+    return None if kind in (None, TOKENIZER) else f"{path} is {kind}: name {TOKENIZER}"
 
 
 def _encodable(title: str) -> str:
