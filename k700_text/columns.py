@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.types as kinds
 
 from k700_text.errors import SchemaMismatchError
-from k700_text.file_kinds import readable
+from k700_text.terminal import readable
 
 
 def converted(table: pa.Table, fields: Sequence[pa.Field], name: str) -> pa.Table:

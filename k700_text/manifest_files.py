@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 from k700_text import schema
 from k700_text.columns import plain
 from k700_text.errors import ManifestError, UsageError
-from k700_text.file_kinds import readable
 from k700_text.records import Split
+from k700_text.terminal import readable
 
 _IDENTITIES = ("clip_id", "youtube_id", "split")
 

@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 
 from k700_text.columns import converted
 from k700_text.errors import ManifestError, SchemaMismatchError
-from k700_text.file_kinds import kind_of_file, readable
+from k700_text.file_kinds import kind_of_file
 from k700_text.our_files import kind_of_columns, kind_of_ours
+from k700_text.terminal import readable
 
 SCHEMA_VERSION = "1"
 VERSION_KEY = b"k700_text.schema_version"

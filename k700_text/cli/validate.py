@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from k700_text.cli.common import EXIT_FAILED, emit_json, emit_table, shown
+from k700_text.cli.common import EXIT_FAILED, emit_json, emit_table, tell
 
 _VALID = {False: "valid", True: "valid; rewritten by another program"}
 
@@ -38,7 +38,7 @@ def validate(
         emit_json("validate", {**values, "clashes": clashes.as_dict()})
     elif problems:
         for line in (*problems, *(f"{name}: {text}" for name, text in clashes.rows())):
-            print(shown(str(line)))
+            tell(str(line))
     else:
         emit_table("validate", [*((str(file), _VALID[is_rewritten(file)]) for file in files), *clashes.rows()])
     if problems:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from k700_text.delimited import BrokenRow, IsRow, Keys, Names, RowReader, delimiter_of, header_of, spelling_of
 from k700_text.errors import UsageError
 from k700_text.file_kinds import foreign_kind
-from k700_text.json_stream import iter_json
+from k700_text.files.json_stream import iter_json
 from k700_text.titles import KEEP_HALVES
 
 PARQUET_BATCH_ROWS = 10_000

@@ -13,9 +13,9 @@ from typing import Any, Protocol, TypeVar
 import pyarrow as pa
 
 from k700_text.config import AudioConfig
-from k700_text.data.stamps import Stamp, folder_stamps, stamp_of
 from k700_text.data.store import PlainRead
 from k700_text.errors import DecodeError, UsageError
+from k700_text.files.stamps import Stamp, folder_stamps, stamp_of
 from k700_text.media.clip import DEFAULT_LIMITS, Cut, DecodeLimits, FrameArray, OpenClip
 from k700_text.media.decode import ClipReader, PacketReader
 from k700_text.media.files import index_clips

@@ -25,9 +25,9 @@ from k700_text.data.store import RunNotes
 from k700_text.data.text import TitleTokenizer
 from k700_text.data.video import View
 from k700_text.errors import DecodeError, ManifestError
-from k700_text.file_kinds import readable
 from k700_text.media.levels import SILENCE_DBFS
 from k700_text.records import Split
+from k700_text.terminal import readable
 
 _DEFAULT_FAILURE_SHARE = 0.1
 _DEFAULT_FAILURE_FLOOR = 10

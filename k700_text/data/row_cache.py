@@ -29,11 +29,11 @@ import pyarrow as pa
 
 from k700_text.data.clips import ClipSource
 from k700_text.data.rows import RowQuery, select_rows
-from k700_text.data.stamps import CACHE_TAG, are_settled, settle, stamp_of, still_hold
 from k700_text.data.store import RowFile, write_rows
 from k700_text.errors import ManifestError
-from k700_text.media.storage import cache_folder
-from k700_text.media.whole_file import whole_file
+from k700_text.files.atomic import whole_file
+from k700_text.files.stamps import CACHE_TAG, are_settled, settle, stamp_of, still_hold
+from k700_text.files.storage import cache_folder
 
 _FORMAT = 1
 _NUM_KEPT = 8

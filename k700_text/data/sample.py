@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from k700_text.media.clip import PixelFormat
+from k700_text.records import Modality
 
 _TensorFunction = Callable[[Tensor], Tensor]
 
@@ -111,6 +112,11 @@ class Batch:
 
     def __repr__(self) -> str:
         return _repr(self)
+
+    @property
+    def present(self) -> dict[Modality, Tensor]:
+        """Which samples have which modality, bool (B,) each."""
+        return {"video": self.has_video, "audio": self.has_audio, "text": self.has_text}
 
     @property
     def pixel_format(self) -> PixelFormat:

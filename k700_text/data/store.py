@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 import pyarrow as pa
 
 from k700_text.errors import ManifestError
-from k700_text.media.value_file import ValueFile
+from k700_text.files.arrow_values import ValueFile
 
 _ABOUT = b"k700_text.rows"
 _FAILURES, _PLAIN_READS = "failures", "plain_reads"

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from k700_text.errors import UsageError
-from k700_text.file_kinds import readable
+from k700_text.terminal import readable
 
 _MOST_CHARACTERS = 2_000
 _CONSTANTS = {"null": None, "NULL": None, "true": True, "false": False}

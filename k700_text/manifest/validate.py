@@ -14,7 +14,6 @@ from k700_text import schema
 from k700_text.clashes import SPAN_COLUMNS, Clashes, find_clashes
 from k700_text.columns import convert
 from k700_text.errors import SchemaMismatchError
-from k700_text.file_kinds import readable
 from k700_text.our_files import MANIFEST, kind_of_columns
 from k700_text.records import (
     CLIP_ID_PATTERN,
@@ -26,6 +25,7 @@ from k700_text.records import (
     Split,
     VideoStatus,
 )
+from k700_text.terminal import readable
 
 MAX_EXAMPLES = 3
 

@@ -10,8 +10,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from k700_text.files.journal import Stamp
 from k700_text.media.files import walk_clip_files
-from k700_text.media.journal import Stamp
 from k700_text.media.measure import as_text
 
 

@@ -17,9 +17,9 @@ from typing import IO, Any, NamedTuple, Self
 import pyarrow as pa
 
 from k700_text.errors import DecodeError, ManifestError, UsageError
+from k700_text.files.arrow_values import ValueFile
+from k700_text.files.atomic import whole_file
 from k700_text.media.packets import ClipPackets
-from k700_text.media.value_file import ValueFile
-from k700_text.media.whole_file import whole_file
 from k700_text.our_files import PACKET_INDEX, kind_of_columns, kind_of_ours
 from k700_text.schema import PACKET_INDEX_SCHEMA, check_schema, with_metadata
 

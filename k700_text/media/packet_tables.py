@@ -18,8 +18,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from k700_text.files.journal import Journal, Note
 from k700_text.media.decode import check_packets, packets_of
-from k700_text.media.journal import Journal, Note
 from k700_text.media.listing import Listing
 from k700_text.media.measure import kind_of
 from k700_text.media.packet_index import PacketRow, write_packet_index

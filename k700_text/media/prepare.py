@@ -20,6 +20,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from k700_text.errors import K700TextError, UsageError
+from k700_text.files.atomic import remove_parts, whole_file
 from k700_text.media.clip import DecodeLimits
 from k700_text.media.encode import QUALITIES
 from k700_text.media.estimate import PrepareEstimate, estimate
@@ -33,7 +34,6 @@ from k700_text.media.shards import (
     finished_shards,
     write_index,
 )
-from k700_text.media.whole_file import remove_parts, whole_file
 
 LOCK_FILE = ".prepare.lock"
 MAX_CLIP_SECONDS = 120.0

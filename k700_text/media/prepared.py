@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from k700_text.config import AudioConfig
 from k700_text.errors import DecodeError, StorageError
+from k700_text.files.storage import ByteRange, Storage, open_storage
 from k700_text.media.clip import DEFAULT_LIMITS, Cut, DecodeLimits, FrameArray, LogMelTrack, Waveform
 from k700_text.media.decode import PacketReader
 from k700_text.media.levels import Sound
@@ -25,7 +26,6 @@ from k700_text.media.shards import (
     ShardRow,
     damaged_blocks,
 )
-from k700_text.media.storage import ByteRange, Storage, open_storage
 
 _FULL_SCALE = np.float32(2.0**15)
 _F2, _F4 = np.dtype("<f2"), np.dtype("<f4")

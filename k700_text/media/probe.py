@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 
 from k700_text import schema
 from k700_text.errors import UsageError
+from k700_text.files.journal import Journal, Note
 from k700_text.media.coverage import Coverage, compare, write_lists
-from k700_text.media.journal import Journal, Note
 from k700_text.media.listing import Listing
 from k700_text.media.measure import ProbeSettings, failed_probe, kind_of, probe_clip
 from k700_text.media.packet_tables import PacketSummary, PacketTables, check_table, make_table

@@ -32,11 +32,11 @@ from numpy.typing import NDArray
 from k700_text import __version__
 from k700_text.config import AudioConfig, require_positive
 from k700_text.errors import ConfigError, SchemaMismatchError, StorageError
+from k700_text.files.arrow_values import ValueFile
+from k700_text.files.atomic import PartFile, whole_file
+from k700_text.files.checksum import OPEN_SEAL, is_sealed, sealed
+from k700_text.files.storage import open_storage
 from k700_text.media.packets import ClipPackets, PacketTable
-from k700_text.media.seal import OPEN_SEAL, is_sealed, sealed
-from k700_text.media.storage import open_storage
-from k700_text.media.value_file import ValueFile
-from k700_text.media.whole_file import PartFile, whole_file
 from k700_text.schema import SHARD_INDEX_SCHEMA, SHARD_SCHEMA, check_schema, with_metadata
 
 SETTINGS_FILE = "prepared.json"

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from k700_text.errors import DecodeError, SchemaMismatchError, StorageError
+from k700_text.files.storage import open_storage
 from k700_text.media.clip import Cut, FrameArray, PixelFormat
 from k700_text.media.encode import decode_i420
 from k700_text.media.pool import each_result
@@ -34,7 +35,6 @@ from k700_text.media.shards import (
     rows_of,
     tar_end_bytes,
 )
-from k700_text.media.storage import open_storage
 
 _FRAMES_AT_ONCE = 64
 _SECONDS_PER_CLIP = 60.0

@@ -464,7 +464,7 @@ def test_a_locked_archive_is_one_clear_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("chunk", [1, 5, 1 << 16])
 def test_json_may_be_cut_anywhere(tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("k700_text.json_stream.CHUNK_CHARACTERS", chunk)
+    monkeypatch.setattr("k700_text.files.json_stream.CHUNK_CHARACTERS", chunk)
     entries = {
         each: {
             "annotations": {"label": "caf\u00e9 \U0001f600", "segment": [5.0, 15]},

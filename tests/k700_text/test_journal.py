@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from k700_text.media.journal import Journal
+from k700_text.files.journal import Journal
 
 HEADER = {"settings": "a"}
 
@@ -76,7 +76,7 @@ def test_another_file_is_begun_anew(tmp_path: Path, content: bytes) -> None:
 
 def test_a_full_disk_is_named(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from k700_text.media.journal import Journal\n"
+        "import sys; from pathlib import Path; from k700_text.files.journal import Journal\n"
         "journal = Journal(Path(sys.argv[1]), {})\n"
         "journal.resume(lambda note: True)\n"
         "with journal.appending() as note:\n"

@@ -20,6 +20,7 @@ import pytest
 
 from k700_text.config import AudioConfig
 from k700_text.errors import ConfigError, DecodeError, StorageError
+from k700_text.files.storage import open_storage
 from k700_text.media.clip import DEFAULT_LIMITS, Cut, OpenClip, PixelFormat
 from k700_text.media.decode import ClipReader
 from k700_text.media.encode import encode_clip
@@ -29,7 +30,6 @@ from k700_text.media.prepared import PreparedClip, PreparedClips
 from k700_text.media.quality import psnr_db
 from k700_text.media.record import ClipTask
 from k700_text.media.shards import CHECKED_BYTES, PreparedSettings, member_key
-from k700_text.media.storage import open_storage
 from tests.k700_text.media_files import SAMPLES, clip_id_of, make_clip, needs_samples, tone
 from tests.k700_text.preparing import gray_of, make_clips, prepare_here
 

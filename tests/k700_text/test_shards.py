@@ -22,8 +22,9 @@ import pytest
 
 from k700_text.config import AudioConfig
 from k700_text.errors import ConfigError, SchemaMismatchError, StorageError
+from k700_text.files.atomic import remove_parts
+from k700_text.files.checksum import OPEN_SEAL, sealed
 from k700_text.media.packets import KEY, ClipPackets, PacketTable
-from k700_text.media.seal import OPEN_SEAL, sealed
 from k700_text.media.shards import (
     CHECKED_BYTES,
     INDEX_FILE,
@@ -40,7 +41,6 @@ from k700_text.media.shards import (
     rows_of,
     write_index,
 )
-from k700_text.media.whole_file import remove_parts
 from k700_text.schema import SHARD_SCHEMA, with_metadata
 
 

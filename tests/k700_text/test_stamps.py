@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from k700_text.data.stamps import CACHE_TAG, are_settled, folder_stamps, settle, stamp_of, still_hold
+from k700_text.files.stamps import CACHE_TAG, are_settled, folder_stamps, settle, stamp_of, still_hold
 
 
 def test_every_folder_has_a_stamp_but_hidden_ones_and_caches(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ import fsspec
 import pytest
 
 from k700_text.errors import MissingExtraError, StorageError
-from k700_text.media import storage as storage_module
-from k700_text.media.storage import ByteRange, open_storage
+from k700_text.files import storage as storage_module
+from k700_text.files.storage import ByteRange, open_storage
 
 CONTENT = bytes(range(256)) * 40
 

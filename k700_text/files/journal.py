@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from k700_text.media.whole_file import errors_named
+from k700_text.files.atomic import errors_named
 
 Stamp = tuple[int, int]
 """Size in bytes and time of last change in nanoseconds."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from k700_text.media.value_file import ValueFile
+from k700_text.files.arrow_values import ValueFile
 
 TYPES = [
     (pa.string(), st.text()),
