@@ -70,12 +70,18 @@ def _shown(value: pa.Scalar) -> str:
         return "the value"
 
 
+_NO_VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
+
+
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Returns the values of a column that is encoded, or of a type that wraps another."""
     if isinstance(column.type, pa.BaseExtensionType):
         return _plain(pa.chunked_array([each.storage for each in column.chunks], column.type.storage_type))
     if kinds.is_dictionary(column.type):
-        return _plain(column.cast(column.type.value_type))
+        # Not by a cast: of dictionaries of views, as polars hands over its categories, Arrow has none.
+        kind = _NO_VIEWS.get(column.type.value_type, column.type.value_type)
+        chunks = [each.dictionary.cast(kind).take(each.indices) for each in column.chunks]
+        return _plain(pa.chunked_array(chunks, kind))
     if kinds.is_run_end_encoded(column.type):
         return _plain(pa.chunked_array(map(pc.run_end_decode, column.chunks), column.type.value_type))
     if kinds.is_float16(column.type):

@@ -31,7 +31,7 @@ def ledger_in(folder: Path, name: str = LEDGER_NAME) -> Path:
         UsageError: there are two.
     """
     path, earlier = folder / name, _earlier(folder, name)
-    if not earlier.exists():
+    if earlier == path or not earlier.exists():
         return path
     if path.exists():
         raise UsageError(

@@ -63,7 +63,7 @@ class RowQuery:
             ValueError: there is no manifest, no such split, no such modality or no text among the ids.
         """
         one = isinstance(manifest, str | os.PathLike) or is_table(manifest)
-        manifests: list[Any] = [manifest] if one else list(manifest)  # type: ignore[arg-type]
+        manifests: list[Any] = list(manifest) if isinstance(manifest, Iterable) and not one else [manifest]
         if not manifests:
             raise ValueError("give at least one manifest")
         if isinstance(require, str) or not set(require) <= set(MODALITIES):
@@ -93,7 +93,9 @@ def _opened(entry: Any) -> list[str | pa.Table]:
     if is_table(entry):
         return [as_table(entry)]
     if not isinstance(entry, str | os.PathLike):
-        raise ValueError(f"a manifest is a path, a table or a data frame, not a {type(entry).__name__}")
+        name = f"{type(entry).__module__.partition('.')[0]} {type(entry).__name__}".removeprefix("builtins ")
+        remedy = ": collect() it" if hasattr(entry, "collect") else ""
+        raise ValueError(f"a manifest is a path, a table or a data frame, not {name}{remedy}")
     return [os.fspath(file) for file in manifest_files([entry])]
 
 

@@ -152,6 +152,7 @@ def test_a_value_that_would_be_lost_is_named(column: str, values: pa.Array, mess
 
 def test_gaps_and_encodings_are_read_for_what_they_say() -> None:
     view, storage = pa.list_view(pa.string_view()), pa.array([1, 0], pa.int8())
+    categories = pa.DictionaryArray.from_arrays([0, None], pa.array(["dumps"], pa.string_view()))
     table = pa.table(
         {
             "num_frames": pa.array([float("nan"), 3.0]),
@@ -160,14 +161,15 @@ def test_gaps_and_encodings_are_read_for_what_they_say() -> None:
             "label": pa.RunEndEncodedArray.from_arrays([2], ["yoga"]),
             "availability_sources": pa.array([["oembed"], None], view),
             "title": pa.array(["é", None], pa.string_view()),
+            "title_source": categories,
         }
     )
     rows = read_manifests([table], table.column_names)
     assert rows.to_pylist() == [
         {"num_frames": None, "width": None, "has_video": True, "label": "yoga", "availability_sources": ["oembed"]}
-        | {"title": "é"},
+        | {"title": "é", "title_source": "dumps"},
         {"num_frames": 3, "width": None, "has_video": False, "label": "yoga", "availability_sources": None}
-        | {"title": None},
+        | {"title": None, "title_source": None},
     ]
 
 

@@ -331,7 +331,7 @@ def test_ids_that_no_manifest_has_are_counted_with_examples(manifest: Path, clip
     for bad, message in ((ids[0], "put it into a list"), ([ids[0], 3], "must be texts, got 3"), ([None], "got None")):
         with pytest.raises(ValueError, match=message):
             opened(manifest, clips, clip_ids=bad)
-    with pytest.raises(ValueError, match="a path, a table or a data frame, not a int"):
+    with pytest.raises(ValueError, match="a path, a table or a data frame, not int"):
         opened([3], clips)
 
 
@@ -348,3 +348,17 @@ def test_a_cache_of_before_is_cleared_unless_it_is_in_use(manifest: Path, clips:
     (earlier / "mine").mkdir(parents=True)  # a folder of somebody else
     opened(manifest, clips)
     assert (earlier / "mine").exists()
+
+
+class Lazy:
+    """A plan of rows, as a LazyFrame: it holds none, and what it does when it is asked for some is its own affair."""
+
+    def collect(self) -> None: ...
+
+    def __getitem__(self, index: int) -> None:
+        raise TypeError("not subscriptable")
+
+
+def test_a_lazy_frame_is_told_to_be_collected(clips: Path) -> None:
+    with pytest.raises(ValueError, match=r"not \w+ Lazy: collect\(\) it"):
+        opened(Lazy(), clips)
