@@ -264,3 +264,40 @@ def test_one_of_our_files_for_another_is_told_in_one_line(ours: dict[str, Path],
         if kind != "ledger":
             with pytest.raises(K700TextError, match=rf"not a ledger .*but a {kind}"), Ledger(path):
                 pass
+
+
+def test_a_rewritten_probe_table_gives_the_same_manifest(tmp_path: Path) -> None:
+    rows = []
+    for number in range(3):
+        row: dict[str, Any] = dict.fromkeys(schema.PROBE_SCHEMA.names)
+        row |= {"clip_file": f"video{number:05d}A_000001_000011.mp4", "video_status": "usable", "file_bytes": 9}
+        rows.append(row | {"audio_status": "no_stream", "num_frames": None if number == 1 else 250, "width": 340})
+    stamped = schema.with_metadata(schema.PROBE_SCHEMA)
+    pq.write_table(pa.Table.from_pylist(rows, stamped), tmp_path / "ours.parquet")
+    pd.read_parquet(tmp_path / "ours.parquet").iloc[::-1].to_parquet(tmp_path / "theirs.parquet")
+    annotations = "label,youtube_id,time_start,time_end,split\n"
+    (tmp_path / "val.csv").write_text(annotations + "".join(f"yoga,video{n:05d}A,1,11,val\n" for n in range(4)))
+    made = []
+    for name in ("ours", "theirs"):
+        probe, out = tmp_path / f"{name}.parquet", tmp_path / name
+        words = ["manifest", "--annotations", str(tmp_path / "val.csv"), "--probe", str(probe), "--out", str(out)]
+        assert CliRunner().invoke(app, words).exit_code == 0
+        made.append(pq.read_table(out / "val.parquet"))
+    assert made[0].equals(made[1]) and made[0]["num_frames"].to_pylist() == [250, None, 250, None]
+
+
+def test_a_crawl_keeps_what_a_rewritten_manifest_knows_of_the_clips(manifest: Path, tmp_path: Path) -> None:
+    """It replaces the file: what was measured would be lost if it were taken for none of ours."""
+    by_pandas_nullable(manifest, tmp_path / "val.parquet")
+    (tmp_path / "val.csv").write_text(
+        "label,youtube_id,time_start,time_end,split\n"
+        + "".join(f"{row['label']},{row['youtube_id']},1,11,val\n" for row in make_rows())
+    )
+    words = ["--annotations", str(tmp_path / "val.csv"), "--out", str(tmp_path), "--sources", "dumps"]
+    (tmp_path / "dump.csv").write_text("youtube_id,title\nvideo00001A,a title\n")
+    done = CliRunner().invoke(app, ["crawl", *words, "--dump", str(tmp_path / "dump.csv")])
+    assert done.exit_code == 0, done.output
+    wanted = {row["clip_id"]: row["num_frames"] for row in make_rows() if row["has_text"]}
+    table = pq.read_table(tmp_path / "val.parquet")
+    found = dict(zip(table["clip_id"].to_pylist(), table["num_frames"].to_pylist(), strict=True))
+    assert len(found) == NUM_CLIPS and {name: found[name] for name in wanted} == wanted
