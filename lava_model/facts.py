@@ -118,10 +118,11 @@ def coverage_of(data: TrainingData, config: PretrainConfig) -> Coverage | None:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from k700_text.schema import MANIFEST_SCHEMA, read_table
+    from k700_text.manifest_files import read_manifests
 
     columns = ["clip_id", "has_video", "has_audio", "has_text", "title_source"]
-    table = read_table(config.data.manifest, MANIFEST_SCHEMA, columns)
+    # What a manifest that people cut down does not say is told as "not recorded", or as not known.
+    table = read_manifests([config.data.manifest], columns, optional=set(columns) - {"clip_id", "has_text"})
     table = table.filter(pc.is_in(table["clip_id"], value_set=pa.array(clip_ids, table["clip_id"].type)))
     with_text = table.filter(table["has_text"])
     known_all = pc.and_(pc.fill_null(with_text["has_video"], False), pc.fill_null(with_text["has_audio"], False))

@@ -83,6 +83,19 @@ def fetch_annotations(
     return archive
 
 
+def archive_folder(out: Path) -> Path:
+    """Returns where the official annotations of a crawl's folder lie; that of an earlier version is renamed.
+
+    By its underscore programs that read the folder leave it out.
+    """
+    folder, earlier = out / "_annotations", out / "annotations"
+    if not folder.exists() and earlier.is_dir():
+        names = {each.name for each in earlier.iterdir()}
+        if FILE_NAME in names and all(name.lstrip(".").startswith(FILE_NAME) for name in names):
+            earlier.rename(folder)
+    return folder
+
+
 def is_verified(archive: Path) -> bool:
     """Tells whether the archive is there and is the file that its record describes."""
     try:

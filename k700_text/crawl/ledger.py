@@ -58,7 +58,7 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock_file = _lock(path)
+        self._lock_file = lock_ledger(path)
         self._closed = False
         try:
             self._connection = connect(path)
@@ -352,7 +352,7 @@ def purge_removed(connection: Connection) -> None:
         connection.execute(f"DELETE FROM {table} WHERE youtube_id IN (SELECT youtube_id FROM removed)")
 
 
-def _lock(path: Path) -> Any:
+def lock_ledger(path: Path) -> Any:
     """Takes the lock that keeps a second writer out; the file itself stays."""
     lock_path = path.with_name(path.name + ".lock")
     path.parent.mkdir(parents=True, exist_ok=True)

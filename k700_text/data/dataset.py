@@ -6,7 +6,8 @@ import math
 import operator
 import os
 import reprlib
-from collections.abc import Callable, Collection, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cached_property, partial
 from typing import Any, overload
 
@@ -19,7 +20,7 @@ from k700_text.data.clips import Clips, clip_source
 from k700_text.data.epochs import LARGEST_EPOCH, SharedEpoch
 from k700_text.data.reader import SampleReader
 from k700_text.data.row_cache import open_rows
-from k700_text.data.rows import RowQuery
+from k700_text.data.rows import Manifest, RowQuery
 from k700_text.data.sample import Sample
 from k700_text.data.sampler import Address
 from k700_text.data.store import RunNotes
@@ -28,7 +29,7 @@ from k700_text.data.video import View
 from k700_text.errors import DecodeError, ManifestError
 from k700_text.media.levels import SILENCE_DBFS
 from k700_text.records import Split
-from k700_text.terminal import one_line
+from k700_text.terminal import one_line, readable
 
 _DEFAULT_FAILURE_SHARE = 0.1
 _DEFAULT_FAILURE_FLOOR = 10
@@ -51,18 +52,23 @@ class KineticsAVT(Dataset[Sample]):
     ``Subset`` of its samples; none is read before it is asked for.
 
     Clips come in the order of the manifests, those of prepared shards in the order of the shards. Which rows there are
-    is worked out once and kept beside the first manifest, in ``{manifest}.cache/`` (or the user's cache folder), until
-    a manifest or the clips change; a process holds none of it in its memory.
+    is worked out once and kept beside the first manifest, in ``.{manifest}.cache/`` (or the user's cache folder),
+    until a manifest or the clips change; a process holds none of it in its memory.
 
     A clip that does not decode gives a sample whose flags are False; it is counted (``failures``) and never replaced
     by another clip. A shard that is missing, cut short or out of reach stops reading with a ``StorageError``: all the
     clips in it are gone.
 
     Args:
-        manifest: Parquet file of ``k700-text manifest``, or several.
+        manifest: Parquet file, folder of such files, or a table in memory (pyarrow, pandas, polars, a relation of
+            DuckDB); or several. Who wrote it does not matter: ``clip_id`` is needed, ``title`` for text, and what else
+            is asked for here; ``label`` and the flags may be missing (unknown), further columns are let be.
         clips: folder of clip files (``{clip_id}.mp4``, ``{clip_id}_suffix.mp4`` or ``{youtube_id}.mp4`` holding just
             the clip; any depth), folder or URL of shards of ``k700-text prepare``, or a mapping from clip id to file.
         split: train, val or test; None serves all.
+        clip_ids: the clips to serve, in the order of the manifest; ids that it does not have are told in a warning.
+        where: which rows to serve, an expression over the manifest's columns, further ones too, for example
+            ``"has_text and has_audio and label in ['archery', 'yoga']"`` (``data.where`` has all of it).
         tokenizer: a file of ``k700-text tokenizer``, the ``TitleTokenizer`` of it, or any ``tokenizers.Tokenizer`` (or
             fast tokenizer of transformers), which is used as it is; without one no sample has text.
         train: random window, crop, mirror and noise; False cuts deterministic views.
@@ -86,8 +92,8 @@ class KineticsAVT(Dataset[Sample]):
         dropped: number of rows left out, by reason.
 
     Raises:
-        ManifestError: no row is left, or the manifest cannot be read.
-        UsageError: the folder of clips does not exist, or ``packets`` is not for it.
+        ManifestError: no row is left, or the manifest cannot be read; SchemaMismatchError where columns are missing.
+        UsageError: the folder of clips does not exist, ``packets`` is not for it, or ``where`` cannot be read.
         ConfigError: the shards hold audio of another kind than ``audio`` asks for.
         StorageError: the shards or the packet index are missing or damaged.
         TokenizerError: the tokenizer is missing, not ours or too large.
@@ -96,10 +102,12 @@ class KineticsAVT(Dataset[Sample]):
 
     def __init__(
         self,
-        manifest: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        manifest: Manifest | Sequence[Manifest],
         clips: Clips,
         *,
         split: str | Split | None = None,
+        clip_ids: Iterable[str] | None = None,
+        where: str | None = None,
         tokenizer: str | os.PathLike[str] | AnyTokenizer | None = None,
         train: bool = True,
         seed: int = 0,
@@ -115,7 +123,8 @@ class KineticsAVT(Dataset[Sample]):
         on_error: str = "mask",
         silence_dbfs: float = SILENCE_DBFS,
     ) -> None:
-        query = RowQuery.of(manifest, split, require)
+        has_tokenizer = tokenizer is not None
+        query = RowQuery.of(manifest, split, require, needs_titles=has_tokenizer, clip_ids=clip_ids, where=where)
         if "text" in require and tokenizer is None:
             raise ValueError("require holds 'text': give a tokenizer (k700-text tokenizer makes one)")
         _check_arguments(train, seed, num_views, num_spatial_views, max_failures, on_error)
@@ -130,6 +139,7 @@ class KineticsAVT(Dataset[Sample]):
         self._source = clip_source(clips, packets, self._reader.audio)
         self._rows = open_rows(query, self._source)
         self.dropped: dict[str, int] = self._rows.about["dropped"]
+        _tell_unknown(self._rows.about["unknown_clip_ids"])
         if not len(self._rows):
             raise ManifestError(_nothing_to_serve(query, self._source.name, self.dropped))
         self._notes = RunNotes(len(self._rows))
@@ -143,7 +153,7 @@ class KineticsAVT(Dataset[Sample]):
         share = math.ceil(_DEFAULT_FAILURE_SHARE * len(self._rows))
         self._max_failures = max(_DEFAULT_FAILURE_FLOOR, share) if max_failures is None else max_failures
         self._epoch = SharedEpoch()
-        self._origin = f"{', '.join(query.manifests)} with {self._source.name}"
+        self._origin = f"{query.name} with {self._source.name}"
 
     def __len__(self) -> int:
         return len(self._rows) * self.num_views * self.num_spatial_views
@@ -329,8 +339,19 @@ def _check_arguments(
         raise ValueError(f"on_error must be 'mask' or 'raise', got {on_error!r}")
 
 
+def _tell_unknown(unknown: Sequence[Any]) -> None:
+    if unknown:
+        count, *examples = unknown
+        more = ", ..." if count > len(examples) else ""
+        names = readable(", ".join(examples))
+        warnings.warn(f"{count:,} of clip_ids are in no manifest ({names}{more})", UserWarning, stacklevel=3)
+
+
 def _nothing_to_serve(query: RowQuery, clips: str, dropped: dict[str, int]) -> str:
     reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
     if not reasons:
-        reasons = f"no row of split {query.split}" if query.split else "the manifest has no rows"
-    return f"no clip to serve from {', '.join(query.manifests)} with {clips}: {reasons}"
+        chosen = [f"split {query.split}"] if query.split else []
+        chosen += ["these clip_ids"] if query.clip_ids is not None else []
+        chosen += [f"where {readable(query.where.text)}"] if query.where is not None else []
+        reasons = f"no row of {', '.join(chosen)}" if chosen else "the manifest has no rows"
+    return f"no clip to serve from {query.name} with {clips}: {reasons}"

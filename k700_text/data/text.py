@@ -18,6 +18,7 @@ from torch import Tensor
 
 from k700_text.config import TextConfig
 from k700_text.errors import TokenizerError
+from k700_text.our_files import TOKENIZER, kind_of_ours
 from k700_text.titles import join_halves
 
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = range(4)
@@ -192,7 +193,7 @@ def _load(path: Path) -> Any:
     except FileNotFoundError as error:
         raise TokenizerError(f"no such tokenizer: {path} (k700-text tokenizer makes one)") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise TokenizerError(f"cannot read the tokenizer {path}: {error}") from error
+        raise TokenizerError(_no_tokenizer(path) or f"cannot read the tokenizer {path}: {error}") from error
     try:
         tokenizer = Tokenizer.from_str(text)
     except Exception as error:  # the library raises nothing narrower
@@ -217,6 +218,11 @@ def _padded(tokens: Sequence[int], pad_id: int, length: int) -> tuple[Tensor, Te
     token_ids = np.full(length, pad_id, dtype=np.int64)
     token_ids[: len(tokens)] = tokens
     return torch.from_numpy(token_ids), torch.from_numpy(np.arange(length) < len(tokens))
+
+
+def _no_tokenizer(path: Path) -> str | None:
+    kind = kind_of_ours(path)
+    return None if kind in (None, TOKENIZER) else f"{path} is {kind}: name {TOKENIZER}"
 
 
 def _encodable(title: str) -> str:

@@ -20,6 +20,17 @@ Note = dict[str, Any]
 _PIECE_BYTES = 1 << 20
 
 
+def journal_beside(output: Path) -> Path:
+    """Returns the journal of an output: beside it, hidden, so that readers of its folder leave it out.
+
+    That of an earlier version, which did not hide it, is renamed.
+    """
+    path, earlier = output.with_name(f".{output.name}.journal"), output.with_name(f"{output.name}.journal")
+    if earlier.is_file() and not path.exists():
+        earlier.rename(path)
+    return path
+
+
 class Journal:
     """A text file of one JSON object a line: what the notes depend on, then a line for every finished file.
 

@@ -25,6 +25,7 @@ from k700_text.annotations import Annotations
 from k700_text.clip_table import ClipTable
 from k700_text.errors import ManifestError
 from k700_text.manifest.web import WEB_COLUMNS, web_tables
+from k700_text.manifest_files import read_manifests
 from k700_text.media.files import ClipIndex
 from k700_text.records import AudioStatus, VideoStatus
 
@@ -265,7 +266,7 @@ class EarlierProbe:
     """
 
     def __init__(self, path: Path) -> None:
-        self._table = schema.read_table(path, schema.MANIFEST_SCHEMA, ["clip_id", *_DISK_COLUMNS, *_DISK_FLAGS])
+        self._table = read_manifests([path], ["clip_id", *_DISK_COLUMNS, *_DISK_FLAGS])
         self.settings = _probe_settings(path)
 
     def rows(self, clip_ids: pa.Array) -> pa.Array:

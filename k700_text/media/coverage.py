@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
+from k700_text.manifest_files import read_manifests
 from k700_text.media.files import ClipIndex
 from k700_text.media.names import parse_names
-from k700_text.schema import MANIFEST_SCHEMA, read_table
 
 NO_FILE = "the clip has no file"
 NO_ROW = "no row names this clip"
@@ -49,8 +49,8 @@ def compare(clip_files: Sequence[str], manifests: Sequence[str | Path]) -> Cover
     Raises:
         ManifestError: a manifest cannot be read.
     """
-    rows = pa.concat_tables([read_table(path, MANIFEST_SCHEMA, _COLUMNS).select(_COLUMNS) for path in manifests])
-    rows = rows.replace_schema_metadata(None).group_by(list(_COLUMNS)).aggregate([])
+    rows = read_manifests(manifests, _COLUMNS, optional={"split", "label"})
+    rows = rows.group_by(list(_COLUMNS)).aggregate([])
     names = parse_names(pa.array(clip_files, pa.large_string()))
     taken = ClipIndex("", names["clip_file"]).find(rows["clip_id"])
     lost = rows.filter(pc.is_null(taken))

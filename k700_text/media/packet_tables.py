@@ -18,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from k700_text.files.journal import Journal, Note
+from k700_text.files.journal import Journal, Note, journal_beside
 from k700_text.media.decode import check_packets, packets_of
 from k700_text.media.listing import Listing
 from k700_text.media.measure import kind_of
@@ -80,7 +80,7 @@ class PacketTables:
         self._is_checked = np.zeros(len(listing), np.bool_)
         self._differences: dict[int, str] = {}
         header = {"packet_tables": "1", "schema_version": SCHEMA_VERSION}
-        self._journal = Journal(path.with_name(f"{path.name}.journal"), header)
+        self._journal = Journal(journal_beside(path), header)
         self._journal.resume(self._take)
         self._stack = ExitStack()
         self._append = self._stack.enter_context(self._journal.appending())

@@ -18,11 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from k700_text.errors import UsageError
+from k700_text.manifest_files import read_manifests
 from k700_text.media.files import find_clip_files, index_clips
 from k700_text.media.names import parse_names
 from k700_text.media.record import ClipTask
 from k700_text.media.shards import finished_shards, read_shard_rows
-from k700_text.schema import MANIFEST_SCHEMA, SHARD_SCHEMA, read_table
+from k700_text.schema import SHARD_SCHEMA
 
 NO_SPLIT = "clips"
 """What shards are named after where there is no manifest."""
@@ -148,8 +149,7 @@ def row_keys(rows: pa.Table) -> pa.ChunkedArray:
 
 def _from_manifests(root: Path, manifests: Sequence[str | Path]) -> tuple[pa.Table, int, int]:
     """Returns the rows that have a file, how many rows there are, and how many have none."""
-    rows = pa.concat_tables([read_table(path, MANIFEST_SCHEMA, _COLUMNS).select(_COLUMNS) for path in manifests])
-    rows = rows.replace_schema_metadata(None)
+    rows = read_manifests(manifests, _COLUMNS, optional=set(_COLUMNS) - {"clip_id"})
     files = index_clips(root).find(rows["clip_id"]).cast(pa.string())
     rows = rows.append_column("clip_file", files)
     found = rows.filter(pc.is_valid(files))

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from k700_text import schema
 from k700_text.errors import UsageError
-from k700_text.files.journal import Journal, Note
+from k700_text.files.journal import Journal, Note, journal_beside
 from k700_text.media.coverage import Coverage, compare, write_lists
 from k700_text.media.listing import Listing
 from k700_text.media.measure import ProbeSettings, failed_probe, kind_of, probe_clip
@@ -96,7 +96,7 @@ def probe_folder(
 ) -> ProbeSummary:
     """Measures every clip file below a folder into a Parquet file, sorted by ``clip_file``.
 
-    Every finished file is noted at once in ``<out_parquet>.journal``: the same call after a kill goes on where it was,
+    Every finished file is noted at once in ``.<out_parquet>.journal``: the same call after a kill goes on where it was,
     and decodes only files that are new or changed since. The Parquet file appears whole or not at all.
 
     Args:
@@ -166,7 +166,7 @@ class _Run:
         self._is_measured = np.zeros(len(listing), np.bool_)
         # Levels were those of the mono mix once: notes of then are of no use.
         header = {"schema_version": schema.SCHEMA_VERSION, "settings": settings.as_json(), "levels": "as heard"}
-        self._journal = Journal(out.with_name(f"{out.name}.journal"), header)
+        self._journal = Journal(journal_beside(out), header)
         self._journal.resume(self._take)
 
     def measure(self) -> int:
