@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 from k700_text.cli.common import EXIT_COMPLETE, EXIT_FAILED, EXIT_INTERRUPTED, describe, emit_json, emit_table, say
 from k700_text.cli.demo import NUM_DATA_STEPS, SMALL, DemoFolder, DemoSize, Steps, data_rows, run_data_steps
 from k700_text.errors import K700TextError
+from k700_text.files.atomic import write_whole
+from k700_text.files.journal import json_lines
 from k700_text.media.pool import num_cores
 from k700_text.starting import interrupting
 from lava_model.errors import LavaError
@@ -79,7 +81,7 @@ def _run(out: Path, *, is_small: bool, as_json: bool) -> None:
         environment=_threads(),
     )
     summary = {**answers, "seconds": round(time.monotonic() - started, 1)}
-    (out / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole(out / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     if as_json:
         emit_json("demo", summary)
     else:
@@ -144,8 +146,8 @@ def _percent(scores: dict[str, Any]) -> str:
 
 def _held_out(log: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns the first and the last held-out line of a training log."""
-    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    held_out = [line for line in lines if line["kind"] == "val"]
+    with log.open("rb") as file:
+        held_out = [line for _, line in json_lines(file) if line is not None and line["kind"] == "val"]
     return held_out[0], held_out[-1]
 
 

@@ -5,7 +5,6 @@ Axes: S tokens.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from k700_text.config import TextConfig
 from k700_text.errors import TokenizerError
+from k700_text.files.atomic import write_whole
 from k700_text.titles import join_halves
 
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = range(4)
@@ -108,12 +108,7 @@ def train_tokenizer(titles: Iterable[str], out: str | Path, vocab_size: int) -> 
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        part.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(out, tokenizer.to_str(pretty=True))
     return TitleTokenizer(out)
 
 

@@ -6,9 +6,7 @@ too small, goes on with the shards that are missing, and ends with the same byte
 
 from __future__ import annotations
 
-import errno
 import faulthandler
-import fcntl
 import os
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -21,6 +19,8 @@ import pyarrow.compute as pc
 
 from k700_text.errors import K700TextError, UsageError
 from k700_text.files.atomic import remove_parts, whole_file
+from k700_text.files.lock import FileLock
+from k700_text.files.plain import write_plain
 from k700_text.media.clip import DecodeLimits
 from k700_text.media.encode import QUALITIES
 from k700_text.media.estimate import PrepareEstimate, estimate
@@ -153,14 +153,15 @@ def run_plan(
         say: told what a person should know.
 
     Raises:
-        UsageError, ManifestError, StorageError: as in ``plan_run``; or another run is writing into the folder.
+        UsageError, ManifestError, StorageError: as in ``plan_run``.
+        LockedError: another run is writing into the folder.
         OSError: the folder cannot be written; what is finished is kept.
         MissingExtraError: the engine is not installed.
         K700TextError: a shard cannot be written whatever is left out.
     """
     _check(run)
     run.out.mkdir(parents=True, exist_ok=True)
-    with _locked(run.out):
+    with _lock(run.out):
         _tidy(run.out)
         plan, forecast = plan_run(run)
         on_estimate(plan, forecast)
@@ -201,20 +202,9 @@ def _check(run: PrepareRun) -> None:
         )
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keeps a second run out of the folder; the lock goes with the process, however it ends."""
-    descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            # Any other error means a file system without locks: two runs there are the user's to keep apart.
-            if error.errno in (errno.EAGAIN, errno.EACCES):
-                raise UsageError(f"another prepare is writing into {folder}: wait for it, or stop it") from error
-        yield
-    finally:
-        os.close(descriptor)
+def _lock(folder: Path) -> FileLock:
+    """Keeps a second run out of the folder."""
+    return FileLock(folder / LOCK_FILE, f"another prepare is writing into {folder}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,7 +275,7 @@ def _dead_man_switch(job: ShardJob) -> Iterator[Callable[[ClipTask], None]]:
     with Path(os.devnull).open("w") as nowhere:
 
         def begin(clip: ClipTask) -> None:
-            job.mark.write_text(clip.clip_id, encoding="utf-8")
+            write_plain(job.mark, clip.clip_id)
             # A thread of its own that needs no interpreter: it works while a decoder loops for ever.
             faulthandler.dump_traceback_later(seconds, exit=True, file=nowhere)
 

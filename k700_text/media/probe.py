@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -17,7 +16,9 @@ import pyarrow.parquet as pq
 
 from k700_text import schema
 from k700_text.errors import UsageError
+from k700_text.files.atomic import check_target, whole_file
 from k700_text.files.journal import Journal, Note
+from k700_text.files.lock import FileLock, lock_beside
 from k700_text.media.coverage import Coverage, compare, write_lists
 from k700_text.media.listing import Listing
 from k700_text.media.measure import ProbeSettings, failed_probe, kind_of, probe_clip
@@ -123,6 +124,8 @@ def probe_folder(
     if coverage is not None and options.missing is not None:
         write_lists(coverage, listing.half_downloads, options.missing)
     with ExitStack() as stack:
+        for path in filter(None, (out, options.packets)):
+            stack.enter_context(FileLock(lock_beside(path), f"another probe is writing {path}"))
         tables = stack.enter_context(PacketTables(options.packets, listing)) if options.packets else None
         run = _Run(listing, out, settings, options, tables, on_progress)
         num_measured = run.measure()
@@ -242,6 +245,7 @@ def _check_writable(path: Path | None) -> None:
         raise UsageError(f"{path.parent}: no such folder, create it first")
     if path.is_dir():
         raise UsageError(f"{path} is a folder: name the file to write")
+    check_target(path)
 
 
 def _check_not_empty(listing: Listing) -> None:
@@ -271,12 +275,8 @@ def _write_table(
     table: pa.Table, path: Path, listing: Listing, coverage: Coverage | None, num_measured: int
 ) -> ProbeSummary:
     """Writes the file, whole or not at all, and returns what is in it."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        pq.write_table(table, part, compression="zstd")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        pq.write_table(table, file, compression="zstd")
     return ProbeSummary(
         num_files=len(table),
         num_measured=num_measured,

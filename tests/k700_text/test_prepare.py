@@ -20,7 +20,7 @@ import av
 import pyarrow as pa
 import pytest
 
-from k700_text.errors import K700TextError, StorageError, UsageError
+from k700_text.errors import K700TextError, LockedError, StorageError, UsageError
 from k700_text.media import prepare as prepare_module
 from k700_text.media import record as record_module
 from k700_text.media.clip import DecodeLimits
@@ -274,8 +274,8 @@ def test_other_settings_into_the_same_folder_are_refused(world: Path, prepared: 
 
 def test_two_runs_do_not_write_into_one_folder(world: Path, prepared: tuple[Path, PrepareSummary]) -> None:
     with (
-        prepare_module._locked(prepared[0]),
-        pytest.raises(UsageError, match=r"another prepare is writing into .*whole: wait for it"),
+        prepare_module._lock(prepared[0]),
+        pytest.raises(LockedError, match=r"another prepare is writing into .*whole \(process \d+ on .*\): wait"),
     ):
         run_plan(run_of(world, prepared[0]))
 
