@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from k700_text.cli.common import EXIT_COMPLETE, EXIT_FAILED, EXIT_INTERRUPTED, describe, emit_json, emit_table, say
-from k700_text.cli.demo import NUM_DATA_STEPS, SMALL, DemoFolder, DemoSize, Steps, data_rows, run_data_steps
+from k700_text.cli.demo import NUM_DATA_STEPS, SMALL, DemoFolder, DemoSize, Steps, data_rows, lock_demo, run_data_steps
 from k700_text.errors import K700TextError
 from k700_text.files.atomic import write_whole
 from k700_text.files.journal import json_lines
@@ -50,7 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     try:
         with interrupting():
-            _run(asked.out, is_small=asked.small, as_json=asked.json)
+            is_new = not asked.out.exists()
+            with lock_demo(asked.out):
+                _run(asked.out, is_new=is_new, is_small=asked.small, as_json=asked.json)
     except KeyboardInterrupt:
         say("interrupted: finished steps are kept; run the same command to continue")
         return EXIT_INTERRUPTED
@@ -62,10 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return EXIT_COMPLETE
 
 
-def _run(out: Path, *, is_small: bool, as_json: bool) -> None:
+def _run(out: Path, *, is_new: bool, is_small: bool, as_json: bool) -> None:
     started = time.monotonic()
     folder, steps = DemoFolder(out), Steps(total=NUM_STEPS)
-    say(f"continuing {out}: what is finished is kept" if out.exists() else f"everything goes to {out}")
+    say(f"everything goes to {out}" if is_new else f"continuing {out}: what is finished is kept")
     answers = run_data_steps(folder, steps, SMALL if is_small else DemoSize())
     steps.announce("what the model will see")
     answers["picture"] = draw_batch(folder, out / "batch.png")

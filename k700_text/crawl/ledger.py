@@ -361,4 +361,5 @@ def _lock(path: Path) -> FileLock:
     except LockedError as error:
         raise LedgerError(str(error)) from error
     except OSError as error:
-        raise LedgerError(f"cannot write beside the ledger {path}: {error.strerror}; choose another --out") from error
+        where = error.filename or path.parent
+        raise LedgerError(f"cannot write beside the ledger: {error.strerror}: {where}; choose another --out") from error

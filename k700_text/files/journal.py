@@ -79,7 +79,7 @@ class Journal:
         start = self._end_of_header()
         if start == 0:
             return
-        with self._opened() as file:
+        with errors_named(self.path), self._opened() as file:
             file.seek(start)
             for line, note in json_lines(file):
                 yield line, note if note is not None and {"stamp", "clip_file"} <= note.keys() else None
@@ -87,7 +87,7 @@ class Journal:
     def _end_of_header(self) -> int:
         """Returns where the notes begin, 0 if the file is missing or has another header."""
         try:
-            with self._opened() as file:
+            with errors_named(self.path), self._opened() as file:
                 return file.tell() if _parsed(file.readline()) == self._header else 0
         except FileNotFoundError:
             return 0

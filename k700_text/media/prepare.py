@@ -24,6 +24,8 @@ from k700_text.files.plain import write_plain
 from k700_text.media.clip import DecodeLimits
 from k700_text.media.encode import QUALITIES
 from k700_text.media.estimate import PrepareEstimate, estimate
+from k700_text.media.files import some_names
+from k700_text.media.measure import as_text
 from k700_text.media.pool import check_engine, each_result, num_cores
 from k700_text.media.prepare_plan import PreparePlan, ShardTask, make_plan, row_keys, shard_rows
 from k700_text.media.record import ClipTask, prepare_clip, skipped
@@ -56,6 +58,7 @@ class PrepareSummary:
         num_missing: clips that have no file.
         num_repeated: rows that name a clip once more, with another label; it is stored once.
         num_left: clips that are not prepared yet.
+        left_out: what is no clip file though it might seem one: paths by what is wrong with them.
         reasons: number of clips by reason for a loss or a skip.
         num_shards: finished shards in the folder.
         num_bytes: their size.
@@ -68,6 +71,7 @@ class PrepareSummary:
     num_missing: int
     num_repeated: int
     num_left: int
+    left_out: Mapping[str, Sequence[str]]
     reasons: Mapping[str, int]
     num_shards: int
     num_bytes: int
@@ -137,6 +141,11 @@ def plan_run(run: PrepareRun) -> tuple[PreparePlan, PrepareEstimate]:
     return plan, forecast
 
 
+def left_out_lines(plan: PreparePlan) -> list[str]:
+    """Returns a line for each kind of thing that might seem a clip file and is none."""
+    return [f"left out: {len(paths)} {reason}: {some_names(paths)}" for reason, paths in plan.left_out.items()]
+
+
 def run_plan(
     run: PrepareRun,
     *,
@@ -164,6 +173,8 @@ def run_plan(
     with _lock(run.out):
         _tidy(run.out)
         plan, forecast = plan_run(run)
+        for line in left_out_lines(plan):
+            say(line)
         on_estimate(plan, forecast)
         if not (run.out / SETTINGS_FILE).exists():
             with whole_file(run.out / SETTINGS_FILE) as file:
@@ -247,7 +258,7 @@ def write_shard(job: ShardJob) -> int:
     num_clips = 0
     with ShardWriter(job.out, job.task.name) as writer, _dead_man_switch(job) as begin:
         for clip in job.task.clips:
-            if not (job.root / clip.clip_file).exists():
+            if _is_gone(job.root / clip.clip_file):
                 continue
             begin(clip)
             if clip.clip_id in job.guilty:
@@ -263,6 +274,16 @@ def write_shard(job: ShardJob) -> int:
             writer.finish()
     job.mark.unlink(missing_ok=True)
     return num_clips
+
+
+def _is_gone(path: Path) -> bool:
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False  # Reading it will tell why it cannot be read.
+    return False
 
 
 @contextmanager
@@ -383,6 +404,7 @@ def _summarise(run: PrepareRun, plan: PreparePlan) -> PrepareSummary:
         num_missing=plan.num_missing,
         num_repeated=plan.num_repeated,
         num_left=len(plan.wanted) - len(stored) - num_skipped,
+        left_out={reason: [as_text(path) for path in paths] for reason, paths in plan.left_out.items()},
         reasons=dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
         num_shards=len(shards),
         num_bytes=sum((run.out / f"{name}.tar").stat().st_size for name in shards),

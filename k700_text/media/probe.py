@@ -20,8 +20,9 @@ from k700_text.files.atomic import check_target, whole_file
 from k700_text.files.journal import Journal, Note
 from k700_text.files.lock import FileLock, lock_beside
 from k700_text.media.coverage import Coverage, compare, write_lists
+from k700_text.media.files import LINKS_OUTSIDE
 from k700_text.media.listing import Listing
-from k700_text.media.measure import ProbeSettings, failed_probe, kind_of, probe_clip
+from k700_text.media.measure import ProbeSettings, failed_probe, kind_of, may_pass, probe_clip
 from k700_text.media.packet_tables import PacketSummary, PacketTables, check_table, make_table
 from k700_text.media.pool import each_result
 from k700_text.records import ClipProbe
@@ -63,6 +64,7 @@ class ProbeSummary:
         num_measured: files decoded by this run.
         num_reused: files unchanged since an earlier run.
         num_links_outside: links that were left out because they lead out of the folder.
+        left_out: what is no clip file though it might seem one, these links among it: paths by what is wrong with them.
         half_downloads: paths of what downloaders left behind, which are no clips.
         video_status: number of files by video status.
         audio_status: number of files by audio status.
@@ -77,6 +79,7 @@ class ProbeSummary:
     num_measured: int
     num_reused: int
     num_links_outside: int
+    left_out: Mapping[str, Sequence[str]]
     half_downloads: Sequence[str]
     video_status: Mapping[str, int]
     audio_status: Mapping[str, int]
@@ -232,7 +235,7 @@ class _Run:
     def _take(self, note: Note) -> bool:
         """Learns that a file is measured; returns whether the note is of use."""
         place = self._listing.place_of(note)
-        if place is None or self._is_measured[place]:
+        if place is None or self._is_measured[place] or may_pass(note["reason"]):
             return False
         self._is_measured[place] = True
         return True
@@ -250,7 +253,7 @@ def _check_writable(path: Path | None) -> None:
 
 def _check_not_empty(listing: Listing) -> None:
     if not len(listing):
-        links = f"; {listing.num_outside} links lead out of it, and are not followed" if listing.num_outside else ""
+        odd = "".join(f"; left out: {len(paths)} {reason}" for reason, paths in listing.left_out.items())
         num_halves = len(listing.half_downloads)
         halves = (
             f"; {num_halves} files in it are half downloads, such as {listing.half_downloads[0]!a}"
@@ -258,7 +261,7 @@ def _check_not_empty(listing: Listing) -> None:
             else ""
         )
         raise UsageError(
-            f"{listing.root}: holds no clip files (looked for .mp4, .mkv, .webm, .avi and the like){links}{halves}"
+            f"{listing.root}: holds no clip files (looked for .mp4, .mkv, .webm, .avi and the like){odd}{halves}"
         )
 
 
@@ -281,7 +284,8 @@ def _write_table(
         num_files=len(table),
         num_measured=num_measured,
         num_reused=len(table) - num_measured,
-        num_links_outside=listing.num_outside,
+        num_links_outside=len(listing.left_out.get(LINKS_OUTSIDE, ())),
+        left_out=listing.left_out,
         half_downloads=listing.half_downloads,
         video_status=_counts(table["video_status"], lambda status: [status]),
         audio_status=_counts(table["audio_status"], lambda status: [status]),

@@ -89,6 +89,7 @@ def test_every_clip_is_accounted_for(prepared: tuple[Path, PrepareSummary]) -> N
         num_missing=1,
         num_repeated=1,
         num_left=0,
+        left_out={},
         reasons={"is no media file that FFmpeg knows, or is damaged where it begins": 1, "the file is empty": 1},
         num_shards=4,
         num_bytes=sum(path.stat().st_size for path in out.glob("*.tar")),

@@ -499,7 +499,7 @@ def test_a_folder_of_nothing_but_links_outside_says_so(clips: Path, tmp_path: Pa
     root = tmp_path / "links"
     root.mkdir()
     (root / "a.mp4").symlink_to(clips / "usable.mp4")
-    with pytest.raises(UsageError, match=r"holds no clip files.*1 links lead out of it"):
+    with pytest.raises(UsageError, match=r"holds no clip files.*1 links that lead out of the folder"):
         probe_folder(root, tmp_path / "p.parquet")
 
 
