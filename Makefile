@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CLUSTER_STAMP := $(VENV)/.installed-cluster
 DEMO ?= demo-run
+TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all check format bench docs clean
@@ -29,7 +30,7 @@ demo: $(STAMP)  ## the whole chain on an offline stand-in of the web services: c
 	@$(BIN)/python -m lava_model.demo --out $(DEMO)
 
 test: $(STAMP)  ## the default tests: under 5 minutes on 2 cores, no network but loopback
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal
 
 test-all: $(CLUSTER_STAMP)  ## the default tests and the slow ones; installs Ray too
 	@$(BIN)/python -m pytest -m "not gpu and not browser and not network" --timeout 900

@@ -1,23 +1,39 @@
-"""Opens annotation files: plain, gzipped, and inside tar and zip archives; none is held in memory as a whole."""
+"""Opens annotation files: plain, gzipped, and inside tar and zip archives; none is held in memory as a whole.
+
+What an archive says of itself is not believed: members are counted, unpacked bytes too, before anything grows by them.
+"""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
-import shutil
+import io
 import tarfile
 import tempfile
 import zipfile
-import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, cast
+from typing import BinaryIO, TypeVar, cast
 
 from k700_text.errors import AnnotationError
 
 MAX_FILE_BYTES = 2**30
+MAX_MEMBERS = 100_000
 BLOCK_BYTES = 1 << 20
+# The official archives have names of 30 characters.
+_MAX_HEADER_BYTES = 1 << 16
+_ZIP_END, _ZIP64_END = b"PK\x05\x06", b"PK\x06\x07"
+_ZIP_END_BYTES = 22 + 0xFFFF
+_ZIP64_LOCATOR_BYTES = 20
+_SPECIAL_TYPES = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
+
+_OTHERS = "these are not the annotations of Kinetics"
+
+_Result = TypeVar("_Result")
 
 
 @contextmanager
@@ -32,12 +48,31 @@ def opened(path: Path) -> Iterator[BinaryIO]:
             file: BinaryIO = stack.enter_context(path.open("rb"))
             if not file.seekable():
                 pipe, file = file, cast(BinaryIO, stack.enter_context(tempfile.TemporaryFile()))
-                shutil.copyfileobj(pipe, file)
+                _copy(pipe, file)
             yield file
     except FileNotFoundError as error:
         raise AnnotationError(f"no such annotation file: {path}") from error
+    except _TooLargeError as error:
+        raise AnnotationError(f"annotation file {path} {error}: {_OTHERS}") from error
     except OSError as error:
         raise AnnotationError(f"cannot read annotation file {path}: {error.strerror or error}") from error
+
+
+class _TooLargeError(OSError):
+    """More than annotations have; an OSError without a number, as damage is."""
+
+
+def _copy(pipe: BinaryIO, file: BinaryIO) -> None:
+    num_bytes = 0
+    while block := pipe.read(BLOCK_BYTES):
+        num_bytes += len(block)
+        _check_size(num_bytes, "gives")
+        file.write(block)
+
+
+def _check_size(num_bytes: int, what: str) -> None:
+    if num_bytes > MAX_FILE_BYTES:
+        raise _TooLargeError(f"{what} more than {MAX_FILE_BYTES} bytes")
 
 
 @contextmanager
@@ -49,10 +84,72 @@ def damage_told(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
-        if isinstance(error, OSError) and error.errno:
+    except _TooLargeError as error:
+        raise AnnotationError(f"{name} {error}: {_OTHERS}") from error
+    except OSError as error:
+        if error.errno:
             raise  # The disk's fault, not the file's.
         raise AnnotationError(f"{name} is a damaged archive ({error}): download it again") from error
+
+
+def _of_archive(work: Callable[[], _Result]) -> _Result:
+    """Does one step of a library that unpacks; whatever it fails with is damage.
+
+    Raises:
+        OSError: without a number, or that of the disk.
+    """
+    try:
+        return work()
+    except OSError as error:
+        if error.errno or isinstance(error, _TooLargeError):
+            raise
+        raise OSError(str(error)) from error
+    except RecursionError as error:
+        raise OSError("headers without end") from error
+    except Exception as error:
+        # Hostile bytes reach every corner of tarfile, zipfile and the unpackers.
+        raise OSError(str(error) or type(error).__name__) from error
+
+
+class _Unpacked(io.RawIOBase):
+    """What a library unpacks, with its errors told as damage, and a bound on the bytes.
+
+    Args:
+        stream: that can be read from its beginning again.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._num_bytes = 0
+
+    def readable(self) -> bool:
+        """It is for reading."""
+        return True
+
+    def seekable(self) -> bool:
+        """Back to places that were read, at least."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """As the stream does it."""
+        self._num_bytes = _of_archive(lambda: self._stream.seek(offset, whence))
+        return self._num_bytes
+
+    def tell(self) -> int:
+        """Returns the place in what is unpacked."""
+        return self._num_bytes
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Reads up to the size of the buffer."""
+        block = _of_archive(lambda: self._stream.read(len(buffer)))
+        self._num_bytes += len(block)
+        _check_size(self._num_bytes, "unpacks to")
+        buffer[: len(block)] = block
+        return len(block)
+
+
+def _unpacked(stream: BinaryIO) -> BinaryIO:
+    return cast(BinaryIO, io.BufferedReader(_Unpacked(stream), BLOCK_BYTES))
 
 
 def members(name: str, stream: BinaryIO) -> Iterator[tuple[str, BinaryIO]]:
@@ -97,35 +194,71 @@ def peek(stream: BinaryIO) -> bytes:
 def _gunzipped(stream: BinaryIO) -> BinaryIO:
     """Returns the unpacked content, which has been read once: whole, and of a bearable size."""
     stream.seek(0)
-    unpacked = cast(BinaryIO, gzip.GzipFile(fileobj=stream))
-    num_bytes = 0
-    while block := unpacked.read(BLOCK_BYTES):
-        num_bytes += len(block)
-        if num_bytes > MAX_FILE_BYTES:
-            raise OSError(f"it unpacks to more than {MAX_FILE_BYTES} bytes")
+    unpacked = _unpacked(cast(BinaryIO, gzip.GzipFile(fileobj=stream)))
+    while unpacked.read(BLOCK_BYTES):
+        pass
     return unpacked
 
 
+class _Member(tarfile.TarInfo):
+    """A member whose headers are bounded."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        # Where tarfile decides how to go on behind a header, before it takes in what the header announces.
+        if self.type in _SPECIAL_TYPES and not 0 <= self.size <= _MAX_HEADER_BYTES:
+            raise _TooLargeError(f"has a header of {self.size} bytes")
+        member: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
+        return member
+
+
+def _listed(archive: tarfile.TarFile) -> list[tarfile.TarInfo]:
+    """Returns the files of an archive."""
+    files = []
+    for number, member in enumerate(archive):
+        if number == MAX_MEMBERS:
+            raise _TooLargeError(f"has more than {MAX_MEMBERS} members")
+        if member.size < 0:  # So the next header would stand before this one, again and again.
+            raise OSError(f"{member.name} has a size below zero")
+        if member.isfile():
+            files.append(member)
+    return files
+
+
 def _tarred(name: str, stream: BinaryIO) -> Iterator[tuple[str, BinaryIO]]:
-    with tarfile.open(fileobj=stream, mode="r:") as archive:
-        files = {member.name: member for member in archive if member.isfile() and _is_wanted(member.name)}
-        for member in _tables(name, files):
-            with cast(BinaryIO, archive.extractfile(files[member])) as data:
-                yield f"{name}:{member}", data
+    archive = _of_archive(lambda: tarfile.open(fileobj=stream, mode="r:", tarinfo=_Member))  # noqa: SIM115
+    files = {each.name: each for each in _of_archive(lambda: _listed(archive)) if _is_wanted(each.name)}
+    for member in _tables(name, files):
+        if files[member].issparse():
+            raise OSError(f"{member} is a sparse file: pack it without --sparse")
+        _check_size(files[member].size, "unpacks to")
+        content = _of_archive(lambda info=files[member]: archive.extractfile(info))  # type: ignore[misc]
+        with _unpacked(cast(BinaryIO, content)) as data:
+            yield f"{name}:{member}", data
 
 
 def _zipped(name: str, stream: BinaryIO) -> Iterator[tuple[str, BinaryIO]]:
-    with zipfile.ZipFile(stream) as archive:
-        files = {info.filename: info for info in archive.infolist() if not info.is_dir() and _is_wanted(info.filename)}
-        if sum(info.file_size for info in files.values()) > MAX_FILE_BYTES:
-            raise OSError(f"it unpacks to more than {MAX_FILE_BYTES} bytes")
-        for member in _tables(name, files):
-            try:
-                content = archive.open(files[member])
-            except RuntimeError as error:  # Encrypted, or packed in an unknown way.
-                raise OSError(str(error)) from error
-            with cast(BinaryIO, content) as data:
-                yield f"{name}:{member}", data
+    _check_directory(stream)
+    archive = _of_archive(lambda: zipfile.ZipFile(stream))
+    files = {info.filename: info for info in archive.infolist() if not info.is_dir() and _is_wanted(info.filename)}
+    _check_size(sum(info.file_size for info in files.values()), "unpacks to")
+    for member in _tables(name, files):
+        # Also where it is encrypted, or packed in an unknown way.
+        with _unpacked(cast(BinaryIO, _of_archive(lambda info=files[member]: archive.open(info)))) as data:  # type: ignore[misc]
+            yield f"{name}:{member}", data
+
+
+def _check_directory(stream: BinaryIO) -> None:
+    """Refuses a directory that zipfile would take into memory whole, many times as large as the file has it."""
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(max(0, size - _ZIP_END_BYTES - _ZIP64_LOCATOR_BYTES))
+    tail = stream.read()
+    at = tail.rfind(_ZIP_END)
+    stream.seek(0)
+    if at < 0:
+        return  # Damaged, as zipfile will say.
+    is_large = tail[max(0, at - _ZIP64_LOCATOR_BYTES) : at].startswith(_ZIP64_END)
+    if is_large or int.from_bytes(tail[at + 10 : at + 12], "little") == 0xFFFF:
+        raise _TooLargeError("has more than 65,534 members, or says so")
 
 
 def _tables(name: str, members: Collection[str]) -> list[str]:

@@ -26,9 +26,10 @@ from k700_text.annotation_files import BLOCK_BYTES, damage_told, members, opened
 from k700_text.clip_table import ClipTable, ClipTableBuilder
 from k700_text.delimited import BrokenRow, RowReader, Spelling, delimiter_of, header_of
 from k700_text.errors import AnnotationError
-from k700_text.file_kinds import foreign_kind, readable, visible
+from k700_text.file_kinds import foreign_kind, visible
 from k700_text.files.json_stream import iter_json
 from k700_text.records import LONGEST_CLIP_SECONDS, LONGEST_VIDEO_SECONDS, YOUTUBE_ID_PATTERN, Clip, Split
+from k700_text.terminal import readable
 
 MAX_PROBLEMS_SHOWN = 50
 

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from k700_text.file_kinds import readable
 from k700_text.records import make_clip_id
+from k700_text.terminal import readable
 
 SPAN_COLUMNS = ("youtube_id", "split", "start_seconds", "end_seconds")
 MAX_EXAMPLES = 3

@@ -174,12 +174,12 @@ def spelling_of(lines: Iterator[str], delimiter: str, is_row: IsRow, keys: Keys 
     telling = _telling(lines, delimiter, header.count(delimiter))
     if not telling and '"' not in header:
         return candidates[0]
-    best, most = candidates[0], -1
+    best, most = candidates[0], (-1, 0)
     for spelling in candidates:
-        num_explained = _num_explained(spelling, header, telling, is_row, keys)
-        if num_explained > most:
-            best, most = spelling, num_explained
-        if most == len(telling):
+        explained = _explained(spelling, header, telling, is_row, keys)
+        if explained > most:
+            best, most = spelling, explained
+        if most == (len(telling), len(telling)):
             break
     return best
 
@@ -199,17 +199,23 @@ def _telling(lines: Iterator[str], delimiter: str, num_delimiters: int) -> list[
     return telling
 
 
-def _num_explained(spelling: Spelling, header: str, lines: Sequence[str], is_row: IsRow, keys: Keys) -> int:
+def _explained(spelling: Spelling, header: str, lines: Sequence[str], is_row: IsRow, keys: Keys) -> tuple[int, int]:
+    """Returns how many lines a spelling explains, and how many of these are of rows with an id.
+
+    The second number decides where the first is equal: a text of several lines, each with as many tabs as a row, has
+    no id in most of them.
+    """
     names = spelling.cells(header)
     if isinstance(names, BrokenRow) or not spelling.explains(header):
-        return -1
-    records = RowReader(iter(()), spelling, tuple(names), is_row, keys).records(list(lines))
-    return sum(
-        len(record)
-        for record, cells in records
-        if isinstance(cells, _DoubtfulRow) or (not isinstance(cells, BrokenRow) and len(cells) == len(names))
-        if spelling.explains("".join(record))
-    )
+        return -1, 0
+    num_lines = num_with_id = 0
+    for record, cells in RowReader(iter(()), spelling, tuple(names), is_row, keys).records(list(lines)):
+        is_doubtful = isinstance(cells, _DoubtfulRow)
+        is_whole = not isinstance(cells, BrokenRow) and len(cells) == len(names)
+        if (is_doubtful or is_whole) and spelling.explains("".join(record)):
+            num_lines += len(record)
+            num_with_id += len(record) if is_doubtful or is_row(tuple(names), cells) else 0
+    return num_lines, num_with_id
 
 
 class RowReader:
@@ -333,7 +339,7 @@ class RowReader:
                 searched = max(stop, searched - 1)  # The last line may be the first of a record.
             yield lines[start:stop], cells
             yield from (([], BrokenRow(["a row, or a part of the row before"])) for _ in range(num_doubtful))
-            self._is_behind_broken = isinstance(cells, BrokenRow)
+            self._is_behind_broken = isinstance(cells, BrokenRow) or len(cells) != len(self._names)
             start = stop
 
     def _line_cells(self, line: str) -> Sequence[str]:

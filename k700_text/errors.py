@@ -33,11 +33,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+from k700_text.terminal import one_line
+
 
 class K700TextError(Exception):
-    """Root of all errors of this package; its text is one clear line for the user."""
+    """Root of all errors of this package; its text is one clear line for the user.
+
+    What it quotes of files and answers is cleaned as the text is read: a caller's traceback shows it too.
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class UsageError(K700TextError):

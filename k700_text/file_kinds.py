@@ -88,9 +88,3 @@ def kind_of_file(path: str | Path) -> str | None:
 def visible(text: str) -> str:
     """Returns text without what nobody sees: byte order marks within a file, marks of width zero."""
     return "".join(each for each in text if each.isprintable() or each.isspace())
-
-
-def readable(text: str, length: int | None = 300) -> str:
-    """Returns text of a file for a message: what a terminal would not show as it is becomes a question mark."""
-    shown = "".join(each if each.isprintable() and each != "\ufffd" else "?" for each in text[:length])
-    return shown if length is None or len(text) <= length else f"{shown}..."

@@ -6,6 +6,9 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Literal
+
+Modality = Literal["video", "audio", "text"]
 
 YOUTUBE_ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{11}")
 # 64 bits in URL-safe base64: the 11th character carries only four of them (web-contracts section 0).

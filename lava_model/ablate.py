@@ -26,7 +26,7 @@ from lava_model.errors import ConfigError
 from lava_model.files import write_json
 from lava_model.presets import PRESETS, preset
 from lava_model.pretrain import SHORT_OPTIONS
-from lava_model.program import EXIT_COMPLETE, EXIT_INTERRUPTED, Parser, import_modules, run_program, say
+from lava_model.program import EXIT_COMPLETE, EXIT_INTERRUPTED, Parser, import_modules, run_program, say, tell
 from lava_model.settings import flatten, override, to_dict
 from lava_model.study.variants import STUDIES, Study, Variant
 
@@ -70,7 +70,7 @@ def _run(words: list[str]) -> int:
         print(json.dumps(to_dict(base), indent=2))
         return EXIT_COMPLETE
     if asked.dry_run:
-        print("\n".join(_changes(variant, base) for variant in variants))
+        tell("\n".join(_changes(variant, base) for variant in variants))
         return EXIT_COMPLETE
     if asked.out is None:
         raise ConfigError("--out must be given: the folder for runs, views and records")
@@ -186,7 +186,7 @@ def _compare(
         "results": results,
     }
     write_json(asked.out / f"{asked.study}.json", record)
-    print(json.dumps(record) if asked.json else markdown(record))
+    tell(json.dumps(record) if asked.json else markdown(record))
     return EXIT_COMPLETE
 
 

@@ -5,33 +5,21 @@ The same settings and facts give the same text. What is not known is said to be 
 
 from __future__ import annotations
 
-import math
+import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from k700_text.terminal import one_line
 from lava_model.config import LavaConfig
+from lava_model.contrast import FORMS
 from lava_model.facts import Coverage, ModelFacts, Number
+from lava_model.modalities import MODALITIES, PAIRS, SPACES, TERMS, TermName
 
 CARD_MARK = "library_name: lava_model"
 """Tells a card of ours from another README.md."""
 
 UNKNOWN = "not known"
-
-_TERMS = {"av": 1, "vt": 1, "avt": 3, "at": 1}
-"""Contrasts in each term of the loss."""
-
-_PAIR_TERMS = {"av": {"av"}, "vt": {"vt"}, "at": {"avt", "at"}}
-_ENCODER_TERMS = {"video": {"av", "vt", "avt"}, "audio": {"av", "avt", "at"}, "text": {"vt", "avt", "at"}}
-_HEAD_TERMS = {
-    "av_video": {"av"},
-    "av_audio": {"av"},
-    "vt_video": {"vt"},
-    "vt_text": {"vt"},
-    "avt_video": {"avt"},
-    "avt_audio": {"avt", "at"},
-    "avt_text": {"avt", "at"},
-}
-"""Terms that train a pair's embeddings, an encoder, a head."""
 
 
 def model_card(
@@ -94,7 +82,7 @@ def _front_matter(facts: ModelFacts) -> str:
 
 
 def _use(config: LavaConfig, facts: ModelFacts) -> str:
-    place = facts.repo_id or "path/to/this/folder"
+    place = json.dumps(facts.repo_id or "path/to/this/folder")
     return f"""## Use
 
 ```bash
@@ -104,7 +92,7 @@ pip install 'k700-text[train{",hub" if facts.repo_id else ""}]'
 ```python
 from lava_model import Lava
 
-model = Lava.from_pretrained("{place}")
+model = Lava.from_pretrained({place})
 batch = model.read(["a.mp4", "b.mp4"], titles=["a dog on a skateboard", None])
 features = model.encode(batch, modalities=("video", "audio", "text"))  # each (2, {config.width}), before the heads
 embeddings = model.embed(batch)  # unit norm: embeddings.vt_video @ embeddings.vt_text.T
@@ -136,7 +124,7 @@ def _training(facts: ModelFacts) -> str:
     if said is None:
         return f"## Training\n\n{UNKNOWN.capitalize()}: exported without the record of a run."
     weights = " + ".join(
-        f"{_plain(said[f'loss.weights.{term}'])} {term.upper()}" for term in _TERMS if said.get(f"loss.weights.{term}")
+        f"{_plain(said[f'loss.weights.{term}'])} {term.upper()}" for term in TERMS if said.get(f"loss.weights.{term}")
     )
     temperature = _say(said, "loss.temperature")
     if said.get("loss.learn_temperature"):
@@ -198,14 +186,15 @@ def _heldout(facts: ModelFacts) -> str:
         return f"## Held-out numbers\n\n{UNKNOWN.capitalize()}: the training recorded none."
     settings = facts.settings or {}
     rows = [("loss", heldout.get("loss"), heldout.get("chance"))]
-    for term in _TERMS:
+    for term in TERMS:
         if settings.get(f"loss.weights.{term}", 1):
             rows.append((f"loss {term.upper()}", heldout.get(f"loss_{term}"), _term_chance(term, heldout, settings)))
-    for pair in ("av", "vt", "at"):
-        num = heldout.get(f"num_all_{pair}")
-        if num and any(settings.get(f"loss.weights.{term}", 1) for term in _PAIR_TERMS[pair]):
-            name = f"recall@1 {pair.upper()}, among all {num}"
-            rows.append((name, heldout.get(f"recall_at_1_all_{pair}"), 1 / num))
+    used = [each for term, each in TERMS.items() if settings.get(f"loss.weights.{term}", 1)]
+    for name, pair in PAIRS.items():
+        num = heldout.get(f"num_all_{name}")
+        if num and any(term.trains(pair.space, *pair.modalities) for term in used):
+            row = f"recall@1 {name.upper()}, among all {num}"
+            rows.append((row, heldout.get(f"recall_at_1_all_{name}"), 1 / num))
     shown = [f"| {name} | {_number(value)} | {_number(chance)} |" for name, value, chance in rows if value is not None]
     size = _number(heldout.get("batch_size"))
     is_older = facts.steps is not None and facts.heldout_step != facts.steps
@@ -224,15 +213,18 @@ def _heldout(facts: ModelFacts) -> str:
     )
 
 
-def _term_chance(term: str, heldout: Mapping[str, Number], settings: Mapping[str, Any]) -> float | None:
+def _term_chance(term: TermName, heldout: Mapping[str, Number], settings: Mapping[str, Any]) -> float | None:
     """Returns the loss of a term to which all is the same, for the mean number of rows; None where it is not ln N."""
     num = heldout.get(f"num_{term}")
     is_masked = settings.get("loss.mask_same_title") or settings.get("loss.mask_same_video")
     if not num or num < 2 or is_masked or "loss.form" not in settings:
         return None
-    if term == "avt" and (settings.get("loss.centroid") == "kmeans" or settings.get("loss.policy") != "complete_pair"):
+    if TERMS[term].is_joint and (
+        settings.get("loss.centroid") == "kmeans" or settings.get("loss.policy") != "complete_pair"
+    ):
         return None
-    return _TERMS[term] * math.log(num * (2 if settings["loss.form"] == "mil_nce" else 1))
+    form = FORMS.get(settings["loss.form"])
+    return None if form is None else TERMS[term].num_contrasts * form.chance(num)
 
 
 def _limits(config: LavaConfig, facts: ModelFacts) -> str:
@@ -263,11 +255,17 @@ def _limits(config: LavaConfig, facts: ModelFacts) -> str:
 def _untrained(facts: ModelFacts) -> list[str]:
     """Returns the parts that the loss left alone; none where its weights are not known."""
     said = facts.settings or {}
-    if any(f"loss.weights.{term}" not in said for term in _TERMS):
+    if any(f"loss.weights.{name}" not in said for name in TERMS):
         return []
-    used = {term for term in _TERMS if said[f"loss.weights.{term}"] > 0}
-    encoders = [f"the {modality} encoder" for modality, terms in _ENCODER_TERMS.items() if not used & terms]
-    return encoders + [f"the head {head}" for head, terms in _HEAD_TERMS.items() if not used & terms]
+    used = [term for name, term in TERMS.items() if said[f"loss.weights.{name}"] > 0]
+    encoders = [f"the {each} encoder" for each in MODALITIES if not any(each in term.modalities for term in used)]
+    heads = [
+        f"the head {space}_{modality}"
+        for space, modalities in SPACES.items()
+        for modality in modalities
+        if not any(term.trains(space, modality) for term in used)
+    ]
+    return encoders + heads
 
 
 def preprocessing_rows(preprocessing: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -285,7 +283,8 @@ def _table(title: str, rows: Mapping[str, str]) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    """Returns text as a cell: what it quotes of settings and files is neither markup nor HTML."""
+    return re.sub(r"[\\`|<\[\]]", r"\\\g<0>", one_line(text))
 
 
 def _says(facts: ModelFacts, name: str) -> Any:

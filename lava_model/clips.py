@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from k700_text.data.reader import SampleReader
 from k700_text.data.sample import Batch, Sample, collate
 from k700_text.data.video import View
+from k700_text.terminal import one_line
 from lava_model.errors import DataError
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ OnFailure = Callable[[str, str], None]
 
 def warn(path: str, reason: str) -> None:
     """Warns that a clip, or a stream of it, does not decode; what an ``on_failure`` does by default."""
-    warnings.warn(f"{path} takes part without what does not decode: {reason}", UserWarning, stacklevel=4)
+    line = one_line(f"{path} takes part without what does not decode: {reason}")
+    warnings.warn(line, UserWarning, stacklevel=4)
 
 
 def read_clips(

@@ -13,13 +13,15 @@ With s_ij = cos(query_i, key_j) / temperature over the N rows that take part, th
 - ``mil_nce``: mean over i of lse over row i and column i, s_ii counted in both, - s_ii (as in the public MIL-NCE
   code, which has neither normalisation nor temperature).
 
-At uniform s they are ln N, and ln 2N for ``mil_nce``.
+``FORMS`` is the table of them; a further one is an entry there and a name in ``config.LossForm``.
 
 Axes: B rows of this rank, N rows of the pool, E embedding, K clusters or contrasts, S statistics.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +32,34 @@ from lava_model.distributed import Ranks, gather
 
 _MASKED = -1e30
 """Finite, so that a row of nothing else has no NaN in its gradient; exp(_MASKED - s) is exactly 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """How the numbers of rows become one loss.
+
+    Attributes:
+        of_row: takes the log-sum-exp of a row and of its column, and gives what the row's positive is held against;
+            the loss is the mean over the rows. None: one ratio for all rows together.
+        needs_columns: ``of_row`` has a use for the second.
+        num_at_chance: N times this is what the loss is the logarithm of, where all N rows look the same.
+    """
+
+    of_row: Callable[[Tensor, Tensor], Tensor] | None
+    needs_columns: bool
+    num_at_chance: int = 1
+
+    def chance(self, num_rows: float) -> float:
+        """Returns the loss of a model to which all rows look the same."""
+        return math.log(num_rows * self.num_at_chance)
+
+
+FORMS: dict[LossForm, Form] = {
+    "symmetric": Form(of_row=lambda row, column: (row + column) / 2, needs_columns=True),
+    "pooled": Form(of_row=None, needs_columns=False),
+    "infonce": Form(of_row=lambda row, column: row, needs_columns=False),
+    "mil_nce": Form(of_row=torch.logaddexp, needs_columns=True, num_at_chance=2),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +159,7 @@ def row_statistics(
     queries_NE, keys_NE = unit(queries_NE, valid_N) / temperature, unit(keys_NE, valid_N)
     scores_BN = (queries_NE[pool.own] @ keys_NE.T).masked_fill(left_out_BN, _MASKED)
     row_B = scores_BN.logsumexp(dim=1)
-    if form in ("infonce", "pooled"):
+    if not FORMS[form].needs_columns:
         column_B = torch.zeros_like(row_B)
     elif pool.ranks.is_alone:
         column_B = scores_BN.logsumexp(dim=0)
@@ -177,15 +207,12 @@ def losses_of(statistics: RowStatistics, form: LossForm) -> Tensor:
     A contrast in which no row takes part is zero, still connected to the graph.
     """
     row_NK, part_NK = statistics.row_lse, statistics.takes_part
-    if form == "pooled":
+    of_row = FORMS[form].of_row
+    if of_row is None:
         ratio_K = row_NK.masked_fill(~part_NK, _MASKED).logsumexp(dim=0)
         ratio_K = ratio_K - statistics.positive.masked_fill(~part_NK, _MASKED).logsumexp(dim=0)
         return torch.where(part_NK.any(dim=0), ratio_K, 0.0)
-    if form == "symmetric":
-        row_NK = (row_NK + statistics.column_lse) / 2
-    elif form == "mil_nce":
-        row_NK = torch.logaddexp(row_NK, statistics.column_lse)
-    losses_NK = torch.where(part_NK, row_NK - statistics.positive, 0.0)
+    losses_NK = torch.where(part_NK, of_row(row_NK, statistics.column_lse) - statistics.positive, 0.0)
     return losses_NK.sum(dim=0) / part_NK.sum(dim=0).clamp(min=1)
 
 

@@ -13,6 +13,7 @@ from k700_text.data.sample import Sample
 from lava_model.config import DataConfig, LavaConfig, LossWeights, PretrainConfig
 from lava_model.errors import ConfigError, DataError
 from lava_model.loading import Stacked
+from lava_model.modalities import TERMS, Modality
 from lava_model.synthetic import SyntheticAVT
 
 
@@ -163,13 +164,15 @@ def _shards(name: str, clips: str) -> dict[str, str]:
     return {name: digest(PreparedClips(clips).index.path)} if is_prepared(clips) else {}
 
 
+_NAMES: dict[Modality, str] = {"audio": "sound", "text": "a title"}
+
+
 def _notes(kind: str, num_with: Mapping[str, int], dropped: Mapping[str, int], weights: LossWeights) -> tuple[str, ...]:
     """Returns what the clips lack; refuses clips that leave no term of the loss anything to contrast."""
-    has_audio, has_text = num_with["audio"] > 0, num_with["text"] > 0
-    alive = {"av": has_audio, "vt": has_text, "avt": has_audio or has_text, "at": has_audio and has_text}
-    wanted = [term for term in alive if getattr(weights, term)]
-    absent = " or ".join([*(["sound"] if not has_audio else []), *(["a title"] if not has_text else [])])
-    if not any(alive[term] for term in wanted):
+    there: dict[Modality, bool] = {"video": True, "audio": num_with["audio"] > 0, "text": num_with["text"] > 0}
+    wanted = [term for term in TERMS if getattr(weights, term)]
+    absent = " or ".join(word for modality, word in _NAMES.items() if not there[modality])
+    if not any(TERMS[term].has_rows(there) for term in wanted):
         raise DataError(
             f"no {kind} clip has {absent}, so the loss terms {', '.join(wanted)} have nothing to contrast: crawl"
             " titles, or use clips with sound"

@@ -21,7 +21,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from k700_text.cli.common import EXIT_COMPLETE, EXIT_FAILED, EXIT_INTERRUPTED, describe, emit_json, emit_table, say
+from k700_text.cli.common import (
+    EXIT_COMPLETE,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    describe,
+    emit_json,
+    emit_table,
+    say,
+    tell,
+)
 from k700_text.cli.demo import NUM_DATA_STEPS, SMALL, DemoFolder, DemoSize, Steps, data_rows, lock_demo, run_data_steps
 from k700_text.errors import K700TextError
 from k700_text.files.atomic import write_whole
@@ -29,6 +38,7 @@ from k700_text.files.journal import json_lines
 from k700_text.media.pool import num_cores
 from k700_text.starting import interrupting
 from lava_model.errors import LavaError
+from lava_model.modalities import TERMS, TermName
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -88,7 +98,7 @@ def _run(out: Path, *, is_new: bool, is_small: bool, as_json: bool) -> None:
         emit_json("demo", summary)
     else:
         emit_table("demo", _rows(summary, out))
-        print(summary["probe_result"]["verdict"])
+        tell(summary["probe_result"]["verdict"])
 
 
 def _threads() -> dict[str, str]:
@@ -120,7 +130,7 @@ def _rows(summary: dict[str, Any], out: Path) -> list[tuple[str, object]]:
         *data_rows(summary),
         ("pre-training", f"{pretrain['step']} steps of 32 clips"),
         ("held-out loss, start -> end", f"{first['loss']:.2f} -> {last['loss']:.2f} (chance {last['chance']:.2f})"),
-        *((f"  {term.upper()}", _term(first, last, term)) for term in ("av", "vt", "avt")),
+        *((f"  {term.upper()}", _term(first, last, term)) for term in _TOLD),
         ("linear probe, top-1 accuracy", ""),
         *((f"  {name}", _percent(scores)) for name, scores in probe["scores"].items()),
         ("  chance (largest class)", f"{100 * probe['chance']['majority_share_of_test']:.1f} %"),
@@ -134,9 +144,12 @@ def _rows(summary: dict[str, Any], out: Path) -> list[tuple[str, object]]:
     ]
 
 
-def _term(first: dict[str, Any], last: dict[str, Any], term: str) -> str:
+_TOLD: tuple[TermName, ...] = ("av", "vt", "avt")
+
+
+def _term(first: dict[str, Any], last: dict[str, Any], term: TermName) -> str:
     """Returns how a term of the held-out loss fell, beside what knowing nothing gives: ln of the rows it rests on."""
-    num_rows, num_contrasts = last[f"num_{term}"], 3 if term == "avt" else 1
+    num_rows, num_contrasts = last[f"num_{term}"], TERMS[term].num_contrasts
     chance = num_contrasts * math.log(num_rows)
     times = f"{num_contrasts} x " if num_contrasts > 1 else ""
     return f"{first[f'loss_{term}']:.2f} -> {last[f'loss_{term}']:.2f} ({times}ln {num_rows:.0f} = {chance:.2f})"

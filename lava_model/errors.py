@@ -20,11 +20,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from k700_text.terminal import one_line
+
 
 class LavaError(Exception):
-    """Root of all errors of this package; its text is one clear line for the user."""
+    """Root of all errors of this package; its text is one clear line for the user, whatever the text quotes."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class ConfigError(LavaError):

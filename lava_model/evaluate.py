@@ -20,9 +20,10 @@ from typing import Annotated, Any, Literal
 
 from k700_text.checks import Count, CountOrNone, at_least
 from k700_text.files.atomic import check_target, write_whole
+from k700_text.terminal import shown
 from lava_model.config import Device, Settings
 from lava_model.errors import ConfigError, DataError
-from lava_model.program import EXIT_COMPLETE, import_modules, run_program, say
+from lava_model.program import EXIT_COMPLETE, import_modules, run_program, say, tell
 
 PROGRAM = "python -m lava_model.evaluate"
 JSON_VERSION = 1
@@ -135,6 +136,7 @@ def _checked_out(path: Path) -> Path:
 def _print_probe(record: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from lava_model.evaluation.results import table_rows
 
@@ -147,9 +149,9 @@ def _print_probe(record: dict[str, Any]) -> None:
     for heading in ("features", "top-1 accuracy %", "per fold %"):
         table.add_column(heading)
     for row in table_rows(record):
-        table.add_row(*row)
+        table.add_row(*(Text(shown(cell)) for cell in row))
     Console(highlight=False).print(table)
-    print(record["verdict"])
+    tell(record["verdict"])
 
 
 class _Progress:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lava_model.errors import CheckpointError, ConfigError
-from lava_model.program import EXIT_COMPLETE, Parser, import_modules, run_program, say
+from lava_model.program import EXIT_COMPLETE, Parser, import_modules, run_program, say, tell
 
 if TYPE_CHECKING:
     from lava_model.checkpoint import TrainingState
@@ -77,7 +77,7 @@ def _run(words: list[str]) -> int:
         values = {"source": str(found.place), "out": str(asked.out), "push": asked.push, "commit_url": address}
         print(json.dumps({"command": "export", "version": JSON_VERSION, **values}))
     else:
-        print(f"the model is in {asked.out}" + (f" and at {address}" if address else ""))
+        tell(f"the model is in {asked.out}" + (f" and at {address}" if address else ""))
     return EXIT_COMPLETE
 
 

@@ -17,7 +17,8 @@ from lava_model.config import PretrainConfig
 from lava_model.data import Samples
 from lava_model.errors import DataError
 from lava_model.loading import Stacked, batches_of
-from lava_model.metrics import PAIRS, loss_at_chance, measure, pairs_of, report
+from lava_model.metrics import loss_at_chance, measure, pairs_of, report
+from lava_model.modalities import PAIRS, TermName
 from lava_model.model import Embeddings
 from lava_model.objective import Objective
 
@@ -89,8 +90,8 @@ class _Pool:
     """The rows of all batches that have both modalities of a pair, for retrieval among all of them."""
 
     def __init__(self) -> None:
-        self._queries: dict[str, list[Tensor]] = {pair: [] for pair in PAIRS}
-        self._keys: dict[str, list[Tensor]] = {pair: [] for pair in PAIRS}
+        self._queries: dict[TermName, list[Tensor]] = {pair: [] for pair in PAIRS}
+        self._keys: dict[TermName, list[Tensor]] = {pair: [] for pair in PAIRS}
         self._num_rows = dict.fromkeys(PAIRS, 0)
 
     def add(self, embeddings: Embeddings, batch: Batch) -> None:

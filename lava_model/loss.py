@@ -21,7 +21,7 @@ from torch import Tensor
 from lava_model.config import Centroid, LossForm, LossWeights, MissingPolicy, Negatives
 from lava_model.contrast import Pool, RowStatistics, cluster_statistics, losses_of, row_statistics
 from lava_model.distributed import Ranks, gather
-from lava_model.modalities import MODALITIES, SPACES, Modality
+from lava_model.modalities import MODALITIES, PAIRS, SPACES, Modality
 
 if TYPE_CHECKING:
     from lava_model.model import Embeddings
@@ -164,7 +164,7 @@ def lava_loss(
         statistics = [*_pair_statistics(rows, pool, contrast), *joint_statistics]
         # All that ranks tell each other about their losses: a few numbers for each row and contrast.
         packed_NKS = gather(torch.stack([each.pack() for each in statistics], dim=1), ranks)
-        pairs, joint = RowStatistics.unpack(packed_NKS[:, :3]), RowStatistics.unpack(packed_NKS[:, 3:])
+        pairs, joint = map(RowStatistics.unpack, (packed_NKS[:, : len(PAIRS)], packed_NKS[:, len(PAIRS) :]))
         av, vt, at = losses_of(pairs, form)
         avt = losses_of(joint, "infonce" if centroid == "kmeans" else form).sum()
         num_av, num_vt, num_at = pairs.is_valid.sum(dim=0)
@@ -255,13 +255,17 @@ class _Rows:
 
 
 def _pair_statistics(rows: _Rows, pool: Pool, contrast: _Contrast) -> list[RowStatistics]:
-    """Returns AV (eq. 2), VT (eq. 3) and AT, each on the rows that have both modalities."""
-    embeddings, present = rows.embeddings, rows.present
+    """Returns the terms of pairs, each on the rows that have both modalities."""
     video, either = _excluded(pool, rows.videos), _excluded(pool, rows.videos, rows.titles)
     return [
-        contrast(embeddings.av_video, embeddings.av_audio, present["video"] & present["audio"], excluded_BN=video),
-        contrast(embeddings.vt_video, embeddings.vt_text, present["video"] & present["text"], excluded_BN=either),
-        contrast(embeddings.avt_audio, embeddings.avt_text, present["audio"] & present["text"], excluded_BN=either),
+        contrast(
+            rows.embeddings.of(pair.space, one),
+            rows.embeddings.of(pair.space, other),
+            rows.present[one] & rows.present[other],
+            excluded_BN=either if "text" in pair.modalities else video,
+        )
+        for pair in PAIRS.values()
+        for one, other in [pair.modalities]
     ]
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lava_model.loss import joint_means
-from lava_model.modalities import Modality
+from lava_model.modalities import PAIRS, TERMS, TermName
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from lava_model.loss import LossOutput
     from lava_model.model import Embeddings
     from lava_model.objective import Objective
-
-PAIRS = ("av", "vt", "at")
 
 Measured = dict[str, Tensor]
 """Scalars of one batch, on its device."""
@@ -51,8 +49,8 @@ def measure(embeddings: Embeddings, batch: Batch, loss: LossOutput) -> Measured:
     """
     measured = {
         "loss": loss.total.detach(),
-        **{f"loss_{term}": getattr(loss, term).detach() for term in ("av", "vt", "avt", "at")},
-        **{f"num_{term}": getattr(loss, f"num_{term}") for term in ("av", "vt", "avt", "at")},
+        **{f"loss_{term}": getattr(loss, term).detach() for term in TERMS},
+        **{f"num_{term}": getattr(loss, f"num_{term}") for term in TERMS},
     }
     for pair, (queries_BE, keys_BE, valid_B) in pairs_of(embeddings, batch).items():
         found = measure_pair(queries_BE.float(), keys_BE.float(), valid_B)
@@ -60,12 +58,13 @@ def measure(embeddings: Embeddings, batch: Batch, loss: LossOutput) -> Measured:
     return measured
 
 
-def pairs_of(embeddings: Embeddings, batch: Batch) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+def pairs_of(embeddings: Embeddings, batch: Batch) -> dict[TermName, tuple[Tensor, Tensor, Tensor]]:
     """Returns queries (B, E), keys (B, E) and the rows that have both, bool (B,), of each pair."""
+    present = batch.present
     return {
-        "av": (embeddings.av_video, embeddings.av_audio, batch.has_video & batch.has_audio),
-        "vt": (embeddings.vt_video, embeddings.vt_text, batch.has_video & batch.has_text),
-        "at": (embeddings.avt_audio, embeddings.avt_text, batch.has_audio & batch.has_text),
+        name: (embeddings.of(pair.space, one), embeddings.of(pair.space, other), present[one] & present[other])
+        for name, pair in PAIRS.items()
+        for one, other in [pair.modalities]
     }
 
 
@@ -134,7 +133,6 @@ def loss_at_chance(objective: Objective, embeddings: Embeddings, batch: Batch) -
     pairs = without.av * loss.av + without.vt * loss.vt + without.at * loss.at
     if not loss.num_avt:  # before the first clustering
         return float(pairs)
-    present: dict[Modality, Tensor] = {"video": batch.has_video, "audio": batch.has_audio, "text": batch.has_text}
-    _, is_joint_B = joint_means(same, present, config.policy)
-    num_contrasts = sum(bool((is_joint_B & has_B).any()) for has_B in present.values())
+    _, is_joint_B = joint_means(same, batch.present, config.policy)
+    num_contrasts = sum(bool((is_joint_B & has_B).any()) for has_B in batch.present.values())
     return float(pairs) + config.weights.avt * num_contrasts * math.log(config.num_clusters)

@@ -137,13 +137,12 @@ class Lava(nn.Module):
             features: float (B, width) of each modality.
             batch: which of them are present.
         """
-        present = _presence(batch)
         projected = {}
         for space, modalities in SPACES.items():
             for modality in modalities:
                 head = self.heads[f"{space}_{modality}"]
                 unit_BE = F.normalize(whole_precision(head(features[modality])), dim=1)
-                projected[f"{space}_{modality}"] = torch.where(present[modality][:, None], unit_BE, 0.0)
+                projected[f"{space}_{modality}"] = torch.where(batch.present[modality][:, None], unit_BE, 0.0)
         return Embeddings(**projected)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
@@ -276,7 +275,7 @@ class Lava(nn.Module):
         else:
             _check_shape("token_ids", batch.token_ids, (config.max_text_length,))
             features_BD = self.text_encoder(batch.token_ids, batch.text_mask)
-        return _kept(features_BD, _presence(batch)[modality])
+        return _kept(features_BD, batch.present[modality])
 
 
 def _kept(values: Tensor, present_B: Tensor) -> Tensor:
@@ -288,10 +287,6 @@ def _check_shape(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
     actual = tuple(tensor.shape[1:])
     if actual != expected:
         raise DataError(f"the model takes {name} of {expected} per sample, the batch has {actual}")
-
-
-def _presence(batch: Batch) -> dict[Modality, Tensor]:
-    return {"video": batch.has_video, "audio": batch.has_audio, "text": batch.has_text}
 
 
 @contextmanager

@@ -18,7 +18,6 @@ from lava_model.clustering import ClusterBank
 from lava_model.config import LossConfig
 from lava_model.distributed import Ranks, gather
 from lava_model.loss import LossOutput, joint_means, lava_loss
-from lava_model.modalities import Modality
 
 if TYPE_CHECKING:
     from k700_text.data.sample import Batch
@@ -93,12 +92,7 @@ class Objective(nn.Module):
             # Past the limit it would have no gradient to come back by.
             self.log_scale.clamp_(max=math.log(self.config.max_scale))
         if self.bank is not None:
-            present: dict[Modality, Tensor] = {
-                "video": batch.has_video,
-                "audio": batch.has_audio,
-                "text": batch.has_text,
-            }
-            means_BE, is_joint_B = joint_means(embeddings, present, self.config.policy)
+            means_BE, is_joint_B = joint_means(embeddings, batch.present, self.config.policy)
             packed_NE = gather(torch.cat([means_BE, is_joint_B[:, None].to(means_BE.dtype)], dim=1), ranks)
             self.bank.add(packed_NE[:, :-1], packed_NE[:, -1] > 0)
             if step % self.config.cluster_every == 0:

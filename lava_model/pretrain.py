@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from lava_model.config import PretrainConfig
 from lava_model.errors import ConfigError, DataError
 from lava_model.presets import OBJECTIVES, PRESETS, preset, with_objective
-from lava_model.program import EXIT_COMPLETE, EXIT_INTERRUPTED, Parser, import_modules, run_program, say
+from lava_model.program import EXIT_COMPLETE, EXIT_INTERRUPTED, Parser, import_modules, run_program, say, tell
 from lava_model.settings import from_file, override, to_dict
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def _dry_run(config: PretrainConfig, *, as_json: bool, device_gib: float | None)
     if as_json and ranks.is_main:
         print(json.dumps({"command": "pretrain", "version": JSON_VERSION, "cost": dataclasses.asdict(found)}))
     elif ranks.is_main:
-        print("\n".join(lines(found)))
+        tell("\n".join(lines(found)))
     return EXIT_COMPLETE
 
 
@@ -282,9 +282,9 @@ def _report(result: TrainResult, out: Path, ranks: Ranks, *, as_json: bool) -> N
         print(json.dumps({"command": "pretrain", "version": JSON_VERSION, **values}))
     elif result.finished:
         pace = f" at {result.samples_per_second:.1f} samples/s" if result.samples_per_second else ""
-        print(f"{result.step} steps{pace}; the model is in {out / 'export'}")
+        tell(f"{result.step} steps{pace}; the model is in {out / 'export'}")
         if {"loss", "chance"} <= result.last_val.keys():
-            print(f"held-out loss {result.last_val['loss']:.3f}, at chance {result.last_val['chance']:.3f}")
+            tell(f"held-out loss {result.last_val['loss']:.3f}, at chance {result.last_val['chance']:.3f}")
 
 
 def _say_nothing(line: str) -> None:

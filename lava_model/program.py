@@ -13,6 +13,7 @@ from typing import NoReturn
 from k700_text.errors import K700TextError
 from k700_text.starting import EXIT_INTERRUPTED as EXIT_INTERRUPTED
 from k700_text.starting import ending_at_once, interrupting
+from k700_text.terminal import one_line, shown
 from lava_model.errors import ConfigError, LavaError, MissingExtraError
 
 EXIT_COMPLETE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
@@ -44,7 +45,7 @@ def run_program(run: Callable[[list[str]], int], arguments: Sequence[str] | None
     except (LavaError, K700TextError, OSError) as error:
         if "--debug" in words:
             traceback.print_exc()
-        say(f"{_rank_prefix()}error: {error}")
+        say(f"{_rank_prefix()}error: {one_line(str(error))}")
         return error.exit_code if isinstance(error, LavaError | K700TextError) else EXIT_FAILED
 
 
@@ -68,8 +69,12 @@ def import_modules(*names: str, purpose: str) -> None:
 
 def say(line: str) -> None:
     """Prints a line of progress; stdout is for the answer."""
-    # A file name may hold bytes that are no text: shown, they must not break the message.
-    print(line.encode("utf-8", "backslashreplace").decode(), file=sys.stderr, flush=True)
+    print(shown(line), file=sys.stderr, flush=True)
+
+
+def tell(text: str) -> None:
+    """Prints lines of the answer on stdout."""
+    print(shown(text))
 
 
 def _rank_prefix() -> str:

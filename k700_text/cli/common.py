@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from k700_text.errors import AnnotationError, K700TextError
-from k700_text.file_kinds import readable
+from k700_text.terminal import one_line, shown
 
 EXIT_COMPLETE = 0
 EXIT_FAILED = 1
@@ -55,9 +55,9 @@ def say(message: str) -> None:
     stderr.print(shown(message), markup=False)
 
 
-def shown(message: str) -> str:
-    """Returns lines as a terminal may have them: names of files and what files hold may try to steer it."""
-    return "\n".join(readable(line.expandtabs(), None) for line in message.split("\n"))
+def tell(line: str) -> None:
+    """Prints one line of the answer on stdout."""
+    print(one_line(line))
 
 
 def run_guarded(main: Callable[[], None], *, debug: bool) -> int:
@@ -107,9 +107,9 @@ _REMEDIES = {
 def describe(error: K700TextError | OSError) -> str:
     """Returns the failure in one clear line (annotation problems: one line each)."""
     if isinstance(error, AnnotationError) and error.problems:
-        return "\n".join([str(error), *(f"  {problem}" for problem in error.problems)])
+        return "\n".join([str(error), *(f"  {one_line(problem)}" for problem in error.problems)])
     if isinstance(error, OSError):
-        where = f" {error.filename}" if error.filename else ""
+        where = f" {one_line(os.fsdecode(error.filename))}" if error.filename else ""
         if error.errno == errno.ENOSPC:
             return f"no space left on the device{where}: free some space and run the same command to continue"
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):

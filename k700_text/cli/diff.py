@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from k700_text.cli.common import emit_json, emit_table, shown
+from k700_text.cli.common import emit_json, emit_table, tell
 
 if TYPE_CHECKING:
     from k700_text.manifest.diff import Change
@@ -32,7 +32,7 @@ def diff(
     emit_table("diff", found.rows())
     if list_all:
         for change in found:
-            print(shown(_line(change)))
+            tell(_line(change))
 
 
 def _line(change: Change) -> str:

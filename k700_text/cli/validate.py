@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from k700_text.cli.common import EXIT_FAILED, emit_json, emit_table, shown
+from k700_text.cli.common import EXIT_FAILED, emit_json, emit_table, tell
 
 
 def validate(
@@ -29,7 +29,7 @@ def validate(
         emit_json("validate", {**values, "clashes": clashes.as_dict()})
     elif problems:
         for line in (*problems, *(f"{name}: {text}" for name, text in clashes.rows())):
-            print(shown(str(line)))
+            tell(str(line))
     else:
         emit_table("validate", [*((str(file), "valid") for file in files), *clashes.rows()])
     if problems:

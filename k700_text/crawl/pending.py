@@ -17,9 +17,14 @@ _GONE = ", ".join(f"'{each.value}'" for each in Availability if each.is_gone)
 _THROUGH = """(o.run = :run OR (o.status = 'title' AND o.fetched_at >= :titles_since)
                 OR (o.status = 'no_title' AND o.fetched_at >= :answers_since))"""
 _ABOUT = "SELECT 1 FROM outcomes AS o WHERE o.youtube_id = w.youtube_id AND"
-# One says gone, none says alive: the question a witness can settle.
+# One says gone, none says alive: the question a witness can settle. Where 401 of oEmbed agrees with that one (see
+# verdict) nothing is open; beside any other it is no sign of life.
+_AGREES = f"(g.source = 'data-api' OR g.availability = '{Availability.PRIVATE.value}')"
+_NO_LIFE = f"""(o.source = 'oembed' AND o.availability = '{Availability.EMBEDDING_OFF.value}' AND NOT EXISTS (
+    SELECT 1 FROM outcomes AS g WHERE g.youtube_id = w.youtube_id AND g.availability IN ({_GONE})
+    AND g.fetched_at >= :answers_since AND {_AGREES}))"""
 _DISPUTED = f"""
-AND NOT EXISTS ({_ABOUT} o.availability IN ({_ALIVE}) AND o.fetched_at >= :answers_since)
+AND NOT EXISTS ({_ABOUT} o.availability IN ({_ALIVE}) AND o.fetched_at >= :answers_since AND NOT {_NO_LIFE})
 AND 1 = (SELECT count(DISTINCT o.source) FROM outcomes AS o WHERE o.youtube_id = w.youtube_id
          AND o.availability IN ({_GONE}) AND o.fetched_at >= :answers_since)
 """

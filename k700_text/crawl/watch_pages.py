@@ -433,7 +433,8 @@ def _reason_against(candidate: _Candidate, title: str | None, youtube_id: str, f
     whole = clean_plain_title(candidate.whole)
     if whole is None:
         return JUNK_TITLE if candidate.whole.strip() else DEAD_PAGE
-    if facts.page_id is None and is_listing_title(whole):
+    # A channel's page plays one of its videos: only an address of its own, or data about the video, says more.
+    if not (facts.linked_ids or candidate.is_about) and is_listing_title(whole):
         return WRONG_ID
     return junk_reason(whole, youtube_id) or (UNREADABLE if title is None else None)
 

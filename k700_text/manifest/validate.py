@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 from k700_text import schema
 from k700_text.clashes import SPAN_COLUMNS, Clashes, find_clashes
 from k700_text.errors import SchemaMismatchError
-from k700_text.file_kinds import readable
 from k700_text.records import (
     CLIP_ID_PATTERN,
     LONGEST_CLIP_SECONDS,
@@ -24,6 +23,7 @@ from k700_text.records import (
     Split,
     VideoStatus,
 )
+from k700_text.terminal import readable
 
 MAX_EXAMPLES = 3
 

@@ -48,7 +48,6 @@ PUBLISHED_RATES = (
     RateBudget(service="wayback", num_requests=8, window_seconds=1.0),
     RateBudget(service="wayback", num_requests=80, window_seconds=10.0),
     RateBudget(service="wayback", num_requests=480, window_seconds=60.0),
-    RateBudget(service="common-crawl-index", num_requests=10, window_seconds=10.0),
 )
 
 

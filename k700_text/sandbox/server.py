@@ -24,9 +24,7 @@ from k700_text.sandbox.listener import Listener
 from k700_text.sandbox.messages import Answer, Delivery, LoggedRequest, Request, Response, Service, methods_of
 from k700_text.sandbox.services.annotations import Annotations, CvdfAnnotations
 from k700_text.sandbox.services.archive_item import ArchiveItem
-from k700_text.sandbox.services.available import WaybackAvailable
 from k700_text.sandbox.services.capture_index import WaybackIndex
-from k700_text.sandbox.services.common_crawl import CommonCrawlData, CommonCrawlIndex
 from k700_text.sandbox.services.data_api import DEFAULT_DAILY_QUOTA, DataApi
 from k700_text.sandbox.services.oembed import Oembed
 from k700_text.sandbox.services.player import Player
@@ -92,10 +90,7 @@ class SandboxServer:
             Player(world),
             Wayback(world),
             WaybackIndex(world),
-            WaybackAvailable(world),
             ArchiveItem(world),
-            CommonCrawlIndex(world),
-            CommonCrawlData(world),
             self.annotations,
             CvdfAnnotations(clips),
         )

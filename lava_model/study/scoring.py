@@ -21,21 +21,12 @@ from lava_model.evaluation.linear_probe import ProbeTask, probe
 from lava_model.evaluation.results import Scores
 from lava_model.evaluation.retrieval import identity_only, retrieve, within_videos
 from lava_model.evaluation.sources import LEARNED, RANDOM_INIT, TRUNK_ONLY, untrained
-from lava_model.modalities import Modality, Space
+from lava_model.modalities import MODALITIES, RETRIEVALS, TERMS
 from lava_model.model import Embeddings, Lava
 from lava_model.objective import video_ids
 from lava_model.study.views import CachedViews
 
 _BATCH = 128
-
-RETRIEVALS: dict[str, tuple[Space, Modality, Modality]] = {
-    "av": ("av", "video", "audio"),
-    "vt": ("vt", "video", "text"),
-    "avt_av": ("avt", "video", "audio"),
-    "avt_vt": ("avt", "video", "text"),
-    "avt_at": ("avt", "audio", "text"),
-}
-"""What is looked for where: space and the two modalities."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +44,7 @@ class Probing:
 
 def is_trained(name: str, weights: LossWeights) -> bool:
     """Whether a loss with these weights trains the two embeddings of a retrieval; untrained ones say nothing."""
-    trained_by = {"av": ("av",), "vt": ("vt",), "avt_av": ("avt",), "avt_vt": ("avt",), "avt_at": ("avt", "at")}
-    return any(getattr(weights, term) > 0 for term in trained_by[name])
+    return any(getattr(weights, term) > 0 for term in TERMS if TERMS[term].trains(*RETRIEVALS[name]))
 
 
 def held_out(model: Lava, views: CachedViews, weights: LossWeights) -> dict[str, dict[str, Any]]:
@@ -66,11 +56,7 @@ def held_out(model: Lava, views: CachedViews, weights: LossWeights) -> dict[str,
     batches = list(_batches(views, 0))
     device = next(model.parameters()).device
     embeddings = Embeddings.cat([model.embed(batch.to(device)).map(Tensor.cpu) for batch in batches])
-    present: dict[Modality, Tensor] = {
-        "video": torch.cat([batch.has_video for batch in batches]),
-        "audio": torch.cat([batch.has_audio for batch in batches]),
-        "text": torch.cat([batch.has_text for batch in batches]),
-    }
+    present = {each: torch.cat([batch.present[each] for batch in batches]) for each in MODALITIES}
     videos_N = video_ids(views.clip_ids)
     found = {
         name: _retrieval(

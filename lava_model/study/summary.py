@@ -10,18 +10,14 @@ from typing import Any
 
 from scipy.special import stdtrit
 
+from lava_model.modalities import RETRIEVALS
+
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 """Results of runs by variant, one a seed, the same seeds for all."""
 
 _Measure = Callable[[Mapping[str, Any]], float | None]
 
-PAIRS = {
-    "av": "AV, av space",
-    "vt": "VT, vt space",
-    "avt_av": "AV, avt space",
-    "avt_vt": "VT, avt space",
-    "avt_at": "AT, avt space",
-}
+PAIRS = {name: f"{name.removeprefix('avt_').upper()}, {space} space" for name, (space, *_) in RETRIEVALS.items()}
 """The retrievals by name, and what tables call them."""
 
 

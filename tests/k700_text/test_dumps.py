@@ -247,6 +247,29 @@ def test_lines_of_a_description_never_give_titles(tmp_path: Path, options: dict[
             assert dict(found) == truth
 
 
+@pytest.mark.parametrize("options", [{}, {"quoting": csv.QUOTE_ALL}])
+@pytest.mark.parametrize("mark", ["\t", ",", ";"])
+def test_lines_of_a_description_with_as_many_marks_as_a_row_give_no_titles(
+    tmp_path: Path, options: dict[str, Any], mark: str
+) -> None:
+    """Without the quotes, each physical line has the cells of a row: only the ids tell which reading is right."""
+    truth = {video: f"title {place}" for place, video in enumerate(VIDEOS)}
+    # In front of the other cells, between them, behind them: each line has two marks.
+    texts = ["a{0}b{0}c\nd", "a{0}b\nc{0}d", "a{0}b\nc{0}d{0}e\nf{0}g", "a\nb{0}c{0}d\ne{0}f{0}g"]
+    path = tmp_path / ("a.tsv" if mark == "\t" else "a.csv")
+    for order in itertools.permutations(("video_id", "title", "text")):
+        for text in texts:
+            written = io.StringIO(newline="")
+            writer = csv.writer(written, delimiter=mark, lineterminator="\n", **options)
+            writer.writerow(order)
+            for video, title in truth.items():
+                cells = {"video_id": video, "title": title, "text": text.format(mark)}
+                writer.writerow([cells[name] for name in order])
+            path.write_text(written.getvalue(), newline="")
+            found = [(row.youtube_id, row.title) for row in read_dump(path) if row.youtube_id]
+            assert found == list(truth.items())
+
+
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [

@@ -21,9 +21,10 @@ from k700_text.cli import main
 from k700_text.cli.common import run_guarded
 from k700_text.crawl.sources.dumps import read_dump
 from k700_text.errors import K700TextError
-from k700_text.file_kinds import foreign_kind, readable
+from k700_text.file_kinds import foreign_kind
 from k700_text.manifest.validate import validate_manifest
 from k700_text.schema import MANIFEST_SCHEMA, read_table
+from k700_text.terminal import readable
 
 TEXT = b"id,title\ndQw4w9WgXcQ,a title\n" * 40
 

@@ -15,6 +15,7 @@ import pytest
 from k700_text.crawl.ledger import Ledger, read_videos
 from k700_text.crawl.limiter import HostState
 from k700_text.crawl.pending import Freshness, PendingQuery
+from k700_text.crawl.verdict import judge
 from k700_text.errors import LedgerError
 from k700_text.records import Availability, OutcomeStatus, TitleOutcome
 from tests.k700_text.crawling import NOON, REPOSITORY, make_ids, outcome
@@ -106,6 +107,27 @@ def test_a_witness_is_asked_where_exactly_one_source_says_gone(path: Path) -> No
         ledger.record(outcome(IDS[4], title="t", availability=Availability.PUBLIC))
         ledger.flush()
         assert ledger.pending(witness) == IDS[:1]
+
+
+def test_a_witness_is_asked_wherever_its_word_decides(path: Path) -> None:
+    """401 of oEmbed beside a service that says gone is no sign of life, unless it settles the question itself."""
+    witness = PendingQuery(source="thumbnail", is_witness=True)
+    cases = [("yt-dlp", Availability.REMOVED), ("data-api", Availability.NOT_FOUND), ("yt-dlp", Availability.PRIVATE)]
+    with Ledger(path) as ledger:
+        ledger.want(IDS)
+        for youtube_id, (source, state) in zip(IDS, cases, strict=False):
+            said = [
+                outcome(youtube_id, availability=Availability.EMBEDDING_OFF, http_status=401),
+                outcome(youtube_id, source=source, availability=state),
+            ]
+            for each in said:
+                ledger.record(each)
+            ledger.flush()
+            silent, spoken = (
+                judge(youtube_id, [*said, *also])
+                for also in ([], [outcome(youtube_id, source="thumbnail", availability=Availability.NOT_FOUND)])
+            )
+            assert (youtube_id in ledger.pending(witness)) == (silent[0] != spoken[0])
 
 
 def test_answers_age(path: Path) -> None:

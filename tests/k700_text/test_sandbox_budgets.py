@@ -69,7 +69,7 @@ def test_a_client_at_the_limits_is_polite() -> None:
 
 @pytest.mark.parametrize(
     ("service", "rate", "seconds"),
-    [("wayback", 8.5, 30), ("wayback-cdx", 25 / 60, 200), ("common-crawl-index", 1.2, 30)],
+    [("wayback", 8.5, 30), ("wayback-cdx", 25 / 60, 200)],
 )
 def test_a_client_a_little_too_fast_is_not(service: str, rate: float, seconds: int) -> None:
     told = budget_violations(asked((number / rate for number in range(int(seconds * rate))), service))

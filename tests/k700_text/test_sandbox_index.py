@@ -1,4 +1,4 @@
-"""The sandbox's index of captures, the availability API, items and Common Crawl, to the parameter."""
+"""The sandbox's index of captures and its items, to the parameter."""
 
 from __future__ import annotations
 
@@ -7,15 +7,11 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from urllib.parse import quote
 
 import pytest
 
-from k700_text.sandbox.captures import CaptureShares, RowForm, case_twin, closest
+from k700_text.sandbox.captures import CaptureShares, RowForm, case_twin
 from k700_text.sandbox.server import SandboxServer
-from k700_text.sandbox.services.common_crawl import CRAWLS
-from k700_text.sandbox.services.watch_page import watch_page
 from k700_text.sandbox.world import World, WorldConfig
 from tests.k700_text.sandboxing import Client, Videos, cdx, watch
 
@@ -168,27 +164,7 @@ def test_the_index_needs_an_address(get: Client) -> None:
     assert get("/cdx/search/cdx?url=example.com&output=json").json() == []
 
 
-# --- availability, items, Common Crawl ---
-
-
-def test_availability_tells_of_the_closest_good_capture(get: Client) -> None:
-    video = PICK.first(lambda video: len(video.captures) >= 3)
-    address = quote(watch(video.youtube_id), safe="")
-    values = get(f"/wayback/available?url={address}&timestamp=2015").json()
-    expected = closest(PLAIN.archive.captures(video.youtube_id), "2015")
-    assert values["archived_snapshots"]["closest"] == {
-        "status": "200",
-        "available": True,
-        "url": f"http://web.archive.org/web/{expected.stamp}/http://www.youtube.com/watch?v={video.youtube_id}",
-        "timestamp": expected.stamp,
-    }
-    newest = get(f"/wayback/available?url={address}").json()["archived_snapshots"]["closest"]
-    assert newest["timestamp"] == video.captures[-1].strftime("%Y%m%d%H%M%S")
-    absent = PICK.first(lambda video: not video.captures)
-    assert get(f"/wayback/available?url={absent.youtube_id}").json()["archived_snapshots"] == {}
-    address = quote(watch(absent.youtube_id), safe="")
-    assert get(f"/wayback/available?url={address}").json()["archived_snapshots"] == {}
-    assert get(f"/wayback/available?url={address}&timestamp=soon").status == 400
+# --- items ---
 
 
 def test_items_have_three_forms_of_names_and_may_be_dark_or_foreign(get_odd: Client) -> None:
@@ -218,27 +194,3 @@ def test_items_have_three_forms_of_names_and_may_be_dark_or_foreign(get_odd: Cli
             assert HOSTILE.mirrored_title(video.youtube_id) == (video.title or None)
             assert item["metadata"]["originalurl"] == watch(video.youtube_id)
     assert min(seen[name] for name in ("none", "youtube-", "youtube_", "", "dark", "foreign", "list")) >= 5
-
-
-def test_common_crawl_is_read_by_range(get: Client) -> None:
-    collections = get("/collinfo.json").json()
-    assert [each["id"] for each in collections] == list(CRAWLS)
-    assert all(each["cdx-api"].endswith(f"/{each['id']}-index") for each in collections)
-    found = []
-    for video in PICK.all[:100]:
-        target = f"/CC-MAIN-2019-30-index?url={quote(watch(video.youtube_id), safe='')}&output=json"
-        reply = get(target)
-        if reply.status == 404:
-            assert reply.json()["message"].startswith("No Captures found for:")
-        else:
-            found.append((video, json.loads(reply.body)))
-    assert 2 <= len(found) <= 25
-    video, row = found[0]
-    start, length = int(row["offset"]), int(row["length"])
-    member = get(f"/{row['filename']}", Range=f"bytes={start}-{start + length - 1}")
-    assert member.status == 206 and len(member.body) == length
-    record = gzip.decompress(member.body).decode()
-    assert record.startswith("WARC/1.0\r\nWARC-Type: response\r\n") and "HTTP/1.1 200 OK" in record
-    assert watch_page(video, datetime.strptime(row["timestamp"], "%Y%m%d%H%M%S").replace(tzinfo=UTC)) in record
-    assert get(f"/{row['filename']}x").status == 404
-    assert get("/CC-MAIN-1999-01-index?url=x").status == 404

@@ -4,6 +4,7 @@ import gzip
 import html
 import json
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
@@ -173,10 +174,22 @@ def test_a_page_that_names_no_video_and_an_address_of_another_site_gives_no_titl
 @pytest.mark.parametrize("title", ["mlb's Channel", "Search results for cats", "Movies", "Most Viewed", "Sign Up"])
 def test_a_video_may_be_called_like_a_page_of_the_site_where_the_page_names_it(title: str) -> None:
     for era in PAGES:
-        if era != "page_2005":
+        if era not in ("page_2005", "page_2006"):
             assert judge(PAGES[era](title, POSSIBLE_ID)).title == title
     for other in ("The Channel", "My mother's channel swim", "Music for cats", "Movies 2008", "Live at the zoo"):
         assert judge(pages.page_2005(other, POSSIBLE_ID)).title == other
+
+
+@pytest.mark.parametrize(
+    "title", ["mlb's Channel", "mlb's Videos", "Kanal von mlb", "Search results for cats", "Movies"]
+)
+@pytest.mark.parametrize("era", [pages.page_2005, pages.page_2006])
+def test_a_channel_that_plays_the_video_gives_it_no_title(title: str, era: Callable[[str, str], str]) -> None:
+    """Pages of these years state no address of their own; what plays on a channel's is one of its videos."""
+    judged = judge(era(title, POSSIBLE_ID), url=watch_url(POSSIBLE_ID))
+    assert judged.title is None and judged.reason == "wrong_id"
+    data = script(f"swfConfig = {{'args': {{'title': 'The video', 'video_id': '{POSSIBLE_ID}'}}}};")
+    assert judge(document(f"<title>YouTube - {title}</title>", data)).title == "The video"
 
 
 @pytest.mark.parametrize(

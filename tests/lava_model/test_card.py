@@ -243,3 +243,18 @@ def test_the_snippets_run(page, tmp_path, monkeypatch):
         features = names["features"]["video"]
         assert features.shape[1] == 32
         assert features.any(dim=1).all()  # of frames that were seen
+
+
+def test_what_the_facts_quote_is_neither_markup_nor_html() -> None:
+    hostile = "\x1b]0;x\x07 | <img src=x onerror=alert(1)> [click](http://a.b) `code` \u202e\n## Licence\n\nFree"
+    settings = {**(FACTS.settings or {}), "optim.name": hostile}
+    changed = replace(
+        FACTS, settings=settings, device=hostile, versions={hostile: hostile}, repo_id=f'a/b")\n```\n{hostile}'
+    )
+    text = card(changed)
+    assert not any(sign in text for sign in ("\x1b", "\x07", "\u202e"))
+    assert text.count("\n## Licence") == card(FACTS).count("\n## Licence") == 1
+    table_rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)[|]", row)) for row in table_rows} <= {3, 4}
+    assert not any(re.search(r"(?<!\\)[<\[`]", row) for row in table_rows if "onerror" in row)
+    assert text.count("\n```") == card(FACTS).count("\n```")

@@ -13,7 +13,8 @@ import torch
 from k700_text import Batch
 from lava_model.config import LossConfig, LossForm, LossWeights, MissingPolicy
 from lava_model.loss import LossOutput
-from lava_model.metrics import PAIRS, loss_at_chance, measure, measure_pair, report
+from lava_model.metrics import loss_at_chance, measure, measure_pair, report
+from lava_model.modalities import PAIRS
 from lava_model.model import Embeddings
 from lava_model.objective import Objective
 

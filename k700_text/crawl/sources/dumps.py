@@ -27,8 +27,9 @@ from k700_text.crawl.dump_files import Columns, open_table
 from k700_text.crawl.summary import SourceSummary
 from k700_text.delimited import Names
 from k700_text.errors import UsageError
-from k700_text.file_kinds import readable, visible
+from k700_text.file_kinds import visible
 from k700_text.records import YOUTUBE_ID_PATTERN, OutcomeStatus, TitleOutcome
+from k700_text.terminal import readable
 from k700_text.titles import clean_plain_title, is_junk_title
 
 NAME = "dumps"
