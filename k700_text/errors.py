@@ -16,6 +16,7 @@
     ├── ParseError                    an answer that is not what the service documents; .source, .youtube_id
     ├── QuotaExhaustedError           the daily quota is used up; .resume_at
     ├── CredentialError               an API key that the service refuses
+    ├── LockedError                   another process is writing there
     ├── LedgerError                   the ledger cannot be read or written
     ├── ManifestError                 a manifest that cannot be built or read
     │   └── SchemaMismatchError       a Parquet file of another schema; .expected, .actual
@@ -129,6 +130,10 @@ class QuotaExhaustedError(K700TextError):
 
 class CredentialError(K700TextError):
     """An API key that is missing, malformed or refused. The text never holds the key."""
+
+
+class LockedError(K700TextError):
+    """Another process is writing what was asked for; the text says which."""
 
 
 class LedgerError(K700TextError):

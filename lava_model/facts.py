@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from k700_text.files.journal import json_lines
 from lava_model.settings import flatten
 
 if TYPE_CHECKING:
@@ -202,12 +203,7 @@ def _json_object(path: Path) -> dict[str, Any]:
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
     """Returns the objects of a JSON-lines file; a line that a kill cut short says nothing."""
-    lines = []
-    for text in path.read_text("utf-8", "replace").splitlines() if path.is_file() else []:
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict):
-            lines.append(line)
-    return lines
+    if not path.is_file():
+        return []
+    with path.open("rb") as file:
+        return [line for _, line in json_lines(file) if line is not None]

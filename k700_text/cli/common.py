@@ -96,6 +96,10 @@ _REMEDIES = {
     errno.ENOTDIR: "a file is where a folder is needed: choose another name, or move it away",
     errno.EISDIR: "a folder is where a file is needed: choose another name",
     errno.ENOENT: "check the name",
+    errno.EIO: "look after the disk or network drive, then run the same command again",
+    errno.ELOOP: "name the file that it leads to, or remove the link",
+    errno.EMLINK: "copy it and put the copy in its place",
+    errno.ENXIO: "choose another name",
     errno.EADDRINUSE: "stop the program that uses it, or choose another --port",
 }
 

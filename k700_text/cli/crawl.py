@@ -168,7 +168,7 @@ def _report(job: CrawlJob, summary: CrawlSummary, clips: Annotations, *, as_json
     clashes = find_clashes(clips.clips.spans())
     files: list[Path] = []
     if job.shard is None:
-        files = build_manifest(clips, job.ledger_path, None, job.out, keep_probe=True)
+        files = build_manifest(clips, job.ledger_path, None, job.out, keep_probe=True, on_wait=say)
     if as_json:
         values = {**summary.as_dict(), "clashes": clashes.as_dict(), "files": [str(file) for file in files]}
         emit_json("crawl", values)

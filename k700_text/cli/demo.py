@@ -19,6 +19,7 @@ import typer
 
 from k700_text.cli.common import EXIT_INTERRUPTED, emit_json, emit_table, say
 from k700_text.errors import K700TextError
+from k700_text.files.lock import FileLock
 
 NUM_DATA_STEPS = 7
 # Few titles: a small vocabulary keeps its entries to words that more than one title holds.
@@ -129,6 +130,12 @@ def _as_typed(words: list[str], environment: Mapping[str, str]) -> str:
     return " ".join([*(f"{name}={value}" for name, value in environment.items()), shlex.join(command)])
 
 
+def lock_demo(out: Path) -> FileLock:
+    """Keeps a second demo out of the folder, which is made if it is not there; raises as ``FileLock`` does."""
+    out.mkdir(parents=True, exist_ok=True)
+    return FileLock(out / ".demo.lock", f"another demo is at work in {out}", "wait for it to end, or use another --out")
+
+
 def run_data_steps(folder: DemoFolder, steps: Steps, size: DemoSize) -> dict[str, Any]:
     """Makes the sandbox, crawls it, measures its clips, builds the manifest and the tokenizer; returns the answers."""
     from k700_text.crawl.registry import ENDPOINT_NAMES
@@ -218,7 +225,8 @@ def demo(
         labelled_per_class=size.labelled_per_class if labelled_per_class is None else labelled_per_class,
     )
     folder = DemoFolder(out)
-    answers = run_data_steps(folder, Steps(total=NUM_DATA_STEPS), size)
+    with lock_demo(out):
+        answers = run_data_steps(folder, Steps(total=NUM_DATA_STEPS), size)
     if json:
         emit_json("demo", answers)
     else:

@@ -53,7 +53,7 @@ def manifest(
         ledger = settle_ledger(out, say=say)
         _revise(ledger, removed, reparse=reparse)
     since = None if max_api_age is None else datetime.now(UTC) - timedelta(days=max_api_age)
-    files = build_manifest(found, ledger if ledger.exists() else None, probe, out, api_since=since)
+    files = build_manifest(found, ledger if ledger.exists() else None, probe, out, api_since=since, on_wait=say)
     if csv:
         files += [write_csv(file, file.with_suffix(".csv")) for file in files]
     if json:

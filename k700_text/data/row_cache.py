@@ -12,7 +12,6 @@ the clips is another file, which the processes of a running loader do not see.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -31,7 +30,8 @@ from k700_text.data.clips import ClipSource
 from k700_text.data.rows import RowQuery, select_rows
 from k700_text.data.store import RowFile, write_rows
 from k700_text.errors import ManifestError
-from k700_text.files.atomic import whole_file
+from k700_text.files.atomic import whole_file, write_whole
+from k700_text.files.lock import remove_unused
 from k700_text.files.stamps import CACHE_TAG, are_settled, settle, stamp_of, still_hold
 from k700_text.files.storage import cache_folder
 
@@ -136,7 +136,7 @@ def _made(folders: Sequence[Path]) -> Path | None:
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
             if not tag.exists():
-                tag.write_text(_TAG_TEXT, "utf-8")
+                write_whole(tag, _TAG_TEXT)
             if os.access(folder, os.W_OK):
                 return folder
     return None
@@ -197,21 +197,12 @@ def _newest_first(folder: Path, pattern: str) -> list[Path]:
 def _clear_up(folder: Path) -> None:
     """Removes our files of the past: all but the last few and those in use, and what killed processes left."""
     for path in _newest_first(folder, "rows-*.arrow")[_NUM_KEPT:]:
-        _remove_unused(path)
+        with suppress(OSError):
+            remove_unused(path)  # refused while a dataset has it open
     for path in folder.glob(".*.part"):
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
-                path.unlink()
-
-
-def _remove_unused(path: Path) -> None:
-    with suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused while a dataset has it open
-            path.unlink()
-        finally:
-            os.close(descriptor)
+                remove_unused(path)
 
 
 def _remove_earlier(manifest: Path) -> None:
@@ -221,7 +212,7 @@ def _remove_earlier(manifest: Path) -> None:
         if (folder / CACHE_TAG).read_text("utf-8") != _TAG_TEXT:
             return
         for path in folder.glob("rows-*.arrow"):
-            _remove_unused(path)
+            remove_unused(path)
         if not any(folder.glob("rows-*.arrow")):
             for path in (folder / _HASHES, *folder.glob(".*.part"), folder / CACHE_TAG):
                 path.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from k700_text.config import TextConfig
 from k700_text.errors import TokenizerError
+from k700_text.files.atomic import write_whole
 from k700_text.our_files import TOKENIZER, kind_of_ours
 from k700_text.titles import join_halves
 
@@ -178,12 +179,7 @@ def train_tokenizer(titles: Iterable[str], out: str | Path, vocab_size: int) -> 
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        part.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(out, tokenizer.to_str(pretty=True))
     return TitleTokenizer(out)
 
 

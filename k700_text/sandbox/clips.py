@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from k700_text.errors import ConfigError, K700TextError
+from k700_text.files.atomic import write_whole
 from k700_text.media.encode import encode_clip
 from k700_text.records import Clip, Split
 from k700_text.sandbox.motion import draw_look, render
@@ -263,14 +265,14 @@ def _write_corrupt(job: _Job, frames: Iterable[npt.NDArray[np.uint8]], frame_rat
     content = b""
     if kind == "noise":
         content = rng.randbytes(20_000)
-    part = job.path.with_suffix(".part")
     if kind == "broken off":
-        encode_clip(part, frames, frame_rate=frame_rate)
-        whole = part.read_bytes()
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "whole.mp4"
+            encode_clip(path, frames, frame_rate=frame_rate)
+            whole = path.read_bytes()
         media = whole.index(b"mdat") - 4
         content = whole[: whole.index(b"moov") - 4] + whole[media : media + (len(whole) - media) // 2]
-    part.write_bytes(content)
-    part.replace(job.path)
+    write_whole(job.path, content)
 
 
 def _flaw(seed: int, clip: Clip, config: ClipConfig) -> Flaw:

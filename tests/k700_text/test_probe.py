@@ -21,6 +21,7 @@ import pytest
 from k700_text.cli.common import run_guarded
 from k700_text.cli.main import _invoke
 from k700_text.errors import ConfigError, UsageError
+from k700_text.files.plain import open_plain
 from k700_text.media import packet_tables
 from k700_text.media import probe as probe_module
 from k700_text.media.decode import packets_of
@@ -289,12 +290,11 @@ def test_a_disk_that_is_full_is_one_line(
     out, journal = tmp_path / "p.parquet", tmp_path / ".p.parquet.journal"
     probe_folder(clips, out)
     journal.write_bytes(journal.read_bytes().splitlines(keepends=True)[0])
-    opened = Path.open
 
-    def open_on_a_full_disk(path: Path, mode: str = "r", **options: Any) -> Any:
-        return opened(Path("/dev/full") if mode == "ab" else path, mode, **options)
+    def open_on_a_full_disk(path: Path, flags: int) -> int:
+        return os.open("/dev/full", flags) if flags & os.O_APPEND else open_plain(path, flags)
 
-    monkeypatch.setattr(Path, "open", open_on_a_full_disk)
+    monkeypatch.setattr("k700_text.files.journal.open_plain", open_on_a_full_disk)
     words = ["probe", str(clips), "--out", str(out), "--workers", "1"]
     assert run_guarded(lambda: _invoke(words), debug=False) == 1
     errors = capsys.readouterr().err
@@ -499,7 +499,7 @@ def test_a_folder_of_nothing_but_links_outside_says_so(clips: Path, tmp_path: Pa
     root = tmp_path / "links"
     root.mkdir()
     (root / "a.mp4").symlink_to(clips / "usable.mp4")
-    with pytest.raises(UsageError, match=r"holds no clip files.*1 links lead out of it"):
+    with pytest.raises(UsageError, match=r"holds no clip files.*1 links that lead out of the folder"):
         probe_folder(root, tmp_path / "p.parquet")
 
 
