@@ -29,7 +29,9 @@ def prepare(
     ] = None,
     manifest: Annotated[
         list[Path] | None,
-        typer.Option("--manifest", help="Manifest, Parquet; repeatable. Default: every clip file.", show_default=False),
+        typer.Option(
+            "--manifest", help="Manifest, file or folder; repeatable. Default: every clip file.", show_default=False
+        ),
     ] = None,
     frame_rate: Annotated[float, typer.Option(help="Frames per second.")] = 10.0,
     short_side: Annotated[int, typer.Option(help="Pixels of the short side; smaller clips stay as they are.")] = 256,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def tokenizer(
-    manifest: Annotated[list[Path], typer.Option("--manifest", help="Manifest, Parquet; repeatable.")],
+    manifest: Annotated[list[Path], typer.Option("--manifest", help="Manifest, file or folder; repeatable.")],
     out: Annotated[Path, typer.Option("--out", help="JSON file to write.", show_default=False)],
     vocab_size: Annotated[int, typer.Option(help="Entries asked for; few titles give fewer.")] = 48_000,
     split: Annotated[str, typer.Option(help="Whose titles: train, val, test or all.")] = "train",

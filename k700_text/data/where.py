@@ -56,7 +56,10 @@ class Where:
         if not self.names:
             raise self._refused("it names no column")
         # What is not known is told before any file is read.
-        self._expression(self._tree, pa.schema([]))
+        try:
+            self._expression(self._tree, pa.schema([]))
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+            raise self._refused(str(error).partition("\n")[0]) from error
 
     def __reduce__(self) -> tuple[type[Where], tuple[str]]:
         return Where, (self.text,)
@@ -69,7 +72,7 @@ class Where:
         """
         try:
             return table.filter(self._expression(self._tree, table.schema))
-        except (pa.ArrowException, TypeError) as error:
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
             types = ", ".join(f"{name} is {table.schema.field(name).type}" for name in sorted(self.names))
             first_line = str(error).partition("\n")[0]
             raise self._refused(f"it does not go with the columns ({types}): {first_line}") from error

@@ -75,6 +75,10 @@ def test_rows_are_chosen_as_sql_would(text: str, rows: list[int]) -> None:
         ("row in ['a']", "does not go with the columns .row is int64"),
         ("published_at > 'soon'", "'soon' is no time"),
         ("row > " + "1" * 3000, "too many"),
+        ("row > " + "1" * 30, "too large"),
+        ("label in ['a', 3]", "cannot be read"),
+        ("label == '\\ud800'", "surrogates"),
+        ("label == '\ud800'", "cannot be read"),
     ],
 )
 def test_all_else_is_refused_in_one_line(text: str, message: str) -> None:
