@@ -220,7 +220,8 @@ def test_answers_survive_a_locale_that_cannot_spell_them(tmp_path: Path) -> None
     # Nor must it be text at all.
     done = call(*arguments, "--out", tmp_path / "lat\udce9")
     assert done.returncode == 0 and "Traceback" not in done.stderr
-    assert pq.read_metadata((tmp_path / "lat\udce9" / "val.parquet").open("rb")).num_rows == 1
+    with (tmp_path / "lat\udce9" / "val.parquet").open("rb") as file:
+        assert pq.read_metadata(file).num_rows == 1
 
 
 def test_a_file_in_place_of_a_folder_is_one_line_with_a_remedy(
