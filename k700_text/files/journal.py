@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from k700_text.files.atomic import PartFile, errors_named
+from k700_text.files.atomic import PartFile, errors_named, remove_abandoned
 from k700_text.files.plain import open_plain
 
 Stamp = tuple[int, int]
@@ -50,6 +50,7 @@ class Journal:
         Raises:
             OSError: the file cannot be read or written.
         """
+        remove_abandoned(self.path)
         with ExitStack() as stack:
             # Mostly all is well: only at the first line that goes, what stays begins to be copied.
             fresh: PartFile | None = None
