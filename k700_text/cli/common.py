@@ -17,6 +17,7 @@ from rich.text import Text
 
 from k700_text.errors import AnnotationError, K700TextError
 from k700_text.file_kinds import readable
+from k700_text.starting import takes_last_word
 
 EXIT_COMPLETE = 0
 EXIT_FAILED = 1
@@ -72,7 +73,8 @@ def run_guarded(main: Callable[[], None], *, debug: bool) -> int:
     except typer.Exit as stop:
         return stop.exit_code
     except KeyboardInterrupt:
-        say("interrupted: what was finished is saved; run the same command to continue")
+        if takes_last_word():
+            say("interrupted: what was finished is saved; run the same command to continue")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of stdout (head, less) went away; point stdout elsewhere so that the flush at exit is quiet.
