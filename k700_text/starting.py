@@ -13,13 +13,14 @@ from __future__ import annotations
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 EXIT_INTERRUPTED = 130
 PATIENCE_SECONDS = 8.0
@@ -108,6 +109,26 @@ def without_handlers() -> Iterator[None]:
         _put_back(before)
 
 
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Lets these signals wait until the end, where something is begun that must not be left half done.
+
+    Blocking them in the main thread is not enough: another thread of any library would take them for it.
+    """
+    noted: list[int] = []
+    before = _handle(lambda number, frame: noted.append(number))
+    try:
+        yield
+    finally:
+        _put_back(before)
+        for number in noted[:1]:
+            handler = before[number]
+            if callable(handler):
+                handler(number, None)
+            else:
+                signal.raise_signal(number)
+
+
 _Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
@@ -149,13 +170,18 @@ def _insist(reader: int) -> None:
     while (left := began + _patience_seconds - time.monotonic()) > 0:
         if _comes_stop(reader, left) and time.monotonic() - began > _ECHO_SECONDS:
             break
-    for child in _children():
-        with suppress(OSError):
-            os.kill(child, signal.SIGKILL)
     if takes_last_word():
         # A progress bar may have hidden the cursor.
         shown = b"\x1b[?25h\n" if os.isatty(2) else b""
         os.write(2, shown + b"interrupted: what was finished is saved; run the same command to continue\n")
+    end_interrupted()
+
+
+def end_interrupted() -> NoReturn:
+    """Ends the process with exit code 130, and those that it has started: nobody is waited for any more."""
+    for child in _children():
+        with suppress(OSError):
+            os.kill(child, signal.SIGKILL)
     os._exit(EXIT_INTERRUPTED)
 
 
@@ -171,7 +197,10 @@ def _children() -> list[int]:
     for task in Path("/proc/self/task").glob("*/children"):
         with suppress(OSError, ValueError):
             found += map(int, task.read_text().split())
-    return found
+    # One ends by itself, after it has tidied up behind the others. Nothing is imported here: it may be forbidden now.
+    tracker = getattr(sys.modules.get("multiprocessing.resource_tracker"), "_resource_tracker", None)
+    tidying = getattr(tracker, "_pid", None)
+    return [child for child in found if child != tidying]
 
 
 def _end(number: int, frame: FrameType | None) -> None:

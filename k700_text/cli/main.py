@@ -22,7 +22,7 @@ from k700_text.cli import stats as stats_command
 from k700_text.cli import tokenizer as tokenizer_command
 from k700_text.cli import validate as validate_command
 from k700_text.cli.common import EXIT_INTERRUPTED, EXIT_USAGE, run_guarded, say
-from k700_text.starting import interrupt_surely
+from k700_text.starting import end_interrupted, interrupt_surely
 
 # Typer carries click inside or beside itself, depending on its version: only this way names both.
 _UsageProblem: type[Exception] = typer.BadParameter.__bases__[0]
@@ -75,7 +75,12 @@ def run() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     # --debug may stand anywhere: a person adds it to the end of the line that has just failed.
     arguments = _repeated([argument for argument in sys.argv[1:] if argument != "--debug"]) or ["--help"]
-    sys.exit(run_guarded(lambda: _invoke(arguments), debug="--debug" in sys.argv))
+    code = run_guarded(lambda: _invoke(arguments), debug="--debug" in sys.argv)
+    if code == EXIT_INTERRUPTED:
+        # All is saved: threads and processes that still work are not waited for.
+        sys.stdout.flush()
+        end_interrupted()
+    sys.exit(code)
 
 
 def _repeated(arguments: list[str]) -> list[str]:
