@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from k700_text.confidential import hide_in_text
 from k700_text.errors import AnnotationError, K700TextError
 from k700_text.file_kinds import readable
 from k700_text.starting import takes_last_word
@@ -32,7 +33,7 @@ stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
 def emit_json(command: str, values: Mapping[str, Any]) -> None:
     """Prints one JSON object on stdout, in ASCII, with the command's name and the version of the format."""
-    print(json.dumps({"command": command, "version": JSON_VERSION, **values}, default=str))
+    print(hide_in_text(json.dumps({"command": command, "version": JSON_VERSION, **values}, default=str)))
 
 
 def emit_table(title: str, rows: Sequence[tuple[str, Any]]) -> None:
@@ -58,7 +59,7 @@ def say(message: str) -> None:
 
 def shown(message: str) -> str:
     """Returns lines as a terminal may have them: names of files and what files hold may try to steer it."""
-    return "\n".join(readable(line.expandtabs(), None) for line in message.split("\n"))
+    return "\n".join(readable(line.expandtabs(), None) for line in hide_in_text(message).split("\n"))
 
 
 def run_guarded(main: Callable[[], None], *, debug: bool) -> int:

@@ -7,7 +7,9 @@ address may hold an API key.
 
 from __future__ import annotations
 
+import base64
 import errno
+import logging
 import os
 import re
 import socket
@@ -20,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode, urljoin, urlsplit, urlunsplit
+from urllib.parse import unquote, urlencode, urljoin, urlsplit, urlunsplit
 
 import requests
 import urllib3
@@ -28,6 +30,7 @@ from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
 
 import k700_text
+from k700_text.confidential import hide_in_text, keep_secret, note_answer
 from k700_text.crawl.connections import POOLS, Watchdog
 from k700_text.errors import (
     BlockedError,
@@ -202,7 +205,10 @@ class Transport:
         with self._open(url, headers or {}, method, data) as raw:
             body = self._read(raw, url)
             cookies = tuple(raw.headers.getlist("Set-Cookie"))
-            return Response(raw.status, _lower_case(raw.headers), body, time.monotonic() - started, cookies)
+            names = _lower_case(raw.headers)
+            note_answer(body)
+            note_answer("\n".join(names.values()).encode("utf-8", "replace"))
+            return Response(raw.status, names, body, time.monotonic() - started, cookies)
 
     @contextmanager
     def stream(self, url: str, headers: Mapping[str, str]) -> Iterator[tuple[int, Mapping[str, str], Iterator[bytes]]]:
@@ -243,6 +249,8 @@ class Transport:
         key = (parts.scheme, parts.netloc)
         if key not in known:
             settings = session.merge_environment_settings(url, {}, True, None, None)
+            for proxy in settings["proxies"].values():
+                _keep_login_secret(proxy)
             known[key] = {name: settings[name] for name in ("proxies", "verify", "cert")}
         return known[key]
 
@@ -318,6 +326,27 @@ class Transport:
         with _translated(url):
             while chunk := raw.read(_CHUNK_BYTES, decode_content=False):
                 yield chunk
+
+
+def _keep_login_secret(proxy: str) -> None:
+    """Keeps the name and password in the address of a proxy secret, as they are and as they are sent."""
+    login, _, _ = urlsplit(proxy).netloc.rpartition("@")
+    for form in {login, unquote(login)} if login else ():
+        keep_secret(form)
+        keep_secret(form.partition(":")[2])
+        keep_secret(base64.b64encode(form.encode("utf-8", "replace")).decode())
+
+
+class _Discreet(logging.Filter):
+    """Hides what is confidential where somebody looks at the log of requests: an address may hold a key."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Lets every record pass, but not as it was."""
+        record.msg, record.args = hide_in_text(record.getMessage()), ()
+        return True
+
+
+logging.getLogger("urllib3.connectionpool").addFilter(_Discreet())
 
 
 class _Adapter(HTTPAdapter):
