@@ -6,10 +6,11 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from k700_text.config import Pace
+from k700_text.crawl.clock import begin
 from k700_text.crawl.ledger import Ledger
 from k700_text.crawl.limiter import Clock, HostLimiter, HostState, Lane
 from k700_text.crawl.pending import Freshness
@@ -115,6 +116,7 @@ def crawl(
         LedgerError: outcomes cannot be stored.
     """
     settings = settings or CrawlSettings()
+    begin()
     clock = clock or Clock()
     began = clock.monotonic()
     transport = Transport(settings.limits)
@@ -175,7 +177,11 @@ class _Lanes:
 
     def _host(self, place: str) -> HostLimiter:
         state = self._ledger.host(place)
-        if state and not -FORGET_AFTER <= state.until - self._clock.now() <= LONGEST_PAUSE:
+        now, last_start = self._clock.now(), self._ledger.last_start()
+        if state and last_start and last_start > now:
+            # The clock was set back since: what was to wait then is to wait now, but not the difference as well.
+            state = replace(state, until=state.until - (last_start - now))
+        if state and not -FORGET_AFTER <= state.until - now <= LONGEST_PAUSE:
             state = None
 
         def save(new: HostState) -> None:

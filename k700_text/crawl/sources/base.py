@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import ClassVar, Protocol
 
 from k700_text.config import Pace
+from k700_text.crawl.clock import utc_now
 from k700_text.crawl.limiter import parse_retry_after
 from k700_text.crawl.transport import Response, Transport, host_of, local_redirect, raise_if_blocked
 from k700_text.errors import RateLimitedError, TransportError
@@ -181,7 +182,7 @@ def retry_after(response: Response) -> float | None:
     try:
         now = parsedate_to_datetime(response.headers.get("date", ""))
     except (ValueError, OverflowError):
-        now = datetime.now(UTC)
+        now = utc_now()
     return parse_retry_after(response.headers, now if now.tzinfo else now.replace(tzinfo=UTC))
 
 

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from k700_text.confidential import keep_secret
 from k700_text.config import DATA_API_DAILY_QUOTA, PACES
+from k700_text.crawl.clock import utc_now
 from k700_text.crawl.sources.base import (
     Get,
     Source,
@@ -111,12 +112,12 @@ class DataApi(Source):
         }
         _, response = follow(get, self._url, params)
         try:
-            return parse(response, asked, datetime.now(UTC))
+            return parse(response, asked, utc_now())
         except BatchRefusedError:
             if len(asked) == 1:
                 # An error may quote the request, and the request has the key: even one too short to be looked for.
                 body = response.body.replace(self._key.encode(), b"(key)")
-                return [_refused(asked[0], response.status, body, datetime.now(UTC))]
+                return [_refused(asked[0], response.status, body, utc_now())]
             middle = len(asked) // 2
             return self.fetch(asked[:middle], get) + self.fetch(asked[middle:], get)
 

@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from k700_text.config import PACES
+from k700_text.crawl.clock import utc_now
 from k700_text.crawl.messages import Meaning, MessageKind, classify
 from k700_text.crawl.player_wire import HOST, PlayerWire
 from k700_text.crawl.sources.base import Get, Source, SourcePlan
@@ -120,7 +121,7 @@ class YtDlp(Source):
                 raise check
             self._engine = self._engine or _Engine(self._origin, self.transport or Transport())
             evidence = self._engine.ask(youtube_id)
-            outcome = parse_evidence(youtube_id, evidence, None, datetime.now(UTC))
+            outcome = parse_evidence(youtube_id, evidence, None, utc_now())
             meaning = _Record(evidence).meaning
             self._check = _check_error(meaning) if meaning.kind.stops_host else None
             return [outcome]
