@@ -151,6 +151,12 @@ class _HTTPSConnection(urllib3.connection.HTTPSConnection):
         _watch(self)
         return super().getresponse()
 
+    def _tunnel(self) -> None:
+        super()._tunnel()
+        # What a proxy has begun to say before it was cut short may look like consent.
+        if _current.deadline is not None and _current.deadline.is_over:
+            raise TimeoutError("the proxy does not open the way in time")
+
 
 class _HTTPPool(urllib3.HTTPConnectionPool):
     ConnectionCls = _HTTPConnection

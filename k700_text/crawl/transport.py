@@ -264,6 +264,9 @@ class Transport:
         try:
             with _translated(url):
                 raw = self._sent(url, headers, method, data)
+            if raw.status < 200:
+                # The answer itself is to follow, and must not be taken for that to the next request.
+                raise TransportError(f"{host_of(url)} sends status {raw.status} and no answer", host=host_of(url))
             yield raw
             is_complete = not deadline.is_over
         except TransportError:
