@@ -54,6 +54,7 @@ FOREIGN_ERRORS = (
 
 _CHUNK_BYTES = 1 << 16
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_PROXY_LOGIN = 407
 _TUNNEL_STATUS = re.compile(r"Tunnel connection failed: (\d{3})")
 _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN})
 
@@ -264,6 +265,8 @@ class Transport:
         try:
             with _translated(url):
                 raw = self._sent(url, headers, method, data)
+            if raw.status == _PROXY_LOGIN:
+                raise _login_wanted(host_of(url))
             if raw.status < 200:
                 # The answer itself is to follow, and must not be taken for that to the next request.
                 raise TransportError(f"{host_of(url)} sends status {raw.status} and no answer", host=host_of(url))
@@ -471,11 +474,8 @@ def _translate(error: BaseException, host: str) -> TransportError:
             )
     if any(isinstance(cause, requests.exceptions.ProxyError | urllib3.exceptions.ProxyError) for cause in chain):
         said = next((status[0] for cause in chain if (status := _TUNNEL_STATUS.findall(str(cause)))), None)
-        if said == "407":
-            return TransportError(
-                f"the proxy to {host} asks for a name and a password: HTTPS_PROXY=http://NAME:PASSWORD@HOST:PORT",
-                host=host,
-            )
+        if said == str(_PROXY_LOGIN):
+            return _login_wanted(host)
         words = f" (status {said})" if said else ""
         return TransportError(f"the proxy refuses to reach {host}{words}: check HTTPS_PROXY and NO_PROXY", host=host)
     # Before the timeouts: urllib3 counts a refused connection among them.
@@ -484,6 +484,12 @@ def _translate(error: BaseException, host: str) -> TransportError:
     if any(isinstance(cause, TimeoutError | requests.Timeout | urllib3.exceptions.TimeoutError) for cause in chain):
         return TransportError(f"{host} did not answer in time", host=host)
     return TransportError(f"the connection to {host} failed ({type(chain[-1]).__name__})", host=host)
+
+
+def _login_wanted(host: str) -> TransportError:
+    return TransportError(
+        f"the proxy to {host} asks for a name and a password: HTTPS_PROXY=http://NAME:PASSWORD@HOST:PORT", host=host
+    )
 
 
 def _plain(words: str) -> str:

@@ -191,7 +191,7 @@ def test_the_password_of_a_proxy_is_in_no_message_and_no_log(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     login = "somebody:correct%20horse"
-    mirror = Mirror(lambda key: "", 407)
+    mirror = Mirror(lambda key: "")
     monkeypatch.setenv("HTTP_PROXY", mirror.url.replace("//", f"//{login}@"))
     transport = Transport()
     try:
