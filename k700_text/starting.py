@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import select
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -178,8 +177,8 @@ def _insist(reader: int) -> None:
 
 
 def end_interrupted() -> NoReturn:
-    """Ends the process with exit code 130, and those that it has started: nobody is waited for any more."""
-    for child in _children():
+    """Ends the process with exit code 130, and all that it has started: nobody is waited for any more."""
+    for child in list(_descendants("self")):
         with suppress(OSError):
             os.kill(child, signal.SIGKILL)
     os._exit(EXIT_INTERRUPTED)
@@ -191,16 +190,15 @@ def _comes_stop(reader: int, seconds: float | None) -> bool:
     return bool(ready) and any(number in STOPPING for number in os.read(reader, 64))
 
 
-def _children() -> list[int]:
-    """Returns the processes that this one has started, on systems that tell."""
-    found: list[int] = []
-    for task in Path("/proc/self/task").glob("*/children"):
+def _descendants(process: int | str) -> Iterator[int]:
+    """Yields the processes that one has started, and theirs, on systems that tell."""
+    for task in Path(f"/proc/{process}/task").glob("*/children"):
         with suppress(OSError, ValueError):
-            found += map(int, task.read_text().split())
-    # One ends by itself, after it has tidied up behind the others. Nothing is imported here: it may be forbidden now.
-    tracker = getattr(sys.modules.get("multiprocessing.resource_tracker"), "_resource_tracker", None)
-    tidying = getattr(tracker, "_pid", None)
-    return [child for child in found if child != tidying]
+            for child in map(int, task.read_text().split()):
+                yield from _descendants(child)
+                # It ends by itself, after it has tidied up behind the others.
+                if b"resource_tracker" not in Path(f"/proc/{child}/cmdline").read_bytes():
+                    yield child
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -20,6 +20,7 @@ import typer
 
 from k700_text.cli.common import EXIT_INTERRUPTED, emit_json, emit_table, say
 from k700_text.errors import K700TextError
+from k700_text.starting import takes_last_word
 
 NUM_DATA_STEPS = 7
 # Few titles: a small vocabulary keeps its entries to words that more than one title holds.
@@ -113,6 +114,7 @@ class Steps:
         say("$ " + _as_typed(words, environment or {}))
         code, output = _run([sys.executable, "-m", *words, "--json"], {**os.environ, **(environment or {})})
         if code == EXIT_INTERRUPTED:
+            takes_last_word()  # The command has said so.
             raise KeyboardInterrupt
         if code:
             raise K700TextError(f"step {self.number} ({title}) ended with exit code {code}; see above")
@@ -131,7 +133,8 @@ def _run(words: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str
                 process.wait(_PASSING_ON_SECONDS)
             if process.poll() is None:
                 process.terminate()
-            process.wait()
+            if process.wait() == EXIT_INTERRUPTED:
+                takes_last_word()
             raise
         return process.returncode, output
 
