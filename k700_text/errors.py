@@ -10,6 +10,7 @@
     ├── TransportError                a request failed; .host
     │   ├── NetworkDownError          no route or no name resolution
     │   ├── RefusedError              nobody listens there, or a firewall turns us away
+    │   ├── CertificateError          the host does not prove that it is the one asked for
     │   ├── RateLimitedError          the host asked us to wait; .retry_after_seconds
     │   └── BlockedError              a block page, bot check or firewall
     │       └── FilteredNetworkError  a filter of our own network hides videos: waiting does not help
@@ -93,6 +94,10 @@ class NetworkDownError(TransportError):
 
 class RefusedError(TransportError):
     """The host refuses connections: it is down, or its firewall turns us away."""
+
+
+class CertificateError(TransportError):
+    """A certificate that has expired, is for another host or of an unknown signer: waiting does not help."""
 
 
 class RateLimitedError(TransportError):

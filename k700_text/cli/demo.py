@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,11 +21,14 @@ import typer
 from k700_text.cli.common import EXIT_INTERRUPTED, emit_json, emit_table, say
 from k700_text.errors import K700TextError
 from k700_text.files.lock import FileLock
+from k700_text.starting import takes_last_word
 
 NUM_DATA_STEPS = 7
 # Few titles: a small vocabulary keeps its entries to words that more than one title holds.
 VOCAB_SIZE = 600
 KEY_VARIABLE = "YOUTUBE_API_KEY"
+
+_PASSING_ON_SECONDS = 3.0
 
 Words = list[str | Path]
 
@@ -109,20 +113,31 @@ class Steps:
         self.announce(title)
         words = [str(argument) for argument in arguments]
         say("$ " + _as_typed(words, environment or {}))
-        done = subprocess.run(
-            [sys.executable, "-m", *words, "--json"],
-            stdout=subprocess.PIPE,
-            env={**os.environ, **(environment or {})},
-            check=False,
-            text=True,
-            encoding="utf-8",
-        )
-        if done.returncode == EXIT_INTERRUPTED:
+        code, output = _run([sys.executable, "-m", *words, "--json"], {**os.environ, **(environment or {})})
+        if code == EXIT_INTERRUPTED:
+            takes_last_word()  # The command has said so.
             raise KeyboardInterrupt
-        if done.returncode:
-            raise K700TextError(f"step {self.number} ({title}) ended with exit code {done.returncode}; see above")
-        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        if code:
+            raise K700TextError(f"step {self.number} ({title}) ended with exit code {code}; see above")
+        answer: dict[str, Any] = json.loads(output.splitlines()[-1])
         return answer
+
+
+def _run(words: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str]:
+    """Runs a command and returns its exit code and what it printed; an interruption waits for it to save its work."""
+    with subprocess.Popen(words, stdout=subprocess.PIPE, env=environment, text=True, encoding="utf-8") as process:
+        try:
+            output, _ = process.communicate()
+        except KeyboardInterrupt:
+            # From a terminal it reaches both of us, from elsewhere us alone.
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_PASSING_ON_SECONDS)
+            if process.poll() is None:
+                process.terminate()
+            if process.wait() == EXIT_INTERRUPTED:
+                takes_last_word()
+            raise
+        return process.returncode, output
 
 
 def _as_typed(words: list[str], environment: Mapping[str, str]) -> str:

@@ -28,6 +28,7 @@ HOST = "storage.googleapis.com"
 MAX_BYTES = 1 << 30
 MAX_ATTEMPTS = 5
 MAX_WAIT_SECONDS = 60.0
+LIMITS = Limits(total_seconds=3600.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +73,7 @@ def fetch_annotations(
     if is_verified(archive):
         return archive
     folder.mkdir(parents=True, exist_ok=True)
-    transport = Transport(Limits(total_seconds=3600.0))
+    transport = Transport(LIMITS)
     url = (endpoints or Endpoints()).resolve(ENDPOINT_NAME, URL)
     say(f"downloading the official annotations from {urlsplit(url).netloc}")
     claim = f"another process is downloading {archive}"

@@ -39,8 +39,8 @@ PARTS_FOLDER, EARLIER_PARTS_FOLDER = "_ray-parts", "ray-parts"
 POLL_SECONDS = 0.5
 # A worker that dies this often does not die by chance.
 MAX_RETRIES = 20
-# Requests under way may take as long as their bounds allow.
-STOP_SECONDS = 90.0
+# Requests under way are cut short.
+STOP_SECONDS = 30.0
 LINGER_SECONDS = 10.0
 
 Progress = Callable[[Sequence[SourceProgress]], None]

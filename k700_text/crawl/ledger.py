@@ -169,6 +169,11 @@ class Ledger:
             return HostState(until=datetime.fromisoformat(until), level=level, rates=json.loads(rates))
         return None
 
+    def last_start(self) -> datetime | None:
+        """Returns when the run before this one began, by the clock of then."""
+        rows = self._read("SELECT started_at FROM runs WHERE run < ? ORDER BY run DESC LIMIT 1", (self.run,))
+        return datetime.fromisoformat(rows[0][0]) if rows else None
+
     def setting(self, name: str) -> str | None:
         """Returns a remembered value."""
         rows = self._read("SELECT value FROM settings WHERE name = ?", (name,))

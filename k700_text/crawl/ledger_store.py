@@ -8,10 +8,12 @@ import uuid
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from k700_text.confidential import hide, hide_in_text, is_echoed
 from k700_text.errors import LedgerError
 from k700_text.our_files import LEDGER_APPLICATION_ID, kind_of_ours
 from k700_text.records import Availability, OutcomeStatus, TitleOutcome
@@ -97,7 +99,12 @@ def insert_outcomes(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> 
 
 
 def row_of(outcome: TitleOutcome) -> tuple[Any, ...]:
-    """Returns the values of OUTCOME_COLUMNS, then the hash and the compressed evidence."""
+    """Returns the values of OUTCOME_COLUMNS, then the hash and the compressed evidence.
+
+    The one way of what a server said into a ledger: what is confidential ends here.
+    """
+    if is_echoed():
+        outcome = _without_secrets(outcome)
     evidence = outcome.evidence
     return (
         outcome.youtube_id,
@@ -108,6 +115,13 @@ def row_of(outcome: TitleOutcome) -> tuple[Any, ...]:
         hashlib.sha256(evidence).hexdigest() if evidence is not None else None,
         _compress(evidence) if evidence is not None else None,
     )
+
+
+def _without_secrets(outcome: TitleOutcome) -> TitleOutcome:
+    names = ("title", "raw_title", "reason", "title_language")
+    found: dict[str, Any] = {name: text for name in names if (text := getattr(outcome, name)) is not None}
+    hidden: dict[str, Any] = {name: hide_in_text(text) for name, text in found.items()}
+    return replace(outcome, evidence=None if outcome.evidence is None else hide(outcome.evidence), **hidden)
 
 
 def derived_of(outcome: TitleOutcome) -> tuple[Any, ...]:

@@ -6,11 +6,8 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +16,7 @@ import numpy.typing as npt
 from k700_text.errors import ConfigError, K700TextError
 from k700_text.files.atomic import write_whole
 from k700_text.media.encode import encode_clip
+from k700_text.media.pool import each_result
 from k700_text.records import Clip, Split
 from k700_text.sandbox.motion import draw_look, render
 from k700_text.sandbox.scene import Action, Scene, scene_of, seeded
@@ -209,17 +207,14 @@ def _generate(
 
 
 def _run(jobs: Sequence[_Job], workers: int) -> Iterator[None]:
-    if workers <= 1 or len(jobs) <= 4:
-        yield from map(_write_clip, jobs)
-        return
-    # spawn: a forked copy of a process with threads (a server, a progress bar) may hang.
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-    try:
-        yield from pool.map(_write_clip, jobs, chunksize=4)
-    except BrokenProcessPool as error:
-        raise K700TextError("a worker that writes clips was killed: run the same command to continue") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+    lost: list[str] = []
+    few = len(jobs) <= 4  # Not worth the start of a process.
+    for _ in each_result(
+        _write_clip, ((job,) for job in jobs), workers=1 if few else workers, on_lost=lambda _, why: lost.append(why)
+    ):
+        if lost:
+            raise K700TextError(f"a process that writes clips {lost[0]}: run the same command to continue")
+        yield
 
 
 def _write_clip(job: _Job) -> None:
