@@ -1,8 +1,11 @@
-"""Keys, passwords and cookies: what may be sent, and must rest nowhere else.
+"""Keys and passwords: what may be sent, and must rest nowhere else.
 
-Who holds such a word says so once (``keep_secret``). Where text leaves for good, into the ledger or to a person,
-``hide`` takes it out: as it is, backwards, in base64 or hexadecimal, with any of its characters escaped as addresses,
-JSON, scripts or HTML do it, and long pieces of it. A server that is asked with a key may echo it in any of these ways.
+Who holds such a word says so once (``keep_secret``). Where text leaves for a person, ``hide_in_text`` takes it out: as
+it is, backwards, in base64 or hexadecimal, with any of its characters escaped as addresses, JSON, scripts or HTML do
+it, and long pieces of it. A server that is asked with a key may echo it in any of these ways.
+
+What a server said goes into a ledger, and must not be altered by mistake: a password of a proxy may be a word of a
+title. There ``hide`` takes out only what servers are sent, and what is too long to be such a word.
 """
 
 from __future__ import annotations
@@ -10,65 +13,70 @@ from __future__ import annotations
 import base64
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 MASK = b"(secret)"
-# Shorter ones cannot be told from the words of a title.
+# Shorter ones cannot be told from any other word.
 MIN_LENGTH = 8
+# Nor these, in what a server said, from the words of a title; the keys of Google have 39.
+MIN_LENGTH_SENT = 12
 # Of a longer word pieces of this length give it away, too.
 PIECE_LENGTH = 13
-# The oldest are forgotten: a session's cookies change.
-MAX_WORDS = 64
 
 _lock = threading.Lock()
 _is_echoed = False
 
 
-def keep_secret(word: str) -> None:
-    """From now on a word is hidden; one that is too short to be told from others is not."""
-    global _words
-    if len(word) < MIN_LENGTH or word in _words:
+def keep_secret(word: str, *, is_sent: bool = False) -> None:
+    """From now on a word is hidden; one that is too short to be told from others is not.
+
+    Args:
+        word: a key or password of the user's, never a word that a server chose.
+        is_sent: services are sent it, and may echo it: ``hide`` takes it out, too.
+    """
+    global _words, _sent
+    if len(word) < MIN_LENGTH:
         return
     with _lock:
-        known = {**_words, word: _Word(word.encode("utf-8", "surrogatepass"))}
-        for oldest in list(known)[:-MAX_WORDS]:
-            del known[oldest]
         # As a whole: others look through it meanwhile.
-        _words = known
-
-
-def is_clean(data: bytes) -> bool:
-    """Returns whether nothing in the data is to be hidden."""
-    return not any(word.is_in(data) for word in _words.values())
+        if word not in _words:
+            _words = {**_words, word: _Word(word.encode("utf-8", "surrogatepass"))}
+        if is_sent and len(word) >= MIN_LENGTH_SENT:
+            _sent = {**_sent, word: _words[word]}
 
 
 def note_answer(data: bytes) -> None:
     """Looks through what a server sent, once for all that is made of it: see ``is_echoed``."""
     global _is_echoed
-    if _words and not _is_echoed and not is_clean(data):
+    if not _is_echoed and any(word.is_in(data) for word in _sent.values()):
         _is_echoed = True
 
 
 def is_echoed() -> bool:
-    """Returns whether any answer so far held a secret word. If none did, nothing that was made of them does."""
+    """Returns whether any answer so far held a word that was sent. If none did, nothing made of them does."""
     return _is_echoed
 
 
 def hide(data: bytes) -> bytes:
-    """Returns the data with MASK in place of every secret word."""
-    # The longest first, and pieces last: one may hold another, or a piece of it.
-    words = [word for _, word in sorted(_words.items(), key=lambda item: -len(item[0])) if word.is_in(data)]
-    for word in words:
-        data = word.whole_hidden_in(data)
-    for word in words:
-        data = word.pieces_hidden_in(data)
-    return data
+    """Returns what a server said with MASK in place of every secret word that servers are sent."""
+    return _without(_sent, data)
 
 
 def hide_in_text(text: str) -> str:
-    """Returns the text with MASK in place of every secret word."""
-    data = text.encode("utf-8", "surrogatepass") if _words else b""
-    return text if is_clean(data) else hide(data).decode("utf-8", "surrogatepass")
+    """Returns text for a person with MASK in place of every secret word."""
+    if not _words:
+        return text
+    return _without(_words, text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
+
+
+def _without(words: Mapping[str, _Word], data: bytes) -> bytes:
+    # The longest first, and pieces last: one may hold another, or a piece of it.
+    found = [word for _, word in sorted(words.items(), key=lambda item: -len(item[0])) if word.is_in(data)]
+    for word in found:
+        data = word.whole_hidden_in(data)
+    for word in found:
+        data = word.pieces_hidden_in(data)
+    return data
 
 
 class _Word:
@@ -118,7 +126,8 @@ class _Word:
         return start, end
 
 
-_words: dict[str, _Word] = {}
+_words: Mapping[str, _Word] = {}
+_sent: Mapping[str, _Word] = {}
 
 
 def _forms(word: bytes) -> Iterator[bytes]:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from k700_text.confidential import hide, hide_in_text, is_echoed
+from k700_text.confidential import hide, is_echoed
 from k700_text.errors import LedgerError
 from k700_text.our_files import LEDGER_APPLICATION_ID, kind_of_ours
 from k700_text.records import Availability, OutcomeStatus, TitleOutcome
@@ -119,8 +119,11 @@ def row_of(outcome: TitleOutcome) -> tuple[Any, ...]:
 
 def _without_secrets(outcome: TitleOutcome) -> TitleOutcome:
     names = ("title", "raw_title", "reason", "title_language")
-    found: dict[str, Any] = {name: text for name in names if (text := getattr(outcome, name)) is not None}
-    hidden: dict[str, Any] = {name: hide_in_text(text) for name, text in found.items()}
+    found: dict[str, str] = {name: text for name in names if (text := getattr(outcome, name)) is not None}
+    hidden: dict[str, Any] = {
+        name: hide(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
+        for name, text in found.items()
+    }
     return replace(outcome, evidence=None if outcome.evidence is None else hide(outcome.evidence), **hidden)
 
 

@@ -17,7 +17,6 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import Request
 
-from k700_text.confidential import keep_secret
 from k700_text.crawl.messages import classify
 from k700_text.crawl.page_text import is_answer, parse_answer
 from k700_text.crawl.sources.base import FAULT_STATUSES, MAX_REDIRECTS, RATE_LIMIT_STATUSES, retry_after
@@ -84,8 +83,6 @@ class PlayerWire:
             self.failure = error
             raise
         self._note(response)
-        for cookie in self._cookies:
-            keep_secret(cookie.value or "")
         return response
 
     def _follow(self, url: str, method: str, data: bytes | None, headers: Mapping[str, str]) -> Response:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import logging
 import socket
 import threading
+import zlib
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from http.cookiejar import CookieJar
 from pathlib import Path
 from urllib.parse import quote
 
@@ -18,9 +20,13 @@ from k700_text import confidential
 from k700_text.confidential import MASK, hide, hide_in_text, is_echoed, keep_secret, note_answer
 from k700_text.crawl.crawler import CrawlSettings, crawl
 from k700_text.crawl.ledger import Ledger
+from k700_text.crawl.ledger_place import LEDGER_NAME
+from k700_text.crawl.ledger_store import OUTCOME_COLUMNS, row_of
+from k700_text.crawl.player_wire import HOST, PlayerWire
 from k700_text.crawl.registry import make_sources
-from k700_text.crawl.transport import Endpoints, Transport
+from k700_text.crawl.transport import Endpoints, Response, Transport
 from k700_text.errors import K700TextError, TransportError
+from k700_text.records import Availability, OutcomeStatus, TitleOutcome
 from tests.k700_text.crawling import call, make_ids, write_annotations
 
 # Made up; of the form of Google's.
@@ -31,6 +37,7 @@ KEY = "AIzaSyD_9tSrke72PouQMnMX-a7eZSW0jkFMBWY"
 def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test knows the words of another."""
     monkeypatch.setattr(confidential, "_words", {})
+    monkeypatch.setattr(confidential, "_sent", {})
     monkeypatch.setattr(confidential, "_is_echoed", False)
 
 
@@ -61,7 +68,7 @@ ECHOES: dict[str, Callable[[str], str]] = {
 
 @pytest.mark.parametrize("name", ECHOES)
 def test_a_word_is_hidden_in_every_disguise(name: str) -> None:
-    keep_secret(KEY)
+    keep_secret(KEY, is_sent=True)
     echo = ECHOES[name](KEY)
     hidden = hide(f'{{"before": "{echo}", "title": "é"}}'.encode())
     assert MASK in hidden and hidden.startswith(b'{"before": "') and hidden.endswith(', "title": "é"}'.encode())
@@ -73,8 +80,8 @@ def test_a_word_is_hidden_in_every_disguise(name: str) -> None:
 
 
 def test_other_words_stay_as_they_are() -> None:
-    keep_secret(KEY)
-    keep_secret("short")
+    keep_secret(KEY, is_sent=True)
+    keep_secret("short", is_sent=True)
     for text in (
         "short",
         "AIzaSyA8eiZmM1FaDVjRy-df2KTyQ_vz_yYM39w",
@@ -87,12 +94,48 @@ def test_other_words_stay_as_they_are() -> None:
     assert not is_echoed()
 
 
-def test_only_the_newest_words_are_kept() -> None:
-    cookies = [hashlib.sha256(b"%d" % number).hexdigest() for number in range(confidential.MAX_WORDS + 5)]
-    for cookie in cookies:
-        keep_secret(cookie)
-    assert hide_in_text(cookies[0]) == cookies[0]
-    assert hide_in_text(cookies[-1]) == "(secret)"
+def test_what_a_server_said_keeps_its_words_however_a_password_is_spelled() -> None:
+    """Whoever puts this in a title loses no letter of it in the ledger; a person does not see the password."""
+    keep_secret("kinetics")  # the password of a proxy
+    keep_secret("official video of the year")  # a long one
+    keep_secret("any-title", is_sent=True)  # what somebody took for a key
+    title = "kinetics: official video of the year (any-title) " + b"kinetics".hex()
+    note_answer(title.encode())
+    outcome = TitleOutcome(
+        youtube_id="x" * 11,
+        source="oembed",
+        status=OutcomeStatus.TITLE,
+        availability=Availability.PUBLIC,
+        title=title,
+        raw_title=title,
+        evidence=title.encode(),
+        fetched_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+    keep_secret(KEY, is_sent=True)
+    note_answer(KEY.encode())
+    assert is_echoed()
+    row = row_of(outcome)
+    assert row[OUTCOME_COLUMNS.index("title")] == row[OUTCOME_COLUMNS.index("raw_title")] == title
+    assert zlib.decompress(row[-1]) == title.encode()
+    assert hide_in_text(title) == "(secret): (secret) ((secret)) (secret)"
+
+
+def test_what_a_server_chose_is_no_secret_of_ours() -> None:
+    """Its cookies would alter titles, and there is no end of them: the key is still known after any number."""
+    keep_secret(KEY, is_sent=True)
+    cookies = CookieJar()
+    words = [f"c{number}=Official+Video+{number}; Path=/" for number in range(100)]
+    answer = Response(200, {}, b"{}", 0.0, tuple(words))
+
+    class Wire(Transport):
+        def send(self, *_: object, **__: object) -> Response:
+            return answer
+
+    transport = Wire()
+    PlayerWire(None, cookies, transport).send(f"https://{HOST}/watch?v=x", method="GET", data=None, headers={})
+    transport.close()
+    assert len(cookies) == 100
+    assert hide_in_text(f"Official+Video+1 {KEY}") == "Official+Video+1 (secret)"
 
 
 class Mirror:
@@ -146,7 +189,6 @@ def files_of(folder: Path) -> bytes:
 
 def evidence_of(ledger: Path) -> str:
     import sqlite3
-    import zlib
 
     rows = sqlite3.connect(ledger).execute("SELECT * FROM outcomes").fetchall()
     return "\n".join(str([zlib.decompress(each) if isinstance(each, bytes) else each for each in row]) for row in rows)
@@ -183,7 +225,7 @@ def test_a_key_is_on_no_stream_and_in_no_file_of_a_crawl(mirror: Mirror, tmp_pat
         words += ["--endpoint", f"data-api={mirror.url}", "--rate", "data-api=1000", "--max-wait", "0"]
         done = call(*words, *options, YOUTUBE_API_KEY=KEY)
         assert KEY not in done.stdout + done.stderr and KEY.encode() not in files_of(tmp_path)
-        assert KEY not in evidence_of(tmp_path / "out" / "ledger.sqlite")
+        assert KEY not in evidence_of(tmp_path / "out" / LEDGER_NAME)
 
 
 def test_the_password_of_a_proxy_is_in_no_message_and_no_log(

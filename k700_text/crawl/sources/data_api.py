@@ -95,7 +95,7 @@ class DataApi(Source):
 
     def __init__(self, key: str, url: str = URL) -> None:
         self._key = key
-        keep_secret(key)
+        keep_secret(key, is_sent=True)
         self._url = url
 
     def fetch(self, ids: Sequence[str], get: Get) -> list[TitleOutcome]:
