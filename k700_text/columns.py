@@ -58,8 +58,8 @@ def convert(column: pa.ChunkedArray, field: pa.Field, name: str) -> pa.ChunkedAr
 
 
 def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Returns a column of any type as one that can be compared: decoded, and text as text."""
-    decoded = _plain(column)
+    """Returns a column of any type as one that can be compared: decoded, text as text, and a NaN as null."""
+    decoded = _without_nan(_plain(column))
     return decoded.cast(pa.string()) if kinds.is_string_view(decoded.type) else decoded
 
 

@@ -17,11 +17,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.types as kinds
 
 from k700_text.errors import UsageError
 from k700_text.terminal import readable
 
 _MOST_CHARACTERS = 2_000
+_TIME = pa.timestamp("us", tz="UTC")
 _CONSTANTS = {"null": None, "NULL": None, "true": True, "false": False}
 _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
@@ -31,6 +33,7 @@ _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
 }
+_NOT_TAKEN = (pa.ArrowException, TypeError, ValueError, OverflowError, RecursionError)
 _WHAT_IS_KNOWN = "names of columns, and, or, not, == != < <= > >=, in [...], is null, text in quotes, numbers"
 
 
@@ -58,7 +61,7 @@ class Where:
         # What is not known is told before any file is read.
         try:
             self._expression(self._tree, pa.schema([]))
-        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        except _NOT_TAKEN as error:
             raise self._refused(str(error).partition("\n")[0]) from error
 
     def __reduce__(self) -> tuple[type[Where], tuple[str]]:
@@ -72,7 +75,7 @@ class Where:
         """
         try:
             return table.filter(self._expression(self._tree, table.schema))
-        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        except _NOT_TAKEN as error:
             types = ", ".join(f"{name} is {table.schema.field(name).type}" for name in sorted(self.names))
             first_line = str(error).partition("\n")[0]
             raise self._refused(f"it does not go with the columns ({types}): {first_line}") from error
@@ -88,52 +91,73 @@ class Where:
             pairs = zip(sides, node.ops, sides[1:], strict=False)
             return reduce(operator.and_, [self._comparison(*each, columns) for each in pairs])
         if isinstance(node, ast.Name) and node.id not in _CONSTANTS:
-            return pc.field(node.id)
+            # A column in which nothing is known has no type of its own.
+            is_unknown = _type_of(node, columns) == pa.null()
+            return pc.field(node.id).cast(pa.bool_()) if is_unknown else pc.field(node.id)
         raise self._refused(f"{self._source(node)} is nothing that is true or false")
 
     def _comparison(self, left: ast.expr, sign: ast.cmpop, right: ast.expr, columns: pa.Schema) -> pc.Expression:
         if isinstance(sign, ast.Is | ast.IsNot):
-            if not (_is_constant(right) and self._constant(right) is None):
+            if not _is_null(right):
                 raise self._refused("after 'is' comes null or not null")
-            is_null = self._operand(left, columns, None).is_null()
+            is_null = self._operand(left).is_null()
             return is_null if isinstance(sign, ast.Is) else ~is_null
         if isinstance(sign, ast.In | ast.NotIn):
             return self._membership(left, sign, right, columns)
-        kind = next((_type_of(each, columns) for each in (left, right) if isinstance(each, ast.Name)), None)
-        return _COMPARISONS[type(sign)](self._operand(left, columns, kind), self._operand(right, columns, kind))
+        return _COMPARISONS[type(sign)](*self._sides(left, right, columns))
 
     def _membership(self, left: ast.expr, sign: ast.cmpop, right: ast.expr, columns: pa.Schema) -> pc.Expression:
         if not isinstance(right, ast.List | ast.Tuple | ast.Set):
             raise self._refused(f"after 'in' comes a list, as in {self._source(left)} in ['a', 'b']")
-        kind = _type_of(left, columns)
-        values = [self._value(each, kind) for each in right.elts]
-        column = self._operand(left, columns, kind)
-        is_in = pc.if_else(column.is_valid(), column.isin(pa.array(values, kind)), None)
+        # Not Arrow's own way, which makes the values fit the column: 1.5 in a column of whole numbers became 1.
+        in_none = pc.if_else(self._operand(left).is_valid(), False, None)
+        for each in right.elts:
+            self._value(each)
+        is_in = reduce(
+            operator.or_, [operator.eq(*self._sides(left, each, columns)) for each in right.elts] or [in_none]
+        )
         return is_in if isinstance(sign, ast.In) else ~is_in
 
-    def _operand(self, node: ast.expr, columns: pa.Schema, kind: pa.DataType | None) -> pc.Expression:
-        if isinstance(node, ast.Name) and node.id not in _CONSTANTS:
-            return pc.field(node.id)
-        return pc.scalar(self._value(node, kind))
+    def _sides(self, left: ast.expr, right: ast.expr, columns: pa.Schema) -> list[pc.Expression]:
+        """Returns what is compared, a constant and its column in such a way that Arrow compares what they say."""
+        nodes, sides = (left, right), [self._operand(left), self._operand(right)]
+        for here, there in ((0, 1), (1, 0)):
+            kind = _type_of(nodes[there], columns)
+            if _is_constant(nodes[here]) and kind is not None:
+                value = self._value(nodes[here])
+                if kinds.is_temporal(kind) and isinstance(value, str):
+                    sides[here] = pc.scalar(self._time(value))
+                    sides[there] = sides[there].cast(_TIME, safe=False)
+                elif kinds.is_float32(kind) and isinstance(value, float):
+                    sides[here] = pc.scalar(pa.scalar(value, kind))
+                elif kinds.is_integer(kind) and isinstance(value, float) and value.is_integer():
+                    sides[here] = pc.scalar(int(value))
+                elif kinds.is_decimal(kind) or (kinds.is_integer(kind) and isinstance(value, float)):
+                    sides[there] = sides[there].cast(pa.float64(), safe=False)
+        return sides
 
-    def _value(self, node: ast.expr, kind: pa.DataType | None) -> Any:
-        """Returns a constant, to be compared with a column of the type."""
-        value = self._constant(node)
+    def _operand(self, node: ast.expr) -> pc.Expression:
+        return pc.scalar(self._value(node)) if _is_constant(node) else pc.field(node.id)  # type: ignore[attr-defined]
+
+    def _value(self, node: ast.expr) -> str | int | float:
+        """Returns a constant that is to be compared."""
+        value: str | int | float | None = self._constant(node)
         if value is None:
             raise self._refused("nothing equals null: write 'is null' or 'is not null'")
-        if kind is not None and pa.types.is_timestamp(kind) and isinstance(value, str):
-            try:
-                time = datetime.fromisoformat(value)
-            except ValueError:
-                raise self._refused(f"{value!r} is no time such as 2024-12-31T23:59:59") from None
-            return pa.scalar(time if time.tzinfo else time.replace(tzinfo=UTC), pa.timestamp("us", tz="UTC"))
         return value
+
+    def _time(self, text: str) -> pa.Scalar:
+        try:
+            time = datetime.fromisoformat(text)
+        except ValueError:
+            raise self._refused(f"{text!r} is no time such as 2024-12-31T23:59:59") from None
+        return pa.scalar(time if time.tzinfo else time.replace(tzinfo=UTC), _TIME)
 
     def _constant(self, node: ast.expr) -> Any:
         if isinstance(node, ast.Name) and node.id in _CONSTANTS:
             return _CONSTANTS[node.id]
-        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-            value = self._constant(node.operand)
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant):
+            value = node.operand.value
             if isinstance(value, int | float):
                 return -value
         if isinstance(node, ast.Constant) and isinstance(node.value, str | int | float | None):
@@ -148,7 +172,12 @@ class Where:
 
 
 def _is_constant(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) or (isinstance(node, ast.Name) and node.id in _CONSTANTS)
+    return not isinstance(node, ast.Name) or node.id in _CONSTANTS
+
+
+def _is_null(node: ast.expr) -> bool:
+    value = _CONSTANTS.get(node.id, "") if isinstance(node, ast.Name) else getattr(node, "value", "")
+    return value is None
 
 
 def _type_of(node: ast.expr, columns: pa.Schema) -> pa.DataType | None:

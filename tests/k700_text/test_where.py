@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+from datetime import date, datetime
+from decimal import Decimal
 
 import pyarrow as pa
 import pytest
@@ -51,6 +53,63 @@ def test_rows_are_chosen_as_sql_would(text: str, rows: list[int]) -> None:
     assert where.rows_of(TABLE)["row"].to_pylist() == rows
 
 
+# Columns of other writers, of every sort that can be compared.
+FURTHER = pa.table(
+    {
+        "row": [0, 1, 2, 3],
+        "views": pa.array([1, 2, None, 2**40 + 1], pa.int64()),
+        "tiny": pa.array([1, 2, None, 127], pa.int8()),
+        "bare": pa.array([1, 2, None, 255], pa.uint8()),
+        "float": pa.array([0.1, 1.5, None, 3.0], pa.float32()),
+        "price": pa.array([Decimal("1.10"), Decimal("2.00"), None, None]),
+        "day": pa.array([date(2024, 1, 1), date(2025, 1, 1), None, None]),
+        "naive": pa.array([datetime(2024, 1, 1), datetime(2025, 1, 1), None, None], pa.timestamp("ns")),
+        "nowhere": pa.array([datetime(2024, 1, 1), datetime(2025, 1, 1), None, None], pa.timestamp("s", "UTC")),
+        "nothing": pa.nulls(4),
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        # A number is not made to fit the column: 1.5 is not 1, and 257 not 1.
+        ("tiny in [1.5, 257]", []),
+        ("tiny not in [1.5, 257]", [0, 1, 3]),
+        ("tiny in [1.0, 127]", [0, 3]),
+        ("bare in [-1, 255]", [3]),
+        ("views > 1e6", [3]),
+        ("views < 1.5", [0]),
+        ("views == 1099511627777", [3]),
+        ("views == 1099511627777.5", []),
+        # One reading of one number, however it is asked for.
+        ("float == 0.1", [0]),
+        ("float in [0.1]", [0]),
+        ("float > 0.1", [1, 3]),
+        ("float == 3", [3]),
+        ("price == 2", [1]),
+        ("price in [1.1, 7]", [0]),
+        ("day > '2024-06-01'", [1]),
+        ("day in ['2024-01-01']", [0]),
+        ("naive == '2024-01-01T01:00:00+01:00'", [0]),
+        ("naive in ['2025-01-01']", [1]),
+        ("nowhere not in ['2025-01-01']", [0]),
+        ("nothing", []),
+        ("not nothing or row == 3", [3]),
+        ("nothing in [1]", []),
+        ("nothing is null", [0, 1, 2, 3]),
+    ],
+)
+def test_what_a_column_says_is_compared_whatever_its_type(text: str, rows: list[int]) -> None:
+    assert Where(text).rows_of(FURTHER)["row"].to_pylist() == rows
+
+
+def test_the_order_of_rows_stays_whatever_their_number() -> None:
+    rows = pa.table({"row": range(300_000), "label": ["a", "b", "c"] * 100_000})
+    found = Where("label in ['a', 'c']").rows_of(rows)["row"].to_pylist()
+    assert found == [row for row in range(300_000) if row % 3 != 1]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -76,7 +135,9 @@ def test_rows_are_chosen_as_sql_would(text: str, rows: list[int]) -> None:
         ("published_at > 'soon'", "'soon' is no time"),
         ("row > " + "1" * 3000, "too many"),
         ("row > " + "1" * 30, "too large"),
-        ("label in ['a', 3]", "cannot be read"),
+        ("label in ['a', 3]", "does not go with the columns"),
+        ("label in [row]", "row is no column, text or number"),
+        ("row > " + "-" * 1900 + "1", "is no column, text or number|too deep"),
         ("label == '\\ud800'", "surrogates"),
         ("label == '\ud800'", "cannot be read"),
     ],
