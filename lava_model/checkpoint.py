@@ -125,9 +125,7 @@ def load_checkpoint(path: Path) -> TrainingState:
         CheckpointError: the file is missing, damaged, foreign, of another format, or holds a pickled object.
     """
     try:
-        if zipfile.is_zipfile(path) and (damaged := zipfile.ZipFile(path).testzip()):
-            # torch.load does not look at the checksums that torch.save writes.
-            raise ValueError(f"wrong checksum of {damaged}")
+        _check_archive(path)
         with warnings.catch_warnings():
             # A foreign pickle makes torch warn before it refuses; the refusal is enough.
             warnings.simplefilter("ignore", UserWarning)
@@ -151,10 +149,43 @@ def load_checkpoint(path: Path) -> TrainingState:
         names -= _NEW_IN_VERSION_2
     if version not in (1, FORMAT_VERSION) or content.keys() != names:
         raise CheckpointError(f"{path} has format version {version}, this lava_model reads 1 to {FORMAT_VERSION}")
+    if _overstretched(content):
+        raise CheckpointError(f"{path} holds a tensor with more entries than are stored; {_REMEDY}")
     strange = [name for name, kind in _KINDS.items() if not isinstance(content[name], kind)]
     if strange:
         raise CheckpointError(f"{path} holds a strange {strange[0]}: {content[strange[0]]!r:.80}; {_REMEDY}")
     return TrainingState(**content)
+
+
+def _check_archive(path: Path) -> None:
+    """Looks at what torch.load does not: whether the parts are as long as the file, and their checksums.
+
+    Raises:
+        ValueError, OSError, BadZipFile: the file is another, or damaged.
+    """
+    if not path.is_file():  # a pipe would be waited for
+        raise FileNotFoundError("there is no such file")
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+        if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+            raise ValueError("its parts are compressed, torch.save writes them plain")
+        if sum(part.file_size for part in parts) > path.stat().st_size:
+            raise ValueError("its parts are longer than the file")
+        if damaged := archive.testzip():
+            raise ValueError(f"wrong checksum of {damaged}")
+
+
+def _overstretched(values: Any) -> bool:
+    """Whether a tensor in nested values has more entries than are stored: made dense, it may need any memory."""
+    if isinstance(values, torch.Tensor):
+        if values.layout is not torch.strided:
+            return True
+        return values.numel() * values.element_size() > values.untyped_storage().nbytes()
+    if isinstance(values, Mapping):
+        return any(map(_overstretched, values.values()))
+    return isinstance(values, list | tuple) and any(map(_overstretched, values))
 
 
 def check_same_run(

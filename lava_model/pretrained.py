@@ -54,6 +54,9 @@ FILES = (WEIGHTS_FILE, CONFIG_FILE, TOKENIZER_FILE, CARD_FILE)
 _IN_TURN = (CARD_FILE, TOKENIZER_FILE, WEIGHTS_FILE, CONFIG_FILE)
 """As they are written: the card tells whose the folder is, the configuration that it is whole."""
 
+_MAX_CONFIG_BYTES = 2**24
+"""What is larger is no configuration of ours, which has some kilobytes, and is not read."""
+
 _TRAINING_ONLY = ("horizontal_flip", "noise_std")
 
 LavaT = TypeVar("LavaT", bound="Lava")
@@ -243,6 +246,8 @@ def _read_values(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(_nothing_there(folder))
     try:
+        if (size := path.stat().st_size) > _MAX_CONFIG_BYTES:
+            raise ValueError(f"{size:,} bytes are more than {_MAX_CONFIG_BYTES:,}")
         values: Any = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error

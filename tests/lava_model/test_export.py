@@ -148,6 +148,17 @@ def _cut_short(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def _claim(path: Path, size: int) -> None:
+    """A header that tells of more than the file holds."""
+    header = json.dumps({"heads.av_video.bias": {"dtype": "F32", "shape": [size], "data_offsets": [0, 4 * size]}})
+    path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + bytes(64))
+
+
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 def _settings(**changes: object) -> Callable[[Path], None]:
     return lambda folder: rewrite(folder / "config.json", lambda content: content["model"].update(changes))
 
@@ -173,6 +184,16 @@ def _sampled(part: str, **changes: object) -> Callable[[Path], None]:
         ),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"\x80\x04junk"), "cannot be read as safetensors"),
         (lambda folder: _cut_short(folder / "model.safetensors"), "cannot be read as safetensors"),
+        (lambda folder: _claim(folder / "model.safetensors", 2**60), "cannot be read as safetensors"),
+        (lambda folder: os.truncate(folder / "config.json", 2**40), "bytes are more than"),
+        (lambda folder: _pipe(folder / "config.json"), r"config\.json is missing"),
+        (_settings(width=10**9), "width must be at most 32,768, got 1000000000"),
+        (_settings(num_layers=10**6), "num_layers must be at most 256"),
+        (_settings(vocab_size=2**40), "vocab_size must be at most 1,048,576"),
+        (_settings(max_text_length=2**31), "max_text_length must be at most 16,384"),
+        (_settings(feedforward_ratio=1e9), "feedforward_ratio must be at most 64"),
+        (_settings(num_frames=4096, frame_size=4096, short_side=4096), r"are more than 2\*\*30 pixels"),
+        (_settings(num_frames=4096, video_grid=8), r"are more than 2\*\*17 tokens"),
         (_settings(widht=3), "unknown setting widht: did you mean width"),
         (_settings(embedding_dim=8), "another shape of heads.av_video.weight and 13 more"),
         (_settings(num_layers=3), "lacks audio_encoder.transformer.blocks.1"),
