@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from lava_model.config import PretrainConfig
 from lava_model.errors import ConfigError
-from lava_model.files import writing
+from lava_model.files import located, writing
 from lava_model.presets import PRESETS, preset
 from lava_model.pretrain import SHORT_OPTIONS
 from lava_model.program import EXIT_COMPLETE, EXIT_INTERRUPTED, Parser, import_modules, run_program, say
@@ -100,11 +100,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("study", metavar="STUDY", help=", ".join(STUDIES))
-    parser.add_argument("--out", type=Path, help="folder for runs, cached views and records; continued if it exists")
+    parser.add_argument("--out", type=located, help="folder for runs, cached views and records; continued if it exists")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of initialisation and order (default: 3)")
     parser.add_argument("--views", type=int, default=4, help="augmented views kept of each training clip (default: 4)")
-    parser.add_argument("--probe", type=Path, help="folder of labelled clips for a linear probe of each run")
-    parser.add_argument("--groups", type=Path, help="CSV of the labelled clips' source videos, as evaluate takes it")
+    parser.add_argument("--probe", type=located, help="folder of labelled clips for a linear probe of each run")
+    parser.add_argument("--groups", type=located, help="CSV of the labelled clips' source videos, as evaluate takes it")
     parser.add_argument(
         "--only",
         help="these variants, separated by commas: to divide a study among processes (one more run without it gives the"

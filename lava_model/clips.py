@@ -15,6 +15,7 @@ from k700_text.data.reader import SampleReader
 from k700_text.data.sample import Batch, Sample, collate
 from k700_text.data.video import View
 from lava_model.errors import DataError
+from lava_model.files import located
 
 if TYPE_CHECKING:
     from lava_model.model import Lava
@@ -71,7 +72,7 @@ def _checked_paths(clips: Sequence[str | Path | None]) -> list[Path | None]:
     for clip in clips:
         if not isinstance(clip, str | Path | None):
             raise DataError(f"a clip must be a path or None, got {clip!r}")
-    paths = [None if clip is None else Path(clip) for clip in clips]
+    paths = [None if clip is None else located(clip) for clip in clips]
     if not paths:
         raise DataError("there are no clips to read: give at least one file")
     for path in paths:

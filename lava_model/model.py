@@ -23,6 +23,7 @@ from lava_model.encoders.transformer import initialise_linear, whole_precision
 from lava_model.encoders.video import VideoEncoder
 from lava_model.errors import CheckpointError, DataError
 from lava_model.facts import ModelFacts
+from lava_model.files import located
 from lava_model.hub import find_pretrained
 from lava_model.modalities import MODALITIES, SPACES, Modality, Space
 from lava_model.pretrained import read_model, write_model
@@ -223,7 +224,7 @@ class Lava(nn.Module):
         Raises:
             CheckpointError: the folder cannot be written, or the tokenizer is missing, is none, or does not fit.
         """
-        write_model(self, Path(path), tokenizer=None if tokenizer is None else Path(tokenizer), facts=facts)
+        write_model(self, located(path), tokenizer=None if tokenizer is None else located(tokenizer), facts=facts)
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, revision: str | None = None) -> Self:

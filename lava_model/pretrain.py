@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from lava_model.config import PretrainConfig
 from lava_model.errors import ConfigError, DataError
+from lava_model.files import located
 from lava_model.presets import OBJECTIVES, PRESETS, preset, with_objective
 from lava_model.program import EXIT_COMPLETE, EXIT_INTERRUPTED, Parser, import_modules, run_program, say
 from lava_model.settings import from_file, override, to_dict
@@ -96,7 +97,7 @@ def _run(words: list[str]) -> int:
     if asked.config == "":
         raise ConfigError("--config must name a file: it is empty")
     if asked.config is not None:
-        base = from_file(base, Path(asked.config))
+        base = from_file(base, located(asked.config))
     if asked.objective is not None:
         base = with_objective(base, asked.objective)
     own = [*SHORT_OPTIONS, *_OWN_OPTIONS]

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from lava_model.checkpoint import TrainingState, list_checkpoints, load_checkpoint
 from lava_model.errors import CheckpointError, ConfigError
+from lava_model.files import located
 from lava_model.model import Lava
-from lava_model.pretrained import WEIGHTS_FILE, saved_config
+from lava_model.pretrained import WEIGHTS_FILE, saved_config, what_it_is
 
 
 def load_model(path: Path) -> tuple[Lava, Path]:
@@ -30,14 +31,17 @@ def find_model(path: Path) -> Path:
     Raises:
         CheckpointError: there is none.
     """
+    path = located(path)
     if not path.exists():
-        raise CheckpointError(f"no checkpoint at {path}: give an exported model, a run folder or a step_*.pt file")
+        raise CheckpointError(f"there is no {path}: give an exported model, a run folder or a step_*.pt file")
     checkpoints = [path] if path.is_file() else list_checkpoints(path / "checkpoints") or list_checkpoints(path)
     for export in (path, path / "export"):
         if (export / WEIGHTS_FILE).is_file() and not checkpoints:
             return export
     if not checkpoints:
-        raise CheckpointError(f"{path} holds neither an exported model ({WEIGHTS_FILE}) nor checkpoints (step_*.pt)")
+        raise CheckpointError(
+            f"{path} holds neither an exported model ({WEIGHTS_FILE}) nor checkpoints (step_*.pt){what_it_is(path)}"
+        )
     return checkpoints[-1]
 
 
