@@ -38,7 +38,9 @@ def at_home(config: ConfigT) -> ConfigT:
         for name, value in values.items()
         if is_dataclass(value) or (isinstance(value, str) and value.startswith("~"))
     }
-    return replace(config, **spelled)
+    whole: Any = config
+    changed: ConfigT = replace(whole, **spelled)
+    return changed
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
