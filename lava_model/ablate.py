@@ -40,7 +40,9 @@ _OWN_OPTIONS = (
     *("--out", "--seeds", "--views", "--probe", "--groups", "--only", "--preset"),
     *("--print-config", "--dry-run", "--json", "--debug"),
 )
-_SETTING_NAMES = {short: full for short, full in SHORT_OPTIONS.items() if short not in ("--out", "--seed")}
+_SETTING_NAMES = {
+    short: full for short, full in SHORT_OPTIONS.items() if short not in ("--out", "--seed", "--init-from")
+}
 
 _EPILOG = f"""studies:
 {chr(10).join(f"  {name:10}{study.question}" for name, study in STUDIES.items())}
@@ -65,6 +67,8 @@ def _run(words: list[str]) -> int:
         program=f"{PROGRAM} {asked.study}",
         also_known=[*_SETTING_NAMES, *_OWN_OPTIONS],
     )
+    if base.run.init_from is not None:
+        raise ConfigError("a study compares what is learned from the weights of a seed: leave --run.init-from out")
     variants = _chosen(study, base, asked.only)
     if asked.print_config:
         print(json.dumps(to_dict(base), indent=2))

@@ -60,6 +60,7 @@ EARLIER_SETTINGS = {
     "loss.cluster_queue": 4096,
     "loss.cluster_every": 50,
     "optim.ema_decay": 0.0,
+    "run.init_from": None,
 }
 """What versions did that did not have these settings, by dotted name: for their checkpoints and exported models."""
 
@@ -391,6 +392,9 @@ class RunConfig(Settings):
 
     out: str = "runs/lava"
     """Run folder; when it exists the run continues."""
+    init_from: Text | None = None
+    """Run folder, step_*.pt file or exported model whose weights the run begins with; all else begins anew. None:
+    weights of the seed."""
     epochs: Count = 25
     """Passes over the training clips."""
     max_steps: Count | None = None

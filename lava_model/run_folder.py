@@ -84,6 +84,9 @@ def record_start(
     *,
     command: Sequence[str],
     resumed_from: int | None,
+    total_steps: int,
+    length_before: int | None = None,
+    begun_with: Path | None = None,
     device: torch.device,
     ranks: Ranks,
 ) -> None:
@@ -95,6 +98,9 @@ def record_start(
         out: run folder.
         command: words of the command line.
         resumed_from: step that the run goes on from, if it does.
+        total_steps: of the whole run.
+        length_before: the same, as it was until this start, where this one changes it.
+        begun_with: where its first weights are from, if not from the seed and if it begins.
         device: that this rank trains on.
         ranks: how many there are.
 
@@ -107,6 +113,9 @@ def record_start(
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "command": list(command),
         "resumed_from": resumed_from,
+        "total_steps": total_steps,
+        "length_before": length_before,
+        "begun_with": None if begun_with is None else str(begun_with),
         "data": data.fingerprint,
         "coverage": None if coverage is None else dataclasses.asdict(coverage),
         "versions": versions(),
