@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from lava_model.config import PretrainConfig
 from lava_model.errors import ConfigError
-from lava_model.files import located, writing
+from lava_model.files import located, write_whole
 from lava_model.presets import PRESETS, preset
 from lava_model.pretrain import SHORT_OPTIONS
 from lava_model.program import EXIT_COMPLETE, EXIT_INTERRUPTED, Parser, import_modules, run_program, say
@@ -190,8 +190,7 @@ def _compare(
         "results": results,
     }
     path = asked.out / f"{asked.study}.json"
-    with writing(path):
-        path.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+    write_whole(path, json.dumps(record, indent=2) + "\n")
     print(json.dumps(record) if asked.json else markdown(record))
     return EXIT_COMPLETE
 

@@ -100,11 +100,12 @@ def save_checkpoint(folder: Path, state: TrainingState, *, keep: int) -> Path:
         force(folder)
         for old in list_checkpoints(folder)[:-keep]:
             old.unlink()
-    # torch's zip writer turns a full disk into a RuntimeError about a position in the file.
     except (OSError, RuntimeError) as error:
         with suppress(OSError):
             partial.unlink()
-        reason = error.strerror or str(error) if isinstance(error, OSError) else f"{_brief(error)}: is the disk full?"
+        # torch's zip writer turns a full disk into a RuntimeError about a position in the file.
+        told = error if isinstance(error, OSError) else error.__context__
+        reason = told.strerror or str(told) if isinstance(told, OSError) else f"{_brief(error)}: is the disk full?"
         raise CheckpointError(
             f"the checkpoint {path} cannot be written ({reason}); earlier ones are intact: make room and run the same"
             " command again"

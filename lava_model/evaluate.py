@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal
 from k700_text.checks import Count, CountOrNone, at_least
 from lava_model.config import Device, Settings
 from lava_model.errors import ConfigError, DataError
+from lava_model.files import write_whole
 from lava_model.program import EXIT_COMPLETE, import_modules, run_program, say
 
 PROGRAM = "python -m lava_model.evaluate"
@@ -113,7 +114,7 @@ def _linear_probe(arguments: list[str]) -> None:
 
     record = probe_folder(options, say=say, on_progress=_Progress("views"))
     if out is not None:
-        out.write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
+        write_whole(out, json.dumps(record, indent=2, default=str) + "\n")
     if options.json:
         print(json.dumps({"command": "evaluate linear-probe", "version": JSON_VERSION, **record}, default=str))
     else:

@@ -108,7 +108,10 @@ def write_model(model: Lava, folder: Path, *, tokenizer: Path | None, facts: Mod
         folder.mkdir(parents=True, exist_ok=True)
         _replace_all(folder, contents)
     except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"the model cannot be written to {folder}: {error}") from error
+        raise CheckpointError(
+            f"the model cannot be written to {folder} ({error}): make room or choose another place, then run the same"
+            " command again"
+        ) from error
 
 
 def read_model(cls: type[LavaT], folder: Path) -> LavaT:

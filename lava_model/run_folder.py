@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import fcntl
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 import time
@@ -22,7 +24,7 @@ from lava_model.config import PretrainConfig
 from lava_model.distributed import Ranks
 from lava_model.errors import OutputError
 from lava_model.facts import coverage_of
-from lava_model.files import writing
+from lava_model.files import write_whole, writing
 from lava_model.settings import to_dict
 
 if TYPE_CHECKING:
@@ -124,16 +126,24 @@ def record_start(
     }
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        (out / "config.json").write_text(json.dumps(to_dict(config), indent=2) + "\n", "utf-8")
+        # The start comes first: a folder with a config.json and no start is taken for somebody else's.
         _append_line(out / _STARTS, json.dumps(start))
+    write_whole(out / "config.json", json.dumps(to_dict(config), indent=2) + "\n")
 
 
 def _append_line(path: Path, line: str) -> None:
-    """Adds a line, on one of its own also where a kill has cut off the one before."""
-    with path.open("a+b") as file:
-        file.seek(max(0, file.tell() - 1))
-        begins = "" if file.read(1) in (b"", b"\n") else "\n"
-        file.write(f"{begins}{line}\n".encode())
+    """Adds a line, on one of its own also where a kill has cut off the one before; where it fails, nothing of it."""
+    with path.open("a+b", buffering=0) as file:
+        length = file.tell()
+        file.seek(max(0, length - 1))
+        begins = b"" if file.read(1) in (b"", b"\n") else b"\n"
+        added = begins + line.encode() + b"\n"
+        try:
+            if file.write(added) != len(added):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            file.truncate(length)
+            raise
 
 
 def versions() -> dict[str, str]:

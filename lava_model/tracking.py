@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from lava_model.config import PretrainConfig
 from lava_model.errors import MissingExtraError
-from lava_model.files import writing
+from lava_model.files import write_whole, writing
 from lava_model.wandb_log import WandbLog
 
 Values = Mapping[str, float | int | None]
@@ -75,9 +75,8 @@ class JsonlLog:
         self._path = path
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f".{path.name}.partial")
-            partial.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
-            partial.replace(path)
+        write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
+        with writing(path):
             self._file = path.open("a", encoding="utf-8")
         self.last = {str(line.pop("kind")): {k: v for k, v in line.items() if k != "step"} for line in kept}
 

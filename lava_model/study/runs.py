@@ -17,7 +17,7 @@ from lava_model.evaluation.features import weights_fingerprint
 from lava_model.evaluation.linear_probe import make_task
 from lava_model.evaluation.protocols import Protocol, get_protocol
 from lava_model.evaluation.views import ClipViews
-from lava_model.files import writing
+from lava_model.files import write_whole
 from lava_model.model import Lava
 from lava_model.run_folder import held
 from lava_model.settings import flatten, to_dict
@@ -244,8 +244,4 @@ def controls(config: PretrainConfig, data: StudyData, seeds: range, folder: Path
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes JSON under its name only when it is whole."""
-    partial = path.with_name(f".{path.name}.partial")
-    with writing(path):
-        partial.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-        partial.replace(path)
+    write_whole(path, json.dumps(content, indent=2) + "\n")
