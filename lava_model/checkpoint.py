@@ -100,11 +100,15 @@ def save_checkpoint(folder: Path, state: TrainingState, *, keep: int) -> Path:
         force(folder)
         for old in list_checkpoints(folder)[:-keep]:
             old.unlink()
-    except (OSError, RuntimeError) as error:
+    except BaseException as error:
         with suppress(OSError):
             partial.unlink()
-        # torch's zip writer turns a full disk into a RuntimeError about a position in the file.
-        told = error if isinstance(error, OSError) else error.__context__
+        # torch's zip writer turns a full disk, and Ctrl-C, into a RuntimeError about a position in the file.
+        told = error.__context__ if isinstance(error, RuntimeError) else error
+        if isinstance(told, KeyboardInterrupt):
+            raise told from None
+        if not isinstance(error, OSError | RuntimeError):
+            raise
         reason = told.strerror or str(told) if isinstance(told, OSError) else f"{_brief(error)}: is the disk full?"
         raise CheckpointError(
             f"the checkpoint {path} cannot be written ({reason}); earlier ones are intact: make room and run the same"

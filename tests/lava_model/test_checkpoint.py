@@ -104,6 +104,24 @@ class Evil:
         return os.mkdir, ("evil-was-here",)
 
 
+def test_ctrl_c_in_the_middle_of_a_write_is_no_full_disk(tmp_path, monkeypatch):
+    """torch's zip writer makes a RuntimeError about a position in the file of it."""
+    save_checkpoint(tmp_path, state(1), keep=2)
+
+    class Interrupted:
+        def __init__(self, file):
+            self.file = file
+
+        def write(self, part):
+            raise KeyboardInterrupt
+
+    save = torch.save
+    monkeypatch.setattr(torch, "save", lambda content, file: save(content, Interrupted(file)))
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(tmp_path, state(2), keep=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000001.pt"]
+
+
 def _zip_of(content: object) -> bytes:
     buffer = io.BytesIO()
     torch.save(content, buffer)
