@@ -126,16 +126,16 @@ def test_the_readme_works_as_it_is_printed(tmp_path: Path) -> None:
     miniature = make_kinetics(world, num_classes=2, clips_per_class=20)
     generate_clips(miniature, tmp_path / "made")
     generate_labelled_folder(world, home / "ucf101", num_classes=2, videos_per_class=4)
+    made = {path.stem: path for path in sorted((tmp_path / "made").rglob("*.mp4"))}
     for split in ("train", "val"):
         clips = [clip for clip in miniature.clips if clip.split == split]
         (web / f"{split}.csv").write_text(annotations_csv(clips), encoding="utf-8")
         (web / f"k700_2020_{split}_path.txt").write_text(f"https://s3.test/k700_{split}_001.tar.gz\n", encoding="utf-8")
         with tarfile.open(web / f"k700_{split}_001.tar.gz", "w:gz") as archive:
             for clip in clips:
-                path = tmp_path / "made" / f"{clip.clip_id}.mp4"
-                if path.exists():
-                    archive.add(path, f"./{path.name}")
-    for name, path in zip(("a.mp4", "b.mp4"), sorted((tmp_path / "made").rglob("*.mp4")), strict=False):
+                if clip.clip_id in made:
+                    archive.add(made[clip.clip_id], f"./{clip.clip_id}.mp4")
+    for name, path in zip(("a.mp4", "b.mp4"), made.values(), strict=False):
         shutil.copy(path, home / name)
     with SandboxServer(world, clips=miniature.clips) as server:
         sources = {"oembed": server.url, "thumbnail": server.url, "wayback": server.archive_url}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -16,7 +16,7 @@ from k700_text.config import AudioConfig, TextConfig, VideoConfig
 from k700_text.data.clips import Clips, clip_source
 from k700_text.data.reader import SampleReader
 from k700_text.data.row_cache import open_rows
-from k700_text.data.rows import RowQuery
+from k700_text.data.rows import WITHOUT_FILE, RowQuery
 from k700_text.data.sample import Sample
 from k700_text.data.sampler import Address
 from k700_text.data.store import RunNotes
@@ -24,6 +24,7 @@ from k700_text.data.text import TitleTokenizer
 from k700_text.data.video import View
 from k700_text.errors import DecodeError, ManifestError
 from k700_text.media.levels import SILENCE_DBFS
+from k700_text.media.shards import is_prepared
 from k700_text.records import Split
 
 _DEFAULT_FAILURE_SHARE = 0.1
@@ -123,7 +124,7 @@ class KineticsAVT(Dataset[Sample]):
         self._rows = open_rows(query, self._source)
         self.dropped: dict[str, int] = self._rows.about["dropped"]
         if not len(self._rows):
-            raise ManifestError(_nothing_to_serve(query, self._source.name, self.dropped))
+            raise ManifestError(_nothing_to_serve(query, clips, self._source.name, self.dropped))
         self._notes = RunNotes(len(self._rows))
         self.train = train
         self.seed = seed
@@ -264,8 +265,22 @@ def _check_arguments(
         raise ValueError(f"on_error must be 'mask' or 'raise', got {on_error!r}")
 
 
-def _nothing_to_serve(query: RowQuery, clips: str, dropped: dict[str, int]) -> str:
+def _nothing_to_serve(
+    query: RowQuery,
+    clips: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]],
+    name: str,
+    dropped: Mapping[str, int],
+) -> str:
     reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
     if not reasons:
         reasons = f"no row of split {query.split}" if query.split else "the manifest has no rows"
-    return f"no clip to serve from {', '.join(query.manifests)} with {clips}: {reasons}"
+    manifests = ", ".join(query.manifests)
+    remedy = ""
+    if WITHOUT_FILE in dropped and not isinstance(clips, Mapping) and is_prepared(clips):
+        remedy = (
+            f"; these shards are of other clips: k700-text prepare DIR --out {os.fspath(clips)} with a --manifest for"
+            f" each file that will be used, {manifests} among them"
+        )
+    elif WITHOUT_FILE in dropped:
+        remedy = "; k700-text probe DIR --manifest FILE --missing CSV lists what does not fit together"
+    return f"no clip to serve from {manifests} with {name}: {reasons}{remedy}"

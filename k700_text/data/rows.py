@@ -16,6 +16,9 @@ from k700_text.records import Split
 from k700_text.schema import MANIFEST_SCHEMA, read_table
 
 MODALITIES = ("video", "audio", "text")
+WITHOUT_FILE = "without a clip file"
+"""The reason for which most rows are left out."""
+
 _COLUMNS = tuple(name for name in Row._fields if name != "place")
 
 
@@ -83,7 +86,7 @@ def _kept(table: pa.Table, require: Collection[str]) -> tuple[pa.ChunkedArray, d
     """Returns a mask of the rows that have what is required, and the number of the others by reason."""
     masks: list[tuple[str, pa.ChunkedArray]] = []
     if "video" in require or "audio" in require:
-        masks.append(("without a clip file", pc.is_valid(table["place"])))
+        masks.append((WITHOUT_FILE, pc.is_valid(table["place"])))
     if "video" in require:
         masks.append(("known to have no video", pc.fill_null(table["has_video"], True)))
     if "audio" in require:
