@@ -22,6 +22,7 @@ from lava_model import pretrain
 from lava_model.evaluate import LinearProbeOptions
 
 ROOT = Path(__file__).resolve().parents[1]
+_OUR_PROGRAMS = (["-m", "lava_model.pretrain"], ["-m", "lava_model.evaluate"])
 # Given by the person, not made by a command.
 _GIVEN = {"ucf101", "a.mp4", "b.mp4", "owner/name"}
 _WRITES = ("--out", "--packets")
@@ -38,7 +39,8 @@ def commands(text: str) -> Iterator[list[str]]:
     """Gives the words of each of our commands in a block of shell lines."""
     for line in text.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
-        if words and words[0].startswith(".venv/bin/"):
+        program = words[0].removeprefix(".venv/bin/") if words else ""
+        if program == "k700-text" or (program == "python" and words[1:3] in _OUR_PROGRAMS):
             yield words
 
 
@@ -54,19 +56,26 @@ def test_the_readme_goes_from_the_lists_to_the_probe() -> None:
     ]
 
 
-@pytest.mark.parametrize("words", readme_commands(), ids=" ".join)
-def test_every_command_takes_the_options_that_the_readme_gives_it(words: list[str]) -> None:
-    if words[1] == "-m":
-        options = words[3:]
-        if words[2] == "lava_model.pretrain":
-            assert pretrain.main([*options, "--print-config"]) == 0
-            return
-        names = {f"--{name.replace('_', '-')}" for name in LinearProbeOptions.__dataclass_fields__}
-    else:
+def page_commands() -> list[list[str]]:
+    """Returns the commands of all pages."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    found = [
+        words for page in pages for language, text in blocks(page) if language == "bash" for words in commands(text)
+    ]
+    return [list(words) for words in dict.fromkeys(map(tuple, found))]
+
+
+@pytest.mark.parametrize("words", page_commands(), ids=" ".join)
+def test_every_command_takes_the_options_that_a_page_gives_it(words: list[str]) -> None:
+    if words[1] != "-m":
         known: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # the app is a group
-        options = words[2:]
-        names = {name for option in known[words[1]].params for name in option.opts}
-    assert {word for word in options if word.startswith("--")} <= names
+        names = {name for option in known[words[1]].params for name in option.opts} | {"--help"}
+    elif words[2] == "lava_model.pretrain":
+        assert pretrain.main([*words[3:], "--print-config"]) == 0
+        return
+    else:
+        names = {f"--{name.replace('_', '-')}" for name in LinearProbeOptions.__dataclass_fields__}
+    assert {word.partition("=")[0] for word in words if word.startswith("--")} <= names
 
 
 def test_what_the_readme_names_is_made_before() -> None:
