@@ -162,7 +162,7 @@ def _run_to_its_end(command: list[str], environment: Mapping[str, str]) -> tuple
     while True:
         try:
             if num_interrupts:
-                process.send_signal(signal.SIGINT if num_interrupts <= _MOST_INTERRUPTS else signal.SIGKILL)
+                process.send_signal(_interrupt() if num_interrupts <= _MOST_INTERRUPTS else signal.SIGKILL)
             output, _ = process.communicate()
             break
         except KeyboardInterrupt:
@@ -171,6 +171,11 @@ def _run_to_its_end(command: list[str], environment: Mapping[str, str]) -> tuple
     if num_interrupts:
         raise KeyboardInterrupt
     return process.returncode, output
+
+
+def _interrupt() -> signal.Signals:
+    """Returns the signal to pass on: a job in the background of a shell is deaf to Ctrl-C, and so is what it starts."""
+    return signal.SIGTERM if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else signal.SIGINT
 
 
 def _as_typed(words: list[str], environment: Mapping[str, str]) -> str:

@@ -94,7 +94,9 @@ _SLOW_TO_END = """
 import signal, sys, time
 from pathlib import Path
 told = []
-signal.signal(signal.SIGINT, lambda *_: told.append(1))
+for number in (signal.SIGINT, signal.SIGTERM):
+    if signal.getsignal(number) is not signal.SIG_IGN:
+        signal.signal(number, lambda *_: told.append(1))
 Path("begun").touch()
 while not told:
     time.sleep(0.01)
@@ -115,15 +117,23 @@ with interrupting():
 
 
 @pytest.mark.parametrize(
-    ("number", "to_group"), [(signal.SIGINT, True), (signal.SIGINT, False), (signal.SIGTERM, False)]
+    ("number", "to_group", "in_background"),
+    [
+        (signal.SIGINT, True, False),
+        (signal.SIGINT, False, False),
+        (signal.SIGTERM, False, False),
+        (signal.SIGTERM, False, True),
+    ],
 )
-def test_an_interrupted_step_is_waited_for_and_told_once(tmp_path: Path, number: int, to_group: bool) -> None:
+def test_an_interrupted_step_is_waited_for_and_told_once(
+    tmp_path: Path, number: int, to_group: bool, in_background: bool
+) -> None:
     package = tmp_path / "slow_to_end"
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "__main__.py").write_text(_SLOW_TO_END, encoding="utf-8")
     demo = subprocess.Popen(
-        [sys.executable, "-c", _DEMO],
+        [*(["sh", "-c", 'trap "" INT; exec "$@"', "sh"] if in_background else []), sys.executable, "-c", _DEMO],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
         stderr=subprocess.PIPE,
