@@ -12,6 +12,7 @@ from typing import Any
 import typer
 
 from k700_text.cli.main import app
+from k700_text.files.atomic import write_whole
 from k700_text.schema import MANIFEST_COLUMNS, PROBE_COLUMNS, SCHEMA_VERSION, Column
 
 DOCS = Path(__file__).parent
@@ -91,7 +92,7 @@ def main() -> None:
             sys.exit(f"stale: {', '.join(path.name for path in stale)}; run `make docs`")
         return
     for path in stale:
-        path.write_text(generated_files()[path], encoding="utf-8")
+        write_whole(path, generated_files()[path])
 
 
 if __name__ == "__main__":

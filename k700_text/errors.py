@@ -10,12 +10,14 @@
     ├── TransportError                a request failed; .host
     │   ├── NetworkDownError          no route or no name resolution
     │   ├── RefusedError              nobody listens there, or a firewall turns us away
+    │   ├── CertificateError          the host does not prove that it is the one asked for
     │   ├── RateLimitedError          the host asked us to wait; .retry_after_seconds
     │   └── BlockedError              a block page, bot check or firewall
     │       └── FilteredNetworkError  a filter of our own network hides videos: waiting does not help
     ├── ParseError                    an answer that is not what the service documents; .source, .youtube_id
     ├── QuotaExhaustedError           the daily quota is used up; .resume_at
     ├── CredentialError               an API key that the service refuses
+    ├── LockedError                   another process is writing there
     ├── LedgerError                   the ledger cannot be read or written
     ├── ManifestError                 a manifest that cannot be built or read
     │   └── SchemaMismatchError       a Parquet file of another schema; .expected, .actual
@@ -94,6 +96,10 @@ class RefusedError(TransportError):
     """The host refuses connections: it is down, or its firewall turns us away."""
 
 
+class CertificateError(TransportError):
+    """A certificate that has expired, is for another host or of an unknown signer: waiting does not help."""
+
+
 class RateLimitedError(TransportError):
     """The host asked us to slow down; ``retry_after_seconds`` is None where it named no time."""
 
@@ -129,6 +135,10 @@ class QuotaExhaustedError(K700TextError):
 
 class CredentialError(K700TextError):
     """An API key that is missing, malformed or refused. The text never holds the key."""
+
+
+class LockedError(K700TextError):
+    """Another process is writing what was asked for; the text says which."""
 
 
 class LedgerError(K700TextError):

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 
 from k700_text.errors import MissingExtraError, UsageError
+from k700_text.starting import patience
 
 try:
     import ray
@@ -28,6 +29,8 @@ __all__ = ["ADDRESS_VARIABLE", "RayError", "RayTaskError", "num_cpus", "num_node
 ADDRESS_VARIABLE = "RAY_ADDRESS"
 # The least that Ray takes: results are taken as they come, and are small.
 LOCAL_STORE_BYTES = 128 << 20
+# Workers elsewhere finish what they are at, and Ray itself takes its time.
+STOP_SECONDS = 60.0
 
 
 @contextmanager
@@ -63,7 +66,7 @@ def ray_session(local_cpus: int) -> Iterator[None]:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_terminate)  # Ray has taken it for itself.
     # Ray tells of dead workers on stdout, to the very end; that belongs to the answer of a command.
-    with redirect_stdout(sys.stderr):
+    with redirect_stdout(sys.stderr), patience(STOP_SECONDS):
         try:
             yield
         finally:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from k700_text.columns import converted
 from k700_text.errors import ManifestError, SchemaMismatchError
 from k700_text.file_kinds import kind_of_file
+from k700_text.our_files import kind_of_columns, kind_of_ours
+from k700_text.terminal import readable
 
 SCHEMA_VERSION = "1"
 VERSION_KEY = b"k700_text.schema_version"
@@ -175,40 +178,95 @@ def read_schema(path: str | Path) -> pa.Schema:
     except FileNotFoundError as error:
         raise ManifestError(f"no such file: {path}") from error
     except (pa.ArrowInvalid, OSError) as error:
-        kind = kind_of_file(path)
+        kind = kind_of_ours(path) or kind_of_file(path)
         reason = f"it is {kind}" if kind else error
         raise ManifestError(f"cannot read {path} as Parquet: {reason}") from error
 
 
-def read_table(path: str | Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
-    """Reads a Parquet file that must have the given schema, and checks that it does.
+def read_table(
+    path: str | Path, schema: pa.Schema, columns: Sequence[str] | None = None, optional: Collection[str] = ()
+) -> pa.Table:
+    """Reads columns of a Parquet file that holds them, whoever wrote it, with the types of a schema.
 
     Args:
         path: a Parquet file.
         schema: MANIFEST_SCHEMA or PROBE_SCHEMA.
         columns: the columns to read; all of the schema when None.
+        optional: those of them that are null where the file does not have them.
 
     Raises:
         ManifestError: the file is missing or is not Parquet.
-        SchemaMismatchError: it is of another schema version, or columns are missing or of another type.
+        SchemaMismatchError: it is of another schema version, or columns are missing or cannot be ours.
     """
-    check_schema(read_schema(path), schema, path)
+    wanted = list(columns) if columns is not None else schema.names
+    found = read_schema(path)
+    check_columns(found, schema, wanted, optional, path)
+    return fitted(read_columns(path, [name for name in wanted if name in found.names]), schema, wanted, path)
+
+
+def read_columns(path: str | Path, names: Sequence[str]) -> pa.Table:
+    """Reads columns of a Parquet file as they are; it must have them.
+
+    Raises:
+        ManifestError: it is damaged.
+    """
     try:
-        return pq.read_table(path, columns=list(columns) if columns is not None else schema.names)
+        return pq.read_table(path, columns=list(names))
     except (pa.ArrowInvalid, OSError) as error:
         raise ManifestError(f"{path} is damaged ({error}): write it again, or restore a copy") from error
 
 
+def fitted(table: pa.Table, schema: pa.Schema, columns: Sequence[str], name: str | Path) -> pa.Table:
+    """Returns columns of a table with the types of a schema, null where the table does not have them.
+
+    Raises:
+        SchemaMismatchError: a column cannot be ours, or a value of it would be lost.
+    """
+    for each in columns:
+        if each not in table.column_names:
+            table = table.append_column(each, pa.nulls(len(table), schema.field(each).type))
+    return converted(table, [schema.field(each) for each in columns], str(name))
+
+
+def check_columns(
+    found: pa.Schema, expected: pa.Schema, columns: Sequence[str], optional: Collection[str], path: str | Path
+) -> None:
+    """Raises SchemaMismatchError where a file is of another version of ours, or has not the columns that are needed."""
+    if (found.metadata or {}).get(VERSION_KEY) not in (None, SCHEMA_VERSION.encode()):
+        raise _another_version(found, path)
+    missing = [name for name in columns if name not in found.names and name not in optional]
+    repeated = [name for name in columns if found.names.count(name) > 1]
+    if repeated:
+        raise SchemaMismatchError(f"{path} has several columns {repeated[0]}", expected="one", actual="several")
+    if missing:
+        raise SchemaMismatchError(_missing(found, expected, missing, path), expected=missing[0], actual="missing")
+
+
+def _missing(found: pa.Schema, expected: pa.Schema, missing: Sequence[str], path: str | Path) -> str:
+    kind = kind_of_columns(found.names)
+    if kind is not None and kind is not kind_of_columns(expected.names):
+        return f"{path} is {kind}: name {kind_of_columns(expected.names)}"
+    one = len(missing) == 1
+    which = f"column {missing[0]} is missing" if one else f"columns {', '.join(missing)} are missing"
+    if is_stamped(found):
+        return f"{path}: {which}: write it again with k700-text"
+    if not set(found.names) & set(expected.names):
+        return f"{path} is not {kind_of_columns(expected.names)}: it has none of its columns"
+    return f"{path} was rewritten by another program, and {which}: keep {'it' if one else 'them'} there"
+
+
+def is_stamped(found: pa.Schema) -> bool:
+    """Tells whether a file is as this package wrote it: other programs leave out what its metadata says."""
+    return VERSION_KEY in (found.metadata or {})
+
+
 def check_schema(found: pa.Schema, expected: pa.Schema, path: str | Path) -> None:
-    """Raises SchemaMismatchError unless the version is ours and every expected column is there with its type."""
-    version = (found.metadata or {}).get(VERSION_KEY, b"none").decode()
-    if version != SCHEMA_VERSION:
-        raise SchemaMismatchError(
-            f"{path} has schema version {version}, this version reads {SCHEMA_VERSION}: "
-            "write it again with this version of k700-text (the ledger and the probe file are kept)",
-            expected=SCHEMA_VERSION,
-            actual=version,
-        )
+    """Raises SchemaMismatchError unless the version is ours and every expected column is there with its type.
+
+    For files that nobody else writes, and that are read by their bytes.
+    """
+    if (found.metadata or {}).get(VERSION_KEY) != SCHEMA_VERSION.encode():
+        raise _another_version(found, path)
     for field in expected:
         index = found.get_field_index(field.name)
         actual = "missing" if index < 0 else str(found.field(index).type)
@@ -218,3 +276,13 @@ def check_schema(found: pa.Schema, expected: pa.Schema, path: str | Path) -> Non
                 expected=str(field.type),
                 actual=actual,
             )
+
+
+def _another_version(found: pa.Schema, path: str | Path) -> SchemaMismatchError:
+    version = (found.metadata or {}).get(VERSION_KEY, b"none").decode(errors="replace")
+    return SchemaMismatchError(
+        f"{path} has schema version {readable(version, 20)}, this version reads {SCHEMA_VERSION}: "
+        "write it again with this version of k700-text (the ledger and the probe file are kept)",
+        expected=SCHEMA_VERSION,
+        actual=version,
+    )

@@ -1,21 +1,31 @@
-"""Signals that ask a program to stop before it has begun: while it is still being imported.
+"""Signals that ask a program to stop: while it is still being imported, while it works, and when it does not listen.
 
 An interrupt raised inside an import may be swallowed by it, or come out as another error; and one that no handler waits
 for yet ends the process without a word. So a program that starts first calls ``end_at_once``, before the imports that
 take time, and ``interrupt`` when it begins its work.
+
+An interrupt reaches the main thread only, between two steps of Python: a call that takes long, a lock, or another
+thread that does not end may keep it for ever. ``interrupt_surely`` has a thread that looks after it.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 EXIT_INTERRUPTED = 130
+PATIENCE_SECONDS = 8.0
+"""How long a program may take to end by itself after the first signal."""
+# A group, a shell and a scheduler may all pass on what was meant once.
+_ECHO_SECONDS = 0.2
 STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 """Of a person, of the system, and of schedulers that give notice."""
 
@@ -28,6 +38,43 @@ def end_at_once() -> None:
 def interrupt() -> None:
     """From now on these signals raise KeyboardInterrupt."""
     _handle(signal.default_int_handler)
+
+
+def interrupt_surely() -> None:
+    """From now on the first of these signals raises KeyboardInterrupt; the program ends at the second one at once.
+
+    It also ends if it has not done so ``PATIENCE_SECONDS`` after the first. Such an end has one line on stderr and exit
+    code 130, takes child processes along, and writes nothing more: it is for programs that may be killed at any moment.
+    """
+    global _last_word
+    if not _handle(_interrupt_once):
+        return
+    _last_word = threading.Lock()
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    # Written when the signal comes, whatever the main thread is at.
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+    # Not to that thread: where the main thread holds signals back for a moment, they are to wait for it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    threading.Thread(target=_insist, args=(reader,), name="interrupts", daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """Lets a program take so long to end after the first signal, where it has others to wait for (a cluster)."""
+    global _patience_seconds
+    before, _patience_seconds = _patience_seconds, seconds
+    try:
+        yield
+    finally:
+        _patience_seconds = before
+
+
+def takes_last_word() -> bool:
+    """Returns True for one of the program and what ends it surely: that one says that it was interrupted."""
+    return _last_word is None or _last_word.acquire(blocking=False)
 
 
 @contextmanager
@@ -61,6 +108,26 @@ def without_handlers() -> Iterator[None]:
         _put_back(before)
 
 
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Lets these signals wait until the end, where something is begun that must not be left half done.
+
+    Blocking them in the main thread is not enough: another thread of any library would take them for it.
+    """
+    noted: list[int] = []
+    before = _handle(lambda number, frame: noted.append(number))
+    try:
+        yield
+    finally:
+        _put_back(before)
+        for number in noted[:1]:
+            handler = before[number]
+            if callable(handler):
+                handler(number, None)
+            else:
+                signal.raise_signal(number)
+
+
 _Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
@@ -78,6 +145,60 @@ def _handle(handler: _Handler) -> dict[int, _Handler]:
 def _put_back(handlers: dict[int, _Handler]) -> None:
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+_patience_seconds = PATIENCE_SECONDS
+_last_word: threading.Lock | None = None
+
+
+def _interrupt_once(number: int, frame: FrameType | None) -> None:
+    _handle(_do_nothing)
+    raise KeyboardInterrupt
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    # Not ignored: then nobody would hear of it.
+    pass
+
+
+def _insist(reader: int) -> None:
+    """Waits for the first signal, then for the second one or for patience to end, and ends the process."""
+    while not _comes_stop(reader, None):
+        pass
+    began = time.monotonic()
+    while (left := began + _patience_seconds - time.monotonic()) > 0:
+        if _comes_stop(reader, left) and time.monotonic() - began > _ECHO_SECONDS:
+            break
+    if takes_last_word():
+        # A progress bar may have hidden the cursor.
+        shown = b"\x1b[?25h\n" if os.isatty(2) else b""
+        os.write(2, shown + b"interrupted: what was finished is saved; run the same command to continue\n")
+    end_interrupted()
+
+
+def end_interrupted() -> NoReturn:
+    """Ends the process with exit code 130, and all that it has started: nobody is waited for any more."""
+    for child in list(_descendants("self")):
+        with suppress(OSError):
+            os.kill(child, signal.SIGKILL)
+    os._exit(EXIT_INTERRUPTED)
+
+
+def _comes_stop(reader: int, seconds: float | None) -> bool:
+    """Waits for signals; returns whether one was to stop."""
+    ready, _, _ = select.select([reader], [], [], seconds)
+    return bool(ready) and any(number in STOPPING for number in os.read(reader, 64))
+
+
+def _descendants(process: int | str) -> Iterator[int]:
+    """Yields the processes that one has started, and theirs, on systems that tell."""
+    for task in Path(f"/proc/{process}/task").glob("*/children"):
+        with suppress(OSError, ValueError):
+            for child in map(int, task.read_text().split()):
+                yield from _descendants(child)
+                # It ends by itself, after it has tidied up behind the others.
+                if b"resource_tracker" not in Path(f"/proc/{child}/cmdline").read_bytes():
+                    yield child
 
 
 def _end(number: int, frame: FrameType | None) -> None:

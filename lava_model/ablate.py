@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from lava_model.config import PretrainConfig
 from lava_model.errors import ConfigError
-from lava_model.files import writing
+from lava_model.files import write_json
 from lava_model.presets import PRESETS, preset
 from lava_model.pretrain import SHORT_OPTIONS
 from lava_model.program import EXIT_COMPLETE, EXIT_INTERRUPTED, Parser, import_modules, run_program, say, tell
@@ -185,9 +185,7 @@ def _compare(
         "summary": summarise(results, study.reference),
         "results": results,
     }
-    path = asked.out / f"{asked.study}.json"
-    with writing(path):
-        path.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+    write_json(asked.out / f"{asked.study}.json", record)
     tell(json.dumps(record) if asked.json else markdown(record))
     return EXIT_COMPLETE
 

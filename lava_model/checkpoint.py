@@ -7,14 +7,12 @@ so a kill at any moment leaves the previous ones as they were. Its checksums are
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from pickle import UnpicklingError
@@ -23,9 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from k700_text.files.atomic import whole_file
 from lava_model.config import EARLIER_SETTINGS
 from lava_model.errors import CheckpointError
-from lava_model.files import force
 from lava_model.settings import flatten
 
 FORMAT = "lava-checkpoint"
@@ -86,24 +84,17 @@ def save_checkpoint(folder: Path, state: TrainingState, *, keep: int) -> Path:
         CheckpointError: it cannot be written; earlier ones are untouched.
     """
     path = folder / f"step_{state.step:08d}.pt"
-    partial = folder / f".{path.name}.partial"
     content = {field.name: getattr(state, field.name) for field in fields(state)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(".step_*.pt.partial"):  # by a kill
+        for left in folder.glob(".step_*.pt.*part*"):  # by a kill, of this or an earlier version
             left.unlink()
-        with partial.open("wb") as file:
+        with whole_file(path) as file:
             torch.save({"format": FORMAT, "format_version": FORMAT_VERSION, **content}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        force(folder)
         for old in list_checkpoints(folder)[:-keep]:
             old.unlink()
     # torch's zip writer turns a full disk into a RuntimeError about a position in the file.
     except (OSError, RuntimeError) as error:
-        with suppress(OSError):
-            partial.unlink()
         reason = error.strerror or str(error) if isinstance(error, OSError) else f"{_brief(error)}: is the disk full?"
         raise CheckpointError(
             f"the checkpoint {path} cannot be written ({reason}); earlier ones are intact: make room and run the same"

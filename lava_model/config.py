@@ -327,7 +327,7 @@ class DataConfig(Settings):
     """What is trained on and how it is fed."""
 
     manifest: str | None = None
-    """Parquet manifest of the training clips."""
+    """Parquet manifest of the training clips, or a folder of them; who wrote it does not matter."""
     clips: str | None = None
     """Folder of the clip files, or folder or URL of shards of ``k700-text prepare``."""
     packets: str | None = None
@@ -340,6 +340,8 @@ class DataConfig(Settings):
     """Folder or URL of the held-out clips; none: ``clips``."""
     val_packets: str | None = None
     """Packet index of ``val_clips``."""
+    where: str | None = None
+    """Which rows of both manifests, as ``has_text and has_audio`` (docs/loader.md); none: all."""
     synthetic: bool = False
     """Train on made-up samples with a shared latent instead: needs no files, shows that training works."""
     synthetic_samples: Annotated[Count, at_most(10**9)] = 2048
@@ -363,7 +365,7 @@ class DataConfig(Settings):
         problems = []
         if self.synthetic and self.synthetic_samples < self.batch_size:
             problems.append(f"synthetic_samples ({self.synthetic_samples}) is below batch_size ({self.batch_size})")
-        files = ("manifest", "clips", "packets", "tokenizer", "val_manifest", "val_clips", "val_packets")
+        files = ("manifest", "clips", "packets", "tokenizer", "val_manifest", "val_clips", "val_packets", "where")
         real = [name for name in files if getattr(self, name) is not None]
         if self.synthetic and real:
             problems.append(f"synthetic samples take the place of {', '.join(real)}: leave one of the two out")

@@ -113,6 +113,7 @@ def _kinetics(config: PretrainConfig, manifest: Path, clips: str, tokenizer: Pat
             rows,
             source,
             packets=packets,
+            where=data.where,
             tokenizer=tokenizer,
             train=train,
             seed=config.run.seed,
@@ -127,9 +128,9 @@ def _kinetics(config: PretrainConfig, manifest: Path, clips: str, tokenizer: Pat
         train=train,
         val=val,
         fingerprint={
-            "manifest": digest(manifest),
+            "manifest": _digest_of_manifest(manifest),
             "tokenizer": digest(tokenizer),
-            "val_manifest": "none" if val_manifest is None else digest(val_manifest),
+            "val_manifest": "none" if val_manifest is None else _digest_of_manifest(val_manifest),
             "clip_ids": _digest_of_ids(train.clip_ids),
             **_shards("clips", clips),
             **(
@@ -202,6 +203,14 @@ def digest(path: Path) -> str:
     """Returns what tells a file's content from another, as a run records it."""
     with path.open("rb") as file:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest_of_manifest(path: Path) -> str:
+    """Returns what tells a manifest's content from another: of a folder that of all files in it."""
+    from k700_text.manifest_files import manifest_files
+
+    files = manifest_files([path])
+    return digest(path) if files == [path] else _digest_of_ids([digest(file) for file in files])
 
 
 def _digest_of_ids(clip_ids: Sequence[str]) -> str:

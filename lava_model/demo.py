@@ -31,9 +31,11 @@ from k700_text.cli.common import (
     say,
     tell,
 )
-from k700_text.cli.demo import NUM_DATA_STEPS, SMALL, DemoFolder, DemoSize, data_rows, run_data_steps
+from k700_text.cli.demo import NUM_DATA_STEPS, SMALL, DemoFolder, DemoSize, data_rows, lock_demo, run_data_steps
 from k700_text.cli.steps import Steps, need_packages
 from k700_text.errors import K700TextError
+from k700_text.files.atomic import write_whole
+from k700_text.files.journal import json_lines
 from k700_text.media.pool import num_cores
 from k700_text.starting import interrupting
 from lava_model.errors import LavaError
@@ -56,7 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     try:
         with interrupting():
-            _run(asked.out, is_small=asked.small, as_json=asked.json)
+            need_packages(NEEDED_PACKAGES, purpose="the demo", extra="train")
+            is_new = not asked.out.exists()
+            with lock_demo(asked.out):
+                _run(asked.out, is_new=is_new, is_small=asked.small, as_json=asked.json)
     except KeyboardInterrupt:
         say("interrupted: finished steps are kept; run the same command to continue")
         return EXIT_INTERRUPTED
@@ -68,11 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return EXIT_COMPLETE
 
 
-def _run(out: Path, *, is_small: bool, as_json: bool) -> None:
+def _run(out: Path, *, is_new: bool, is_small: bool, as_json: bool) -> None:
     started = time.monotonic()
-    need_packages(NEEDED_PACKAGES, purpose="the demo", extra="train")
-    say(f"continuing {out}: what is finished is kept" if out.exists() else f"everything goes to {out}")
-    out.mkdir(parents=True, exist_ok=True)
+    say(f"everything goes to {out}" if is_new else f"continuing {out}: what is finished is kept")
     folder = DemoFolder(out)
     steps = Steps(total=NUM_STEPS, record=folder.record)
     answers = run_data_steps(folder, steps, SMALL if is_small else DemoSize())
@@ -99,7 +102,7 @@ def _run(out: Path, *, is_small: bool, as_json: bool) -> None:
         shows=lambda answer: [f"{name}: {_percent(scores)}" for name, scores in answer["scores"].items()],
     )
     summary = {**answers, "seconds": round(time.monotonic() - started, 1)}
-    (out / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole(out / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     if as_json:
         emit_json("demo", summary)
     else:
@@ -173,8 +176,8 @@ def _percent(scores: dict[str, Any]) -> str:
 
 def _held_out(log: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns the first and the last held-out line of a training log."""
-    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    held_out = [line for line in lines if line["kind"] == "val"]
+    with log.open("rb") as file:
+        held_out = [line for _, line in json_lines(file) if line is not None and line["kind"] == "val"]
     return held_out[0], held_out[-1]
 
 

@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from k700_text.schema import MANIFEST_SCHEMA, read_table
+from k700_text.data.where import Where
+from k700_text.manifest_files import read_manifests
 from lava_model.config import LavaConfig, PretrainConfig
 from lava_model.data import total_steps
 from lava_model.encoders.trunk import PIXELS_AT_ONCE, Trunk
@@ -135,7 +136,8 @@ def num_clips(config: PretrainConfig) -> int | None:
     path = Path(config.data.manifest)
     if not path.exists():
         raise DataError(f"--manifest {path} does not exist")
-    has_video = read_table(path, MANIFEST_SCHEMA, ["has_video"])["has_video"]
+    choice = None if config.data.where is None else Where(config.data.where)
+    has_video = read_manifests([path], ["has_video"], optional={"has_video"}, choice=choice)["has_video"]
     return int(pc.sum(pc.fill_null(has_video, True)).as_py() or 0)
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from k700_text.checks import Count, CountOrNone, at_least
+from k700_text.files.atomic import check_target, write_whole
 from k700_text.terminal import shown
 from lava_model.config import Device, Settings
 from lava_model.errors import ConfigError, DataError
@@ -114,7 +115,7 @@ def _linear_probe(arguments: list[str]) -> None:
 
     record = probe_folder(options, say=say, on_progress=_Progress("views"))
     if out is not None:
-        out.write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
+        write_whole(out, json.dumps(record, indent=2, default=str) + "\n")
     if options.json:
         print(json.dumps({"command": "evaluate linear-probe", "version": JSON_VERSION, **record}, default=str))
     else:
@@ -128,6 +129,7 @@ def _checked_out(path: Path) -> Path:
     """Finds out now, not after hours, that the record cannot be written."""
     if not path.parent.is_dir():
         raise DataError(f"no folder {path.parent} for --out: make it first")
+    check_target(path)
     return path
 
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from k700_text.files.journal import json_lines
 from lava_model.settings import flatten
 
 if TYPE_CHECKING:
@@ -118,10 +119,11 @@ def coverage_of(data: TrainingData, config: PretrainConfig) -> Coverage | None:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from k700_text.schema import MANIFEST_SCHEMA, read_table
+    from k700_text.manifest_files import read_manifests
 
     columns = ["clip_id", "has_video", "has_audio", "has_text", "title_source"]
-    table = read_table(config.data.manifest, MANIFEST_SCHEMA, columns)
+    # What a manifest that people cut down does not say is told as "not recorded", or as not known.
+    table = read_manifests([config.data.manifest], columns, optional=set(columns) - {"clip_id", "has_text"})
     table = table.filter(pc.is_in(table["clip_id"], value_set=pa.array(clip_ids, table["clip_id"].type)))
     with_text = table.filter(table["has_text"])
     known_all = pc.and_(pc.fill_null(with_text["has_video"], False), pc.fill_null(with_text["has_audio"], False))
@@ -201,12 +203,7 @@ def _json_object(path: Path) -> dict[str, Any]:
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
     """Returns the objects of a JSON-lines file; a line that a kill cut short says nothing."""
-    lines = []
-    for text in path.read_text("utf-8", "replace").splitlines() if path.is_file() else []:
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict):
-            lines.append(line)
-    return lines
+    if not path.is_file():
+        return []
+    with path.open("rb") as file:
+        return [line for _, line in json_lines(file) if line is not None]

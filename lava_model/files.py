@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import os
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from k700_text.files.atomic import write_whole
 from lava_model.errors import OutputError
 
 
-def force(path: Path) -> None:
-    """Makes a file's content, or a folder's names, outlive a power cut.
+def write_json(path: Path, content: Any) -> None:
+    """Writes a record, whole or not at all.
 
     Raises:
-        OSError: it cannot.
+        OutputError: it cannot be written.
     """
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with writing(path):
+        write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
 @contextmanager

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,13 +28,13 @@ from torch import Tensor
 import lava_model
 from k700_text.data.text import TitleTokenizer
 from k700_text.errors import TokenizerError
+from k700_text.files.atomic import PartFile, remove_abandoned
 from k700_text.media.levels import SILENCE_DBFS
 from lava_model.card import CARD_MARK, model_card
 from lava_model.config import EARLIER_SETTINGS, LavaConfig
 from lava_model.encoders.trunk import IMAGENET_MEAN, IMAGENET_STD
 from lava_model.errors import CheckpointError, ConfigError
 from lava_model.facts import ModelFacts
-from lava_model.files import force
 from lava_model.settings import flatten, from_dict, to_dict
 
 if TYPE_CHECKING:
@@ -215,24 +214,20 @@ def _is_export(folder: Path) -> bool:
 
 
 def _replace_all(folder: Path, contents: Mapping[str, Callable[[Path], Any]]) -> None:
-    partials = {name: folder / f".{name}.partial" for name in _IN_TURN if name in contents}
-    try:
-        for name, partial in partials.items():
-            contents[name](partial)
-            # safetensors lets nobody else read what it writes.
-            shutil.copymode(partials[CARD_FILE], partial)
-            force(partial)
+    with ExitStack() as stack:
+        outputs: dict[str, PartFile] = {}
+        for name in (name for name in _IN_TURN if name in contents):
+            remove_abandoned(folder / name)
+            outputs[name] = PartFile(folder / name)
+            stack.callback(outputs[name].discard)
+            contents[name](outputs[name].part)
+            outputs[name].sync()
         (folder / CONFIG_FILE).unlink(missing_ok=True)
         for name in _IN_TURN:
-            if name in partials:
-                partials[name].replace(folder / name)
+            if name in outputs:
+                outputs[name].publish()
             else:
                 (folder / name).unlink(missing_ok=True)
-        force(folder)
-    finally:
-        for partial in partials.values():
-            with suppress(OSError):
-                partial.unlink()
 
 
 # --- reading ---

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import torch
 
+from k700_text.files.atomic import write_whole
 from lava_model.config import PretrainConfig
 from lava_model.distributed import Ranks
 from lava_model.files import writing
@@ -100,5 +101,5 @@ class Profile:
         table = profiler.key_averages().table(sort_by=order, row_limit=_NUM_ROWS)
         with writing(self.folder):
             profiler.export_chrome_trace(str(self.folder / "trace.json"))
-            (self.folder / "operations.txt").write_text(table + "\n", "utf-8")
+            write_whole(self.folder / "operations.txt", table + "\n")
         self._say(f"the profile of {self.num_steps} steps is in {self.folder}")

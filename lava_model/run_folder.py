@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 import time
@@ -16,6 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from k700_text.errors import LockedError
+from k700_text.files.atomic import write_whole
+from k700_text.files.lock import FileLock
+from k700_text.files.plain import open_plain
 from k700_text.media.pool import num_cores
 from lava_model.checkpoint import list_checkpoints
 from lava_model.config import PretrainConfig
@@ -47,15 +51,13 @@ def held(out: Path, ranks: Ranks | None = None) -> Iterator[None]:
     if ranks is not None and not ranks.is_main:
         yield
         return
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        file = (out / _LOCK).open("a")
-    with file:
-        try:
-            # Not flock: a loader process that outlives a killed run would hold on to that.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            raise OutputError(f"another process is training into {out}: wait for it, or use another --out") from error
+    try:
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(out / _LOCK, f"another process is training into {out}", "wait for it, or use another --out")
+    except LockedError as error:
+        raise OutputError(str(error)) from error
+    with lock:
         yield
 
 
@@ -115,14 +117,14 @@ def record_start(
     }
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        (out / "config.json").write_text(json.dumps(to_dict(config), indent=2) + "\n", "utf-8")
+        write_whole(out / "config.json", json.dumps(to_dict(config), indent=2) + "\n")
         _append_line(out / _STARTS, json.dumps(start))
 
 
 def _append_line(path: Path, line: str) -> None:
     """Adds a line, on one of its own also where a kill has cut off the one before."""
-    with path.open("a+b") as file:
-        file.seek(max(0, file.tell() - 1))
+    with os.fdopen(open_plain(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "r+b") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
         begins = "" if file.read(1) in (b"", b"\n") else "\n"
         file.write(f"{begins}{line}\n".encode())
 

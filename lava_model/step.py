@@ -11,7 +11,6 @@ resumed run what an uninterrupted one would have.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
@@ -25,7 +24,7 @@ from k700_text.data.sample import Batch
 from lava_model.config import PretrainConfig
 from lava_model.distributed import Ranks, average_gradients, no_sync, replicate
 from lava_model.errors import NonFiniteLossError
-from lava_model.files import writing
+from lava_model.files import write_json, writing
 from lava_model.hardware import uses_bf16
 from lava_model.loss import LossOutput
 from lava_model.metrics import measure
@@ -212,7 +211,7 @@ class TrainStep:
         }
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+        write_json(path, content)
         raise NonFiniteLossError(
             f"the loss or its gradient is not finite at step {step}; the batch's clips are listed in {path}: look at"
             " them, then run again from the last checkpoint; or start anew with a lower --optim.lr and another --out",

@@ -7,10 +7,14 @@ before training; when one fails later, that is said once and the run goes on.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from k700_text.files.atomic import write_whole
+from k700_text.files.journal import json_lines
+from k700_text.files.plain import open_plain
 from lava_model.config import PretrainConfig
 from lava_model.errors import MissingExtraError
 from lava_model.files import writing
@@ -75,10 +79,8 @@ class JsonlLog:
         self._path = path
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f".{path.name}.partial")
-            partial.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
-            partial.replace(path)
-            self._file = path.open("a", encoding="utf-8")
+            write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
+            self._file = os.fdopen(open_plain(path, os.O_WRONLY | os.O_APPEND), "a", encoding="utf-8")
         self.last = {str(line.pop("kind")): {k: v for k, v in line.items() if k != "step"} for line in kept}
 
     def log(self, kind: str, step: int, values: Values) -> None:
@@ -163,13 +165,12 @@ class Mirror:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     """Returns the whole lines of a log; a line cut short by a kill, or not ours, ends it."""
+    if not path.exists():
+        return []
     lines = []
-    for text in path.read_text("utf-8", "replace").splitlines() if path.exists() else []:
-        try:
-            line = json.loads(text)
-        except ValueError:
-            break
-        if not isinstance(line, dict) or not isinstance(line.get("step"), int) or "kind" not in line:
-            break
-        lines.append(line)
+    with path.open("rb") as file:
+        for _, line in json_lines(file):
+            if line is None or not isinstance(line.get("step"), int) or "kind" not in line:
+                break
+            lines.append(line)
     return lines

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from k700_text.files.atomic import write_whole
 from lava_model.config import PretrainConfig
 from lava_model.errors import MissingExtraError, TrackingError
 from lava_model.files import writing
@@ -64,7 +65,7 @@ class WandbLog:
                 " out"
             ) from error
         with writing(out / _ID_FILE):
-            (out / _ID_FILE).write_text(json.dumps({"project": config.run.wandb, "id": self._run.id}) + "\n", "utf-8")
+            write_whole(out / _ID_FILE, json.dumps({"project": config.run.wandb, "id": self._run.id}) + "\n")
         if self._run.offline:
             say(f"Weights & Biases is offline: wandb sync --append {self._run.sync_dir} sends the numbers later")
         elif not self._run.disabled:

@@ -15,7 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from k700_text.confidential import hide_in_text
 from k700_text.errors import AnnotationError, K700TextError
+from k700_text.starting import takes_last_word
 from k700_text.terminal import one_line, shown
 
 EXIT_COMPLETE = 0
@@ -31,7 +33,7 @@ stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
 def emit_json(command: str, values: Mapping[str, Any]) -> None:
     """Prints one JSON object on stdout, in ASCII, with the command's name and the version of the format."""
-    print(json.dumps({"command": command, "version": JSON_VERSION, **values}, default=str))
+    print(hide_in_text(json.dumps({"command": command, "version": JSON_VERSION, **values}, default=str)))
 
 
 def emit_table(title: str, rows: Sequence[tuple[str, Any]]) -> None:
@@ -72,7 +74,8 @@ def run_guarded(main: Callable[[], None], *, debug: bool) -> int:
     except typer.Exit as stop:
         return stop.exit_code
     except KeyboardInterrupt:
-        say("interrupted: what was finished is saved; run the same command to continue")
+        if takes_last_word():
+            say("interrupted: what was finished is saved; run the same command to continue")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of stdout (head, less) went away; point stdout elsewhere so that the flush at exit is quiet.
@@ -96,6 +99,10 @@ _REMEDIES = {
     errno.ENOTDIR: "a file is where a folder is needed: choose another name, or move it away",
     errno.EISDIR: "a folder is where a file is needed: choose another name",
     errno.ENOENT: "check the name",
+    errno.EIO: "look after the disk or network drive, then run the same command again",
+    errno.ELOOP: "name the file that it leads to, or remove the link",
+    errno.EMLINK: "copy it and put the copy in its place",
+    errno.ENXIO: "choose another name",
     errno.EADDRINUSE: "stop the program that uses it, or choose another --port",
 }
 

@@ -77,7 +77,7 @@ def crawl(
         Path | None, typer.Option(help="Ids to forget and never to ask about, one a line.", show_default=False)
     ] = None,
     shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Only part I of N; writes OUT/ledger-I-of-N.sqlite.")
+        str | None, typer.Option(metavar="I/N", help="Only part I of N; writes OUT/_ledger-I-of-N.sqlite.")
     ] = None,
     engine: Annotated[str, typer.Option(help="local, or ray: the parts run on a Ray cluster.")] = "local",
     parts: Annotated[
@@ -168,7 +168,7 @@ def _report(job: CrawlJob, summary: CrawlSummary, clips: Annotations, *, as_json
     clashes = find_clashes(clips.clips.spans())
     files: list[Path] = []
     if job.shard is None:
-        files = build_manifest(clips, job.ledger_path, None, job.out, keep_probe=True)
+        files = build_manifest(clips, job.ledger_path, None, job.out, keep_probe=True, on_wait=say)
     if as_json:
         values = {**summary.as_dict(), "clashes": clashes.as_dict(), "files": [str(file) for file in files]}
         emit_json("crawl", values)
@@ -200,10 +200,10 @@ def _load(
 ) -> Annotations:
     """Reads the annotations, the official ones where no file is given."""
     from k700_text.annotations import load_annotations
-    from k700_text.crawl.archive import fetch_annotations
+    from k700_text.crawl.archive import archive_folder, fetch_annotations
 
     wanted = parse_split(split)
-    paths = files or [fetch_annotations(out / "annotations", endpoints=endpoints, say=say)]
+    paths = files or [fetch_annotations(archive_folder(out), endpoints=endpoints, say=say)]
     found = load_annotations(paths, split=wanted, skip_invalid=skip_invalid)
     for problem in found.skipped:
         say(f"left out: {problem}")

@@ -15,6 +15,7 @@ import typer
 
 from k700_text.cli.common import emit_json, emit_table, say
 from k700_text.cli.steps import Steps, need_packages
+from k700_text.files.lock import FileLock
 
 NUM_DATA_STEPS = 7
 # Few titles: a small vocabulary keeps its entries to words that more than one title holds.
@@ -69,7 +70,7 @@ class DemoFolder:
     @property
     def ledger(self) -> Path:
         """What was asked and answered."""
-        from k700_text.crawl.job import LEDGER_NAME
+        from k700_text.crawl.ledger_place import LEDGER_NAME
 
         return self.crawl / LEDGER_NAME
 
@@ -102,6 +103,12 @@ class DemoFolder:
     def tokenizer(self) -> Path:
         """The tokenizer, trained on the recovered titles."""
         return self.root / "tokenizer.json"
+
+
+def lock_demo(out: Path) -> FileLock:
+    """Keeps a second demo out of the folder, which is made if it is not there; raises as ``FileLock`` does."""
+    out.mkdir(parents=True, exist_ok=True)
+    return FileLock(out / ".demo.lock", f"another demo is at work in {out}", "wait for it to end, or use another --out")
 
 
 def run_data_steps(folder: DemoFolder, steps: Steps, size: DemoSize) -> dict[str, Any]:
@@ -288,8 +295,8 @@ def demo(
     )
     need_packages(("torch", "tokenizers"), purpose="the demo", extra="data")
     folder = DemoFolder(out)
-    out.mkdir(parents=True, exist_ok=True)
-    answers = run_data_steps(folder, Steps(total=NUM_DATA_STEPS, record=folder.record), size)
+    with lock_demo(out):
+        answers = run_data_steps(folder, Steps(total=NUM_DATA_STEPS, record=folder.record), size)
     if json:
         emit_json("demo", answers)
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import signal
 import sys
 from typing import Annotated
 
@@ -23,7 +22,7 @@ from k700_text.cli import stats as stats_command
 from k700_text.cli import tokenizer as tokenizer_command
 from k700_text.cli import validate as validate_command
 from k700_text.cli.common import EXIT_INTERRUPTED, EXIT_USAGE, run_guarded, say
-from k700_text.starting import interrupt
+from k700_text.starting import end_interrupted, interrupt_surely
 
 # Typer carries click inside or beside itself, depending on its version: only this way names both.
 _UsageProblem: type[Exception] = typer.BadParameter.__bases__[0]
@@ -69,8 +68,8 @@ app.command("demo")(demo_command.demo)
 
 def run() -> None:
     """Entry point of the console script."""
-    # SIGTERM ends a command as Ctrl-C does: after saving what is finished.
-    interrupt()
+    # SIGTERM ends a command as Ctrl-C does: after saving what is finished. The second one ends it at once.
+    interrupt_surely()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A file name or title that the locale cannot spell must not cost the whole answer.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -78,8 +77,9 @@ def run() -> None:
     arguments = _repeated([argument for argument in sys.argv[1:] if argument != "--debug"]) or ["--help"]
     code = run_guarded(lambda: _invoke(arguments), debug="--debug" in sys.argv)
     if code == EXIT_INTERRUPTED:
-        # All is saved: a second Ctrl-C would only add a traceback to the exit.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # All is saved: threads and processes that still work are not waited for.
+        sys.stdout.flush()
+        end_interrupted()
     sys.exit(code)
 
 

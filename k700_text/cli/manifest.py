@@ -38,7 +38,7 @@ def manifest(
     Example: k700-text manifest --annotations validate.csv --out titles --probe clips.parquet
     """
     from k700_text.annotations import load_annotations
-    from k700_text.crawl.job import LEDGER_NAME
+    from k700_text.crawl.ledger_place import ledger_in, settle_ledger
     from k700_text.manifest.build import build_manifest
     from k700_text.manifest.spreadsheet import write_csv
 
@@ -46,13 +46,14 @@ def manifest(
     found = load_annotations(annotations, split=parse_split(split), skip_invalid=skip_invalid)
     for problem in found.skipped:
         say(f"left out: {problem}")
-    ledger = out / LEDGER_NAME
+    ledger = ledger_in(out)
     if not ledger.exists():
         say(f"no ledger in {out}: the rows carry no titles (k700-text crawl recovers them)")
     elif removed or reparse:
+        ledger = settle_ledger(out, say=say)
         _revise(ledger, removed, reparse=reparse)
     since = None if max_api_age is None else datetime.now(UTC) - timedelta(days=max_api_age)
-    files = build_manifest(found, ledger if ledger.exists() else None, probe, out, api_since=since)
+    files = build_manifest(found, ledger if ledger.exists() else None, probe, out, api_since=since, on_wait=say)
     if csv:
         files += [write_csv(file, file.with_suffix(".csv")) for file in files]
     if json:

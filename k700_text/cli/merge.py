@@ -14,23 +14,24 @@ from k700_text.errors import UsageError
 
 def merge(
     ledgers: Annotated[
-        list[Path], typer.Argument(help="Ledger files, or folders of them (ledger-*.sqlite).", show_default=False)
+        list[Path], typer.Argument(help="Ledger files, or folders of them (_ledger-*.sqlite).", show_default=False)
     ],
-    out: Annotated[Path, typer.Option(help="Folder whose ledger.sqlite takes them in.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder whose ledger takes them in.", show_default=False)],
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Unites the answers of several ledgers in OUT/ledger.sqlite; merging again changes nothing.
+    """Unites the answers of several ledgers in OUT/_ledger.sqlite; merging again changes nothing.
 
-    Example: k700-text merge machine-a/ledger-1-of-2.sqlite machine-b/ledger-2-of-2.sqlite --out titles
+    Example: k700-text merge machine-a/_ledger-1-of-2.sqlite machine-b/_ledger-2-of-2.sqlite --out titles
     """
-    from k700_text.crawl.job import LEDGER_NAME
     from k700_text.crawl.ledger import Ledger
+    from k700_text.crawl.ledger_place import ledger_in
     from k700_text.crawl.merge import merge_ledgers
 
     files = [file for path in ledgers for file in _files(path)]
-    with Ledger(out / LEDGER_NAME) as target:
+    path = ledger_in(out)
+    with Ledger(path) as target:
         summary = merge_ledgers(target, files)
-    values = {**asdict(summary), "ledger": str(out / LEDGER_NAME)}
+    values = {**asdict(summary), "ledger": str(path)}
     if json:
         emit_json("merge", values)
     else:
@@ -40,7 +41,9 @@ def merge(
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    found = sorted(path.glob("ledger-*.sqlite"))
+    from k700_text.crawl.ledger_place import part_ledgers
+
+    found = part_ledgers(path)
     if not found:
-        raise UsageError(f"{path} holds no ledger-*.sqlite: name the ledger files themselves")
+        raise UsageError(f"{path} holds no _ledger-*.sqlite: name the ledger files themselves")
     return found

@@ -29,7 +29,9 @@ def prepare(
     ] = None,
     manifest: Annotated[
         list[Path] | None,
-        typer.Option("--manifest", help="Manifest, Parquet; repeatable. Default: every clip file.", show_default=False),
+        typer.Option(
+            "--manifest", help="Manifest, file or folder; repeatable. Default: every clip file.", show_default=False
+        ),
     ] = None,
     frame_rate: Annotated[float, typer.Option(help="Frames per second.")] = 10.0,
     short_side: Annotated[int, typer.Option(help="Pixels of the short side; smaller clips stay as they are.")] = 256,
@@ -98,6 +100,8 @@ def prepare(
 
 
 def _show_plan(run: PrepareRun, found: PreparePlan, estimate: PrepareEstimate, *, as_json: bool) -> None:
+    from k700_text.media.prepare import left_out_lines
+
     if as_json:
         counts = {
             "num_clips": found.num_rows,
@@ -105,9 +109,12 @@ def _show_plan(run: PrepareRun, found: PreparePlan, estimate: PrepareEstimate, *
             "num_missing": found.num_missing,
             "num_repeated": found.num_repeated,
             "num_shards": found.num_shards,
+            "left_out": {reason: len(paths) for reason, paths in found.left_out.items()},
         }
         emit_json("prepare", {"out": str(run.out), "plan": True, **counts, "estimate": asdict(estimate)})
     else:
+        for line in left_out_lines(found):
+            say(line)
         emit_table("prepare: plan", [("out", run.out), *_plan_rows(found, estimate)])
 
 

@@ -68,6 +68,8 @@ def probe(
 
 
 def _rows(summary: ProbeSummary) -> list[tuple[str, object]]:
+    from k700_text.media.files import some_names
+
     rows: list[tuple[str, object]] = [
         ("files", summary.num_files),
         ("measured now", summary.num_measured),
@@ -76,8 +78,9 @@ def _rows(summary: ProbeSummary) -> list[tuple[str, object]]:
         *((f"audio {status}", count) for status, count in summary.audio_status.items()),
         *_reason_rows("reason", summary.reasons),
     ]
-    if summary.num_links_outside:
-        rows.append(("links out of the folder, left out", summary.num_links_outside))
+    rows += [
+        (f"left out: {reason}", f"{len(paths)}: {some_names(paths)}") for reason, paths in summary.left_out.items()
+    ]
     if summary.half_downloads:
         rows.append(("half downloads, left out", len(summary.half_downloads)))
         # Spelled in ASCII: names of files may hold anything.

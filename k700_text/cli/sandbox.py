@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from k700_text.cli.common import emit_json, emit_table, say
+from k700_text.files.atomic import write_whole
 
 if TYPE_CHECKING:
     from k700_text.sandbox.server import SandboxServer
@@ -73,7 +74,7 @@ def _write_annotations(miniature: Miniature, folder: Path) -> list[str]:
     paths = []
     for split in Split:
         path = folder / f"{split.value}.csv"
-        path.write_text(annotations_csv(miniature.split(split)), encoding="utf-8")
+        write_whole(path, annotations_csv(miniature.split(split)))
         paths.append(str(path))
     return paths
 

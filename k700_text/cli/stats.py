@@ -11,7 +11,7 @@ from k700_text.cli.common import emit_json, emit_table
 
 
 def stats(
-    files: Annotated[list[Path], typer.Argument(help="Manifest files (Parquet).", show_default=False)],
+    files: Annotated[list[Path], typer.Argument(help="Manifest files, or folders of them.", show_default=False)],
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Counts titles, states of videos and worth of audio, by split, source and label.

@@ -19,6 +19,7 @@ from k700_text.cli.common import EXIT_INTERRUPTED, say
 from k700_text.errors import K700TextError, MissingExtraError
 from k700_text.files.atomic import whole_file
 from k700_text.files.stamps import Stamp, stamp_of
+from k700_text.starting import takes_last_word
 
 Answer = dict[str, Any]
 
@@ -142,6 +143,7 @@ class Steps:
     def _answer_of(self, title: str, words: list[str], environment: Mapping[str, str]) -> Answer:
         code, output = _run_to_its_end([sys.executable, "-m", *words, "--json"], {**os.environ, **environment})
         if code == EXIT_INTERRUPTED:
+            takes_last_word()  # the command has said so
             raise KeyboardInterrupt
         if code:
             raise K700TextError(f"step {self.number} ({title}) ended with exit code {code}; see above")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def tokenizer(
-    manifest: Annotated[list[Path], typer.Option("--manifest", help="Manifest, Parquet; repeatable.")],
+    manifest: Annotated[list[Path], typer.Option("--manifest", help="Manifest, file or folder; repeatable.")],
     out: Annotated[Path, typer.Option("--out", help="JSON file to write.", show_default=False)],
     vocab_size: Annotated[int, typer.Option(help="Entries asked for; few titles give fewer.")] = 48_000,
     split: Annotated[str, typer.Option(help="Whose titles: train, val, test or all.")] = "train",
@@ -47,14 +47,13 @@ def tokenizer(
 
 def _titles(manifests: list[Path], split: str) -> list[str]:
     """Returns one title for every video that has one."""
-    import pyarrow as pa
     import pyarrow.compute as pc
 
+    from k700_text.manifest_files import read_manifests
     from k700_text.records import Split
-    from k700_text.schema import MANIFEST_SCHEMA, read_table
 
-    columns = ["youtube_id", "split", "title"]
-    table = pa.concat_tables([read_table(path, MANIFEST_SCHEMA, columns) for path in manifests])
+    columns = ["youtube_id", "title", *([] if split == "all" else ["split"])]
+    table = read_manifests(manifests, columns)
     if split != "all":
         try:
             wanted = Split.parse(split)

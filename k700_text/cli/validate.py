@@ -9,19 +9,28 @@ import typer
 
 from k700_text.cli.common import EXIT_FAILED, emit_json, emit_table, tell
 
+_VALID = {False: "valid", True: "valid; rewritten by another program"}
+
 
 def validate(
-    files: Annotated[list[Path], typer.Argument(help="Manifest files (Parquet).", show_default=False)],
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="FILES...", help="Manifest files, or folders of them.", show_default=False)
+    ],
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Checks schema, keys, order, values and flags of manifest files; lists all problems, exit code 1 if any.
+
+    Of what another program wrote the columns count: other types for the same values, further columns and another order
+    are no problem.
 
     Of all files together it tells of clips in two splits, or over each other; that is no problem of a file.
 
     Example: k700-text validate titles/val.parquet
     """
-    from k700_text.manifest.validate import manifest_clashes, validate_manifests
+    from k700_text.manifest.validate import is_rewritten, manifest_clashes, validate_manifests
+    from k700_text.manifest_files import manifest_files
 
+    files = manifest_files(paths)
     problems = validate_manifests(files)
     clashes = manifest_clashes(files)
     if json:
@@ -31,6 +40,6 @@ def validate(
         for line in (*problems, *(f"{name}: {text}" for name, text in clashes.rows())):
             tell(str(line))
     else:
-        emit_table("validate", [*((str(file), "valid") for file in files), *clashes.rows()])
+        emit_table("validate", [*((str(file), _VALID[is_rewritten(file)]) for file in files), *clashes.rows()])
     if problems:
         raise typer.Exit(EXIT_FAILED)

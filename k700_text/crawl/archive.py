@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import random
 import threading
 from collections.abc import Callable, Mapping
@@ -16,6 +17,9 @@ from urllib.parse import urlsplit
 from k700_text.crawl.limiter import Clock, parse_retry_after
 from k700_text.crawl.transport import Endpoints, Limits, Transport
 from k700_text.errors import NetworkDownError, TransportError
+from k700_text.files.atomic import write_whole
+from k700_text.files.lock import FileLock, lock_beside
+from k700_text.files.plain import open_plain
 
 ENDPOINT_NAME = "annotations"
 URL = "https://storage.googleapis.com/deepmind-media/Datasets/kinetics700_2020.tar.gz"
@@ -24,6 +28,7 @@ HOST = "storage.googleapis.com"
 MAX_BYTES = 1 << 30
 MAX_ATTEMPTS = 5
 MAX_WAIT_SECONDS = 60.0
+LIMITS = Limits(total_seconds=3600.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,11 +73,14 @@ def fetch_annotations(
     if is_verified(archive):
         return archive
     folder.mkdir(parents=True, exist_ok=True)
-    transport = Transport(Limits(total_seconds=3600.0))
+    transport = Transport(LIMITS)
     url = (endpoints or Endpoints()).resolve(ENDPOINT_NAME, URL)
     say(f"downloading the official annotations from {urlsplit(url).netloc}")
+    claim = f"another process is downloading {archive}"
     try:
-        _Download(transport, url, archive, clock or Clock()).run()
+        with FileLock(lock_beside(archive), claim, on_wait=say):
+            if not is_verified(archive):
+                _Download(transport, url, archive, clock or Clock()).run()
     except NetworkDownError as error:
         raise NetworkDownError(
             f"no network to download the official annotations from {HOST}: give a file with --annotations FILE",
@@ -81,6 +89,19 @@ def fetch_annotations(
     finally:
         transport.close()
     return archive
+
+
+def archive_folder(out: Path) -> Path:
+    """Returns where the official annotations of a crawl's folder lie; that of an earlier version is renamed.
+
+    By its underscore programs that read the folder leave it out.
+    """
+    folder, earlier = out / "_annotations", out / "annotations"
+    if not folder.exists() and earlier.is_dir():
+        names = {each.name for each in earlier.iterdir()}
+        if FILE_NAME in names and all(name.lstrip(".").startswith(FILE_NAME) for name in names):
+            earlier.rename(folder)
+    return folder
 
 
 def is_verified(archive: Path) -> bool:
@@ -104,8 +125,9 @@ class _Download:
         self._url = url
         self._archive = archive
         self._clock = clock
-        self._partial = archive.with_name(archive.name + ".part")
-        self._version_path = archive.with_name(archive.name + ".part.etag")
+        # Names that stay, since the next run goes on here: what lies under them is looked at before it is opened.
+        self._partial = archive.with_name(f".{archive.name}.part")
+        self._version_path = archive.with_name(f".{archive.name}.part.etag")
 
     def run(self) -> None:
         """Downloads, verifies and puts the file in place."""
@@ -152,7 +174,8 @@ class _Download:
             if status in (200, 206):
                 is_new = status == 200
                 self._remember(headers)
-                with self._partial.open("wb" if is_new else "ab") as target:
+                flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if is_new else os.O_APPEND)
+                with os.fdopen(open_plain(self._partial, flags), "wb" if is_new else "ab") as target:
                     _copy(chunks, target, 0 if is_new else num_present)
                 return headers, True
             if status in (408, 429) or status >= 500:
@@ -168,7 +191,7 @@ class _Download:
         return version if version.startswith('"') else None
 
     def _remember(self, headers: Mapping[str, str]) -> None:
-        self._version_path.write_text(headers.get("etag", ""))
+        write_whole(self._version_path, headers.get("etag", ""))
 
     def _forget(self) -> None:
         self._partial.unlink(missing_ok=True)
@@ -187,10 +210,8 @@ class _Download:
             etag=headers.get("etag"),
             md5=declared,
         )
-        temporary = _record_path(self._archive).with_suffix(".json.part")
-        temporary.write_text(json.dumps(asdict(record), indent=2) + "\n")
         self._partial.replace(self._archive)
-        temporary.replace(_record_path(self._archive))
+        write_whole(_record_path(self._archive), json.dumps(asdict(record), indent=2) + "\n")
         self._version_path.unlink(missing_ok=True)
 
 

@@ -1,6 +1,6 @@
 """A crawl on a Ray cluster: parts by a hash of the id, a task and a ledger for each, united in the end.
 
-``OUT/ledger.sqlite`` is the whole truth; ``OUT/ray-parts`` holds the ledgers of the parts while they work. A run
+``OUT/_ledger.sqlite`` is the whole truth; ``OUT/_ray-parts`` holds the ledgers of the parts while they work. A run
 first takes in what a killed one has left there. Then each part gets a new ledger that knows what the whole one knows
 about its videos: nothing finished is asked again, whatever the number of parts was before. When the parts are done, or
 stopped, their ledgers are united in the whole one, and deleted once that is on disk.
@@ -26,6 +26,7 @@ from typing import Any
 from k700_text.crawl.crawler import plan_crawl, summarise
 from k700_text.crawl.job import RETRY_SETTING, CrawlJob, begin_job, finish_job, run_job, sources_of
 from k700_text.crawl.ledger import Ledger
+from k700_text.crawl.ledger_place import PART_PATTERNS, part_ledgers
 from k700_text.crawl.merge import merge_ledgers, seed_part
 from k700_text.crawl.planner import CrawlPlan
 from k700_text.crawl.source_run import SourceProgress
@@ -33,12 +34,13 @@ from k700_text.crawl.summary import CrawlSummary, SourceSummary
 from k700_text.errors import K700TextError, LedgerError, UsageError
 from k700_text.ray_session import RayError, RayTaskError, num_nodes, ray, ray_session
 
-PARTS_FOLDER = "ray-parts"
+# Both begin with an underscore: programs that read the folder leave them out. Earlier versions had none.
+PARTS_FOLDER, EARLIER_PARTS_FOLDER = "_ray-parts", "ray-parts"
 POLL_SECONDS = 0.5
 # A worker that dies this often does not die by chance.
 MAX_RETRIES = 20
-# Requests under way may take as long as their bounds allow.
-STOP_SECONDS = 90.0
+# Requests under way are cut short.
+STOP_SECONDS = 30.0
 LINGER_SECONDS = 10.0
 
 Progress = Callable[[Sequence[SourceProgress]], None]
@@ -82,8 +84,9 @@ def run_on_ray(
     folder = job.out.absolute() / PARTS_FOLDER
     # What a part asks is decided here: a node without the key stops instead of leaving data-api out.
     part_job = replace(job, out=folder, sources=[source.name for source in sources], dumps=(), removed=())
-    with Ledger(job.ledger_path) as whole:
-        _take_in(whole, folder)
+    with Ledger(job.settle(say)) as whole:
+        for left_over in (folder, folder.with_name(EARLIER_PARTS_FOLDER)):
+            _take_in(whole, left_over)
         begun = begin_job(job, whole, youtube_ids, say)
         on_plan(plan_crawl(whole, sources, begun.settings, begun.num_ids))
         try:
@@ -108,11 +111,12 @@ def _take_in(whole: Ledger, folder: Path) -> None:
     Raises:
         LedgerError: one is still being written, or damaged; nothing is deleted then.
     """
-    for path in sorted(folder.glob("ledger-*.sqlite")):
+    for path in part_ledgers(folder):
         with _opened(path):
             merge_ledgers(whole, [path])
-    for path in (*folder.glob("ledger-*.sqlite*"), *folder.glob("run-*")):
-        path.unlink()
+    for pattern in (*(f"{each}*" for each in PART_PATTERNS), "run-*"):
+        for path in folder.glob(pattern):
+            path.unlink()
     if folder.exists() and not any(folder.iterdir()):
         folder.rmdir()
 

@@ -6,10 +6,11 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from k700_text.config import Pace
+from k700_text.crawl.clock import begin
 from k700_text.crawl.ledger import Ledger
 from k700_text.crawl.limiter import Clock, HostLimiter, HostState, Lane
 from k700_text.crawl.pending import Freshness
@@ -24,6 +25,8 @@ from k700_text.crawl.verdict import judge
 from k700_text.errors import NetworkDownError
 
 POLL_SECONDS = 0.25
+# When the crawl is to end, the requests under way get so long; a good answer takes less.
+LAST_SECONDS = 2.0
 # Threads needed for a rate: an answer takes about half a second on a bad day. A rate beyond any use is no limit: then
 # more threads only get in each other's way.
 LATENCY_SECONDS = 0.5
@@ -98,7 +101,7 @@ def crawl(
     """Asks the sources about all wanted videos of the ledger that are open.
 
     Sources run side by side; each takes on a video once those before it are through with it and found no title.
-    KeyboardInterrupt passes through after the requests under way are recorded.
+    KeyboardInterrupt passes through after the requests under way are recorded; those that take longer are cut short.
 
     Args:
         ledger: with its wanted videos set.
@@ -113,12 +116,13 @@ def crawl(
         LedgerError: outcomes cannot be stored.
     """
     settings = settings or CrawlSettings()
+    begin()
     clock = clock or Clock()
     began = clock.monotonic()
     transport = Transport(settings.limits)
     try:
         runs = _make_runs(ledger, sources, settings, transport, clock)
-        _run_all(runs, progress)
+        _run_all(runs, transport, progress)
     finally:
         transport.close()
         # Also after an interruption: what was answered is on disk when the caller hears of it.
@@ -173,7 +177,11 @@ class _Lanes:
 
     def _host(self, place: str) -> HostLimiter:
         state = self._ledger.host(place)
-        if state and not -FORGET_AFTER <= state.until - self._clock.now() <= LONGEST_PAUSE:
+        now, last_start = self._clock.now(), self._ledger.last_start()
+        if state and last_start and last_start > now:
+            # The clock was set back since: what was to wait then is to wait now, but not the difference as well.
+            state = replace(state, until=state.until - (last_start - now))
+        if state and not -FORGET_AFTER <= state.until - now <= LONGEST_PAUSE:
             state = None
 
         def save(new: HostState) -> None:
@@ -182,7 +190,9 @@ class _Lanes:
         return HostLimiter(state=state, save=save, clock=self._clock, max_wait_seconds=self._settings.max_wait_seconds)
 
 
-def _run_all(runs: Sequence[SourceRun], progress: Callable[[Sequence[SourceProgress]], None]) -> None:
+def _run_all(
+    runs: Sequence[SourceRun], transport: Transport, progress: Callable[[Sequence[SourceProgress]], None]
+) -> None:
     if not runs:
         return
     with ThreadPoolExecutor(len(runs), thread_name_prefix="source") as pool:
@@ -198,6 +208,7 @@ def _run_all(runs: Sequence[SourceRun], progress: Callable[[Sequence[SourceProgr
             for run in runs:
                 if not run.finished:
                     run.halt()
+            transport.hurry(LAST_SECONDS)
 
 
 def _raise_if_unreachable(runs: Sequence[SourceRun]) -> None:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from k700_text.crawl.crawler import CrawlSettings, crawl, plan_crawl
 from k700_text.crawl.ledger import Ledger
+from k700_text.crawl.ledger_place import LEDGER_NAME, ledger_in, settle_ledger
 from k700_text.crawl.pending import Freshness
 from k700_text.crawl.planner import CrawlPlan
 from k700_text.crawl.registry import make_sources
@@ -22,7 +23,6 @@ from k700_text.crawl.summary import CrawlSummary, SourceSummary
 from k700_text.crawl.transport import Endpoints
 from k700_text.errors import UsageError
 
-LEDGER_NAME = "ledger.sqlite"
 RETRY_SETTING = "retry_since"
 RETRY_KEEP = timedelta(days=30)
 # The policies of the Data API let an answer be kept for 30 days; those that will expire soon are renewed too.
@@ -45,7 +45,7 @@ class Shard:
     @property
     def ledger_name(self) -> str:
         """Name of the part's ledger file."""
-        return f"ledger-{self.index:0{len(str(self.count))}}-of-{self.count}.sqlite"
+        return f"_ledger-{self.index:0{len(str(self.count))}}-of-{self.count}.sqlite"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +80,16 @@ class CrawlJob:
 
     @property
     def ledger_path(self) -> Path:
-        """The ledger file."""
-        return self.out / (self.shard.ledger_name if self.shard else LEDGER_NAME)
+        """The ledger file, wherever a version of this program left it."""
+        return ledger_in(self.out, self._ledger_name)
+
+    @property
+    def _ledger_name(self) -> str:
+        return self.shard.ledger_name if self.shard else LEDGER_NAME
+
+    def settle(self, say: Callable[[str], None]) -> Path:
+        """Returns the ledger file, once it has its name of today; raises as ``settle_ledger``."""
+        return settle_ledger(self.out, self._ledger_name, say)
 
     def own_ids(self, youtube_ids: Iterable[str]) -> Iterator[str]:
         """Yields the ids of this job's part."""
@@ -127,7 +135,7 @@ def run_job(
         NetworkDownError: no source could be reached at all.
     """
     sources = sources_of(job)
-    with Ledger(job.ledger_path) as ledger:
+    with Ledger(job.settle(say)) as ledger:
         begun = begin_job(job, ledger, youtube_ids, say)
         on_plan(plan_crawl(ledger, sources, begun.settings, begun.num_ids))
         summary = crawl(ledger, sources, begun.settings, num_ids=begun.num_ids, progress=progress)

@@ -8,7 +8,6 @@ longer than a service allows, are deleted.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import threading
 import zlib
@@ -37,7 +36,8 @@ from k700_text.crawl.ledger_store import (
 from k700_text.crawl.ledger_writer import LedgerWriter
 from k700_text.crawl.limiter import HostState
 from k700_text.crawl.pending import PendingQuery
-from k700_text.errors import LedgerError
+from k700_text.errors import LedgerError, LockedError
+from k700_text.files.lock import FileLock
 from k700_text.records import TitleOutcome
 
 REPARSE_PAGE = 1000
@@ -58,7 +58,7 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock_file = _lock(path)
+        self._lock_file = lock_ledger(path)
         self._closed = False
         try:
             self._connection = connect(path)
@@ -70,7 +70,7 @@ class Ledger:
                     self.run = int(cursor.lastrowid or 0)
             self._writer = LedgerWriter(path, connect(path, is_for_many_rows=True))
         except LedgerError:
-            self._lock_file.close()
+            self._lock_file.release()
             raise
         self._lock = threading.Lock()
         self._readers: list[Connection] = []
@@ -89,7 +89,7 @@ class Ledger:
         self._writer.close()
         for connection in (*self._readers, self._connection):
             connection.close()
-        self._lock_file.close()
+        self._lock_file.release()
         self._writer.check()
 
     def want(self, youtube_ids: Iterable[str]) -> int:
@@ -168,6 +168,11 @@ class Ledger:
         for until, level, rates in self._read("SELECT until, level, rates FROM hosts WHERE host = ?", (host,)):
             return HostState(until=datetime.fromisoformat(until), level=level, rates=json.loads(rates))
         return None
+
+    def last_start(self) -> datetime | None:
+        """Returns when the run before this one began, by the clock of then."""
+        rows = self._read("SELECT started_at FROM runs WHERE run < ? ORDER BY run DESC LIMIT 1", (self.run,))
+        return datetime.fromisoformat(rows[0][0]) if rows else None
 
     def setting(self, name: str) -> str | None:
         """Returns a remembered value."""
@@ -352,17 +357,14 @@ def purge_removed(connection: Connection) -> None:
         connection.execute(f"DELETE FROM {table} WHERE youtube_id IN (SELECT youtube_id FROM removed)")
 
 
-def _lock(path: Path) -> Any:
+def lock_ledger(path: Path) -> FileLock:
     """Takes the lock that keeps a second writer out; the file itself stays."""
-    lock_path = path.with_name(path.name + ".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
+    claim, remedy = f"another crawl is using {path}", "wait for it to end, or choose another --out"
     try:
-        handle = lock_path.open("a")
+        return FileLock(path.with_name(path.name + ".lock"), claim, remedy)
+    except LockedError as error:
+        raise LedgerError(str(error)) from error
     except OSError as error:
-        raise LedgerError(f"cannot write beside the ledger {path}: {error.strerror}; choose another --out") from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        handle.close()
-        raise LedgerError(f"another crawl is using {path}: wait for it to end, or choose another --out") from error
-    return handle
+        where = error.filename or path.parent
+        raise LedgerError(f"cannot write beside the ledger: {error.strerror}: {where}; choose another --out") from error

@@ -8,15 +8,17 @@ import uuid
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from k700_text.confidential import hide, hide_in_text, is_echoed
 from k700_text.errors import LedgerError
+from k700_text.our_files import LEDGER_APPLICATION_ID, kind_of_ours
 from k700_text.records import Availability, OutcomeStatus, TitleOutcome
 
 LEDGER_VERSION = 2
-APPLICATION_ID = 0x4B373030  # "K700"
 BUSY_SECONDS = 5.0
 _CACHE_KILOBYTES = 16 << 10
 _CHECKPOINT_PAGES = 4000
@@ -97,7 +99,12 @@ def insert_outcomes(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> 
 
 
 def row_of(outcome: TitleOutcome) -> tuple[Any, ...]:
-    """Returns the values of OUTCOME_COLUMNS, then the hash and the compressed evidence."""
+    """Returns the values of OUTCOME_COLUMNS, then the hash and the compressed evidence.
+
+    The one way of what a server said into a ledger: what is confidential ends here.
+    """
+    if is_echoed():
+        outcome = _without_secrets(outcome)
     evidence = outcome.evidence
     return (
         outcome.youtube_id,
@@ -108,6 +115,13 @@ def row_of(outcome: TitleOutcome) -> tuple[Any, ...]:
         hashlib.sha256(evidence).hexdigest() if evidence is not None else None,
         _compress(evidence) if evidence is not None else None,
     )
+
+
+def _without_secrets(outcome: TitleOutcome) -> TitleOutcome:
+    names = ("title", "raw_title", "reason", "title_language")
+    found: dict[str, Any] = {name: text for name in names if (text := getattr(outcome, name)) is not None}
+    hidden: dict[str, Any] = {name: hide_in_text(text) for name, text in found.items()}
+    return replace(outcome, evidence=None if outcome.evidence is None else hide(outcome.evidence), **hidden)
 
 
 def derived_of(outcome: TitleOutcome) -> tuple[Any, ...]:
@@ -231,7 +245,7 @@ def prepare(connection: Connection, path: Path) -> None:
             raise LedgerError(problem)
         script = _UPGRADE_FROM_1 if versions[1] == 1 else ""
     if script:
-        stamps = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {LEDGER_VERSION};"
+        stamps = f"PRAGMA application_id = {LEDGER_APPLICATION_ID}; PRAGMA user_version = {LEDGER_VERSION};"
         name = f"INSERT INTO settings VALUES ('ledger', '{uuid.uuid4().hex}');"
         connection.executescript(f"BEGIN; {script} {name} {stamps} COMMIT;")
 
@@ -248,7 +262,7 @@ def _versions(connection: Connection) -> tuple[int, int]:
 
 def _version_problem(versions: tuple[int, int], path: Path) -> str | None:
     application, version = versions
-    if application != APPLICATION_ID:
+    if application != LEDGER_APPLICATION_ID:
         return f"{path} is an SQLite file, but not a ledger of k700-text: choose another --out"
     if not 1 <= version <= LEDGER_VERSION:
         return (
@@ -266,7 +280,7 @@ _PROBLEMS: Mapping[int, str] = {
     sqlite3.SQLITE_CANTOPEN: "cannot open {path}: check that it is a file and that its folder can be used",
     sqlite3.SQLITE_PERM: "no permission to use {path}: choose another --out",
     sqlite3.SQLITE_CORRUPT: "{path} is damaged: move it away and crawl again, or restore a copy",
-    sqlite3.SQLITE_NOTADB: "{path} is not a ledger (not an SQLite file): move it away or choose another --out",
+    sqlite3.SQLITE_NOTADB: "{path} is not a ledger (not an SQLite file{kind}): move it away or choose another --out",
     sqlite3.SQLITE_IOERR: "reading or writing {path} fails: check the disk (full or over quota?) and run again",
 }
 
@@ -279,4 +293,5 @@ def translated(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         text = _PROBLEMS.get(code, "{path} cannot be used as a ledger (" + str(error).replace("{", "(") + ")")
-        raise LedgerError(text.format(path=path)) from error
+        kind = kind_of_ours(path)
+        raise LedgerError(text.format(path=path, kind=f", but {kind}" if kind else "")) from error

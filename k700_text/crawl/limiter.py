@@ -23,6 +23,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
 from k700_text.config import Pace
+from k700_text.crawl.clock import utc_now
 
 MIN_RETRY_AFTER_SECONDS = 1.0
 MAX_RETRY_AFTER_SECONDS = 24 * 3600.0
@@ -46,7 +47,7 @@ class Clock:
 
     def now(self) -> datetime:
         """Returns the time of day (UTC)."""
-        return datetime.now(UTC)
+        return utc_now()
 
     def wait(self, seconds: float, stop: threading.Event) -> bool:
         """Waits; returns True, early, once ``stop`` is set."""

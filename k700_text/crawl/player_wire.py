@@ -8,33 +8,24 @@ do with what it has instead of asking again as another client. Cookies are those
 
 from __future__ import annotations
 
-import errno
-import http.client
 import json
-import os
 import re
-import socket
-import ssl
-import time
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from email.message import Message
 from http.cookiejar import CookieJar
-from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit, urlunsplit
-from urllib.request import HTTPRedirectHandler, HTTPSHandler, OpenerDirector, Request, build_opener
+from urllib.request import Request
 
+from k700_text.confidential import keep_secret
 from k700_text.crawl.messages import classify
 from k700_text.crawl.page_text import is_answer, parse_answer
 from k700_text.crawl.sources.base import FAULT_STATUSES, MAX_REDIRECTS, RATE_LIMIT_STATUSES, retry_after
-from k700_text.crawl.transport import Limits, Response, host_of, is_block_page, local_redirect, user_agent
-from k700_text.errors import BlockedError, NetworkDownError, RateLimitedError, RefusedError, TransportError
+from k700_text.crawl.transport import Response, Transport, host_of, is_block_page, local_redirect
+from k700_text.errors import BlockedError, RateLimitedError, TransportError
 
 HOST = "www.youtube.com"
 
-_NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN})
-_CHUNK_BYTES = 1 << 16
 _PAGE_JSON = re.compile(r"\b(?:ytInitialPlayerResponse|ytInitialData)(?:[\"']\])?\s*=\s*(?=\{)")
 _BLOCK_WORDS = (b"unusual traffic", b'action="/sorry', b'id="captcha-form"', b"before you continue to youtube")
 
@@ -42,11 +33,10 @@ _BLOCK_WORDS = (b"unusual traffic", b'action="/sorry', b'id="captcha-form"', b"b
 class PlayerWire:
     """The only way of yt-dlp to the web.
 
-    The usual variables are honoured: HTTPS_PROXY, HTTP_PROXY, NO_PROXY, REQUESTS_CA_BUNDLE.
-
     Args:
         origin: ``scheme://host[:port]`` to ask instead of the site's host; None asks the site.
         cookies: yt-dlp's cookies of this session.
+        transport: sends the requests: its bounds hold for them, too.
 
     Attributes:
         failure: what ended this video's turn.
@@ -56,12 +46,10 @@ class PlayerWire:
         is_described: an answer gave the title of this very video beside the player's status.
     """
 
-    def __init__(self, origin: str | None, cookies: CookieJar) -> None:
+    def __init__(self, origin: str | None, cookies: CookieJar, transport: Transport) -> None:
         self._origin = None if origin is None else urlsplit(origin)
         self._cookies = cookies
-        self._opener = _opener()
-        self._limits = Limits()
-        self._user_agent = user_agent()
+        self._transport = transport
         self.start("")
 
     def start(self, youtube_id: str) -> None:
@@ -96,6 +84,8 @@ class PlayerWire:
             self.failure = error
             raise
         self._note(response)
+        for cookie in self._cookies:
+            keep_secret(cookie.value or "")
         return response
 
     def _follow(self, url: str, method: str, data: bytes | None, headers: Mapping[str, str]) -> Response:
@@ -114,29 +104,14 @@ class PlayerWire:
         original = Request(url)
         self._cookies.add_cookie_header(original)
         all_headers = {
-            "User-Agent": self._user_agent,
-            "Accept": "*/*",
             "Accept-Language": "en-us,en;q=0.5",
             **headers,
             **original.unredirected_hdrs,
             "Accept-Encoding": "gzip",
         }
-        request = Request(self._place(url), data=data, headers=all_headers, method=method)
-        started = time.monotonic()
-        try:
-            with self._open(request) as raw:
-                self._cookies.extract_cookies(raw, original)
-                body = _body(raw, self._limits, started + self._limits.total_seconds)
-                names = {name.lower(): value for name, value in raw.headers.items()}
-                return Response(raw.status, names, body, time.monotonic() - started)
-        except (OSError, http.client.HTTPException, zlib.error) as error:
-            raise _translate(error) from error
-
-    def _open(self, request: Request) -> Any:
-        try:
-            return self._opener.open(request, timeout=self._limits.read_seconds)
-        except HTTPError as answer:
-            return answer
+        response = self._transport.send(self._place(url), method=method, data=data, headers=all_headers)
+        self._cookies.extract_cookies(_Cookies(response.set_cookies), original)  # type: ignore[arg-type]
+        return response
 
     def _place(self, url: str) -> str:
         if self._origin is None:
@@ -182,50 +157,17 @@ def _shown_texts(value: object) -> Iterator[str]:
                 yield from _shown_texts(each)
 
 
-class _NoRedirect(HTTPRedirectHandler):
-    """Leaves redirects to us: each hop is looked at before it is taken."""
+class _Cookies:
+    """What a cookie jar wants to see of an answer."""
 
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        """Takes none."""
+    def __init__(self, values: Iterable[str]) -> None:
+        self._message = Message()
+        for value in values:
+            self._message["Set-Cookie"] = value
 
-
-def _opener() -> OpenerDirector:
-    context = ssl.create_default_context()
-    bundle = os.environ.get("REQUESTS_CA_BUNDLE")
-    if bundle:
-        is_folder = Path(bundle).is_dir()
-        try:
-            context.load_verify_locations(cafile=None if is_folder else bundle, capath=bundle if is_folder else None)
-        except OSError as error:
-            raise TransportError(
-                f"REQUESTS_CA_BUNDLE names no readable certificates: {bundle}: {error.strerror or error}", host=HOST
-            ) from error
-    return build_opener(_NoRedirect, HTTPSHandler(context=context))
-
-
-def _body(raw: Any, limits: Limits, deadline: float) -> bytes:
-    """Returns the whole body, decompressed.
-
-    Raises:
-        OSError: it is late, too large or cut off.
-    """
-    chunks: list[bytes] = []
-    num_bytes = 0
-    while chunk := raw.read1(_CHUNK_BYTES):
-        chunks.append(chunk)
-        num_bytes += len(chunk)
-        if num_bytes > limits.max_body_bytes or time.monotonic() > deadline:
-            raise TimeoutError("too large or too slow")
-    if raw.length:
-        raise ConnectionError("cut off")
-    body = b"".join(chunks)
-    if not body or raw.headers.get("Content-Encoding", "").lower() != "gzip":
-        return body
-    unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
-    plain = unpacker.decompress(body, limits.max_body_bytes)
-    if not unpacker.eof:
-        raise ConnectionError("cut off or too large")
-    return plain
+    def info(self) -> Message:
+        """Returns the headers."""
+        return self._message
 
 
 def _raise_if_refused(response: Response, *, is_page: bool) -> None:
@@ -266,17 +208,3 @@ def _parts_of_page(text: str) -> Iterator[object]:
             yield decoder.raw_decode(text, found.end())[0]
         except (ValueError, RecursionError):
             continue
-
-
-def _translate(error: Exception) -> TransportError:
-    """Returns our name for a fault of the connection."""
-    reason = error.reason if isinstance(error, URLError) else error
-    if isinstance(reason, socket.gaierror) or (isinstance(reason, OSError) and reason.errno in _NO_ROUTE):
-        return NetworkDownError(f"cannot reach {HOST}: no name resolution or no route to it", host=HOST)
-    if isinstance(reason, ConnectionRefusedError):
-        return RefusedError(f"{HOST} refuses connections", host=HOST)
-    if isinstance(reason, ssl.SSLError):
-        return TransportError(f"{HOST} shows a certificate that is not trusted here: set REQUESTS_CA_BUNDLE", host=HOST)
-    if isinstance(reason, TimeoutError):
-        return TransportError(f"{HOST} did not answer in time", host=HOST)
-    return TransportError(f"the connection to {HOST} failed ({type(reason).__name__})", host=HOST)

@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -22,6 +23,7 @@ from k700_text.crawl.summary import SourceSummary
 from k700_text.crawl.transport import Response, Transport
 from k700_text.errors import (
     BlockedError,
+    CertificateError,
     CredentialError,
     FilteredNetworkError,
     K700TextError,
@@ -33,6 +35,9 @@ from k700_text.errors import (
     TransportError,
 )
 from k700_text.records import OutcomeStatus, TitleOutcome
+
+# What ends the work of a source: asking again would not help.
+_ENDS = (Stopped, CoolDown, QuotaExhaustedError, CredentialError, CertificateError, FilteredNetworkError)
 
 MAX_ATTEMPTS = 5
 BACKOFF_BASE_SECONDS = 1.0
@@ -106,7 +111,7 @@ class SourceRun:
         self.num_served = 0
         self._network_failures = 0
         self._ledger = ledger
-        self._transport = transport
+        self._transport = source.transport = transport
         self._lanes = lanes
         self._clock = clock
         self._halt = threading.Event()
@@ -239,7 +244,7 @@ class SourceRun:
             self._last.served = []
             try:
                 outcomes = self._fetch(ids)
-            except (Stopped, CoolDown, QuotaExhaustedError, CredentialError, FilteredNetworkError) as reason:
+            except _ENDS as reason:
                 self._give_up(reason)
             except (RateLimitedError, BlockedError, RefusedError) as error:
                 # No attempt is counted: the video has nothing to do with it.
@@ -269,7 +274,8 @@ class SourceRun:
             return self.source.fetch(ids, self._get)
         with self._last.lane.slot(self._halt) as self._last.began:
             self._count_request()
-            outcomes = self.source.fetch(ids, self._get)
+            with self._unless_halted():
+                outcomes = self.source.fetch(ids, self._get)
         self.num_served += 1
         self._last.served.append(self._last.lane)
         return outcomes
@@ -280,7 +286,8 @@ class SourceRun:
         self._last.lane = chosen = self._lanes[lane or self.source.name]
         with chosen.slot(self._halt) as self._last.began:
             self._count_request()
-            response = self._transport.get(url, params, method=method)
+            with self._unless_halted():
+                response = self._transport.get(url, params, method=method)
         self.num_served += 1
         self._network_failures = 0
         if response.status < 500 and response.status not in (403, *RATE_LIMIT_STATUSES):
@@ -288,6 +295,16 @@ class SourceRun:
         elif response.status in FAULT_STATUSES and (seconds := retry_after(response)) is not None:
             chosen.hold(seconds)
         return response
+
+    @contextmanager
+    def _unless_halted(self) -> Iterator[None]:
+        """Once the crawl is to end, requests are cut short: that is no fault of the host."""
+        try:
+            yield
+        except TransportError as error:
+            if self._halt.is_set() and not isinstance(error, RateLimitedError | BlockedError):
+                raise Stopped from None
+            raise
 
     def _count_request(self) -> None:
         if self._quota is not None:
@@ -360,7 +377,8 @@ class SourceRun:
         self._back_off(attempt)
 
     def _give_up(
-        self, reason: Stopped | CoolDown | QuotaExhaustedError | CredentialError | FilteredNetworkError
+        self,
+        reason: Stopped | CoolDown | QuotaExhaustedError | CredentialError | CertificateError | FilteredNetworkError,
     ) -> None:
         if isinstance(reason, QuotaExhaustedError):
             # What we may spend is booked in the ledger, and may be raised any time: only the service's word is a pause.
@@ -369,7 +387,7 @@ class SourceRun:
             self._stop_source(str(reason), reason, reason.resume_at)
         elif isinstance(reason, CoolDown):
             self._stop_source(f"{self.source.host} is {reason}", None, reason.until)
-        elif isinstance(reason, CredentialError | FilteredNetworkError):
+        elif isinstance(reason, CredentialError | CertificateError | FilteredNetworkError):
             self._stop_source(str(reason), reason, None)
         else:
             self._halt.set()

@@ -5,27 +5,32 @@ from __future__ import annotations
 import math
 import operator
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
+import reprlib
+import warnings
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cached_property, partial
+from typing import Any, overload
 
 import numpy as np
 import pyarrow.compute as pc
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from k700_text.config import AudioConfig, TextConfig, VideoConfig
 from k700_text.data.clips import Clips, clip_source
+from k700_text.data.epochs import LARGEST_EPOCH, SharedEpoch
 from k700_text.data.reader import SampleReader
 from k700_text.data.row_cache import open_rows
-from k700_text.data.rows import WITHOUT_FILE, RowQuery
+from k700_text.data.rows import WITHOUT_FILE, Manifest, RowQuery
 from k700_text.data.sample import Sample
 from k700_text.data.sampler import Address
 from k700_text.data.store import RunNotes
-from k700_text.data.text import TitleTokenizer
+from k700_text.data.text import AnyTokenizer, tokenizer_of
 from k700_text.data.video import View
 from k700_text.errors import DecodeError, ManifestError
 from k700_text.media.levels import SILENCE_DBFS
 from k700_text.media.shards import is_prepared
 from k700_text.records import Split
+from k700_text.terminal import one_line, readable
 
 _DEFAULT_FAILURE_SHARE = 0.1
 _DEFAULT_FAILURE_FLOOR = 10
@@ -38,24 +43,35 @@ Transform = Callable[[Sample, np.random.Generator | None], Sample]
 class KineticsAVT(Dataset[Sample]):
     """Map-style dataset: ``dataset[index]`` is a ``Sample``.
 
-    ``dataset[(epoch, index)]`` is the same clip cut as in that epoch, which is what ``StepSampler`` asks for. Samples
-    depend on (seed, epoch, index) alone, not on the number of workers. With ``train=False`` every cut is fixed, and
-    index ``(i * num_views + t) * num_spatial_views + s`` is window ``t`` and square ``s`` of clip ``i``.
+    ``dataset[(epoch, index)]`` is the same clip cut as in that epoch, which is what ``StepSampler`` asks for; a plain
+    index is of the epoch that ``set_epoch`` said. Such samples depend on (seed, epoch, index) alone, not on the number
+    of workers. Where nobody said which epoch it is, a clip is cut anew whenever it is read, and torch's generator says
+    how: ``torch.manual_seed`` makes a run repeat itself.
+
+    With ``train=False`` every cut is fixed, whatever the epoch, and index
+    ``(i * num_views + t) * num_spatial_views + s`` is window ``t`` and square ``s`` of clip ``i``. A slice is the
+    ``Subset`` of its samples; none is read before it is asked for.
 
     Clips come in the order of the manifests, those of prepared shards in the order of the shards. Which rows there are
-    is worked out once and kept beside the first manifest, in ``{manifest}.cache/`` (or the user's cache folder), until
-    a manifest or the clips change; a process holds none of it in its memory.
+    is worked out once and kept beside the first manifest, in ``.{manifest}.cache/`` (or the user's cache folder),
+    until a manifest or the clips change; a process holds none of it in its memory.
 
     A clip that does not decode gives a sample whose flags are False; it is counted (``failures``) and never replaced
     by another clip. A shard that is missing, cut short or out of reach stops reading with a ``StorageError``: all the
     clips in it are gone.
 
     Args:
-        manifest: Parquet file of ``k700-text manifest``, or several.
+        manifest: Parquet file, folder of such files, or a table in memory (pyarrow, pandas, polars, a relation of
+            DuckDB); or several. Who wrote it does not matter: ``clip_id`` is needed, ``title`` for text, and what else
+            is asked for here; ``label`` and the flags may be missing (unknown), further columns are let be.
         clips: folder of clip files (``{clip_id}.mp4``, ``{clip_id}_suffix.mp4`` or ``{youtube_id}.mp4`` holding just
             the clip; any depth), folder or URL of shards of ``k700-text prepare``, or a mapping from clip id to file.
         split: train, val or test; None serves all.
-        tokenizer: a ``TitleTokenizer`` or its file; without one no sample has text.
+        clip_ids: the clips to serve, in the order of the manifest; ids that it does not have are told in a warning.
+        where: which rows to serve, an expression over the manifest's columns, further ones too, for example
+            ``"has_text and has_audio and label in ['archery', 'yoga']"`` (``data.where`` has all of it).
+        tokenizer: a file of ``k700-text tokenizer``, the ``TitleTokenizer`` of it, or any ``tokenizers.Tokenizer`` (or
+            fast tokenizer of transformers), which is used as it is; without one no sample has text.
         train: random window, crop, mirror and noise; False cuts deterministic views.
         seed: of the randomness; not negative.
         require: modalities that a row must not be known to lack (has_video, has_audio, has_text of the manifest, and
@@ -77,8 +93,8 @@ class KineticsAVT(Dataset[Sample]):
         dropped: number of rows left out, by reason.
 
     Raises:
-        ManifestError: no row is left, or the manifest cannot be read.
-        UsageError: the folder of clips does not exist, or ``packets`` is not for it.
+        ManifestError: no row is left, or the manifest cannot be read; SchemaMismatchError where columns are missing.
+        UsageError: the folder of clips does not exist, ``packets`` is not for it, or ``where`` cannot be read.
         ConfigError: the shards hold audio of another kind than ``audio`` asks for.
         StorageError: the shards or the packet index are missing or damaged.
         TokenizerError: the tokenizer is missing, not ours or too large.
@@ -87,11 +103,13 @@ class KineticsAVT(Dataset[Sample]):
 
     def __init__(
         self,
-        manifest: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        manifest: Manifest | Sequence[Manifest],
         clips: Clips,
         *,
         split: str | Split | None = None,
-        tokenizer: str | os.PathLike[str] | TitleTokenizer | None = None,
+        clip_ids: Iterable[str] | None = None,
+        where: str | None = None,
+        tokenizer: str | os.PathLike[str] | AnyTokenizer | None = None,
         train: bool = True,
         seed: int = 0,
         require: Collection[str] = ("video",),
@@ -106,23 +124,23 @@ class KineticsAVT(Dataset[Sample]):
         on_error: str = "mask",
         silence_dbfs: float = SILENCE_DBFS,
     ) -> None:
-        query = RowQuery.of(manifest, split, require)
+        has_tokenizer = tokenizer is not None
+        query = RowQuery.of(manifest, split, require, needs_titles=has_tokenizer, clip_ids=clip_ids, where=where)
         if "text" in require and tokenizer is None:
             raise ValueError("require holds 'text': give a tokenizer (k700-text tokenizer makes one)")
         _check_arguments(train, seed, num_views, num_spatial_views, max_failures, on_error)
         text = text or TextConfig()
-        if tokenizer is not None and not isinstance(tokenizer, TitleTokenizer):
-            tokenizer = TitleTokenizer(os.fspath(tokenizer), max_vocab_size=text.vocab_size)
         self._reader = SampleReader(
             video=video or VideoConfig(),
             audio=audio or AudioConfig(),
             text=text,
-            tokenizer=tokenizer,
+            tokenizer=None if tokenizer is None else tokenizer_of(tokenizer, text.vocab_size),
             silence_dbfs=silence_dbfs,
         )
         self._source = clip_source(clips, packets, self._reader.audio)
         self._rows = open_rows(query, self._source)
         self.dropped: dict[str, int] = self._rows.about["dropped"]
+        _tell_unknown(self._rows.about["unknown_clip_ids"])
         if not len(self._rows):
             raise ManifestError(_nothing_to_serve(query, clips, self._source.name, self.dropped))
         self._notes = RunNotes(len(self._rows))
@@ -135,20 +153,33 @@ class KineticsAVT(Dataset[Sample]):
         self._on_error = on_error
         share = math.ceil(_DEFAULT_FAILURE_SHARE * len(self._rows))
         self._max_failures = max(_DEFAULT_FAILURE_FLOOR, share) if max_failures is None else max_failures
-        self._epoch = 0
+        self._epoch = SharedEpoch()
+        self._origin = f"{query.name} with {self._source.name}"
 
     def __len__(self) -> int:
         return len(self._rows) * self.num_views * self.num_spatial_views
 
-    def __getitem__(self, index: int | Address) -> Sample:
-        epoch, position = map(operator.index, index if isinstance(index, tuple) else (self._epoch, index))
-        position = position + len(self) if position < 0 else position
-        if not 0 <= position < len(self):
-            raise IndexError(f"index {index} is outside 0..{len(self) - 1}")
+    def __repr__(self) -> str:
+        known = ", ".join(f"{count} {name}" for name, count in self.num_with.items())
+        views = "" if len(self) == self.num_clips else f" in {len(self)} views"
+        cuts = f"training cuts, seed {self.seed}" if self.train else "fixed cuts"
+        left_out = "".join(f", {count} left out ({reason})" for reason, count in self.dropped.items())
+        return f"KineticsAVT({self.num_clips} clips{views} ({known}) from {one_line(self._origin)}; {cuts}{left_out})"
+
+    @overload
+    def __getitem__(self, index: int | Address) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Subset[Sample]: ...
+
+    def __getitem__(self, index: int | Address | slice) -> Sample | Subset[Sample]:
+        if isinstance(index, slice):
+            return Subset(self, range(*index.indices(len(self))))
+        key, position = self._address(index)
         clip_view, spatial_index = divmod(position, self.num_spatial_views)
         row_index, temporal_index = divmod(clip_view, self.num_views)
         row = self._rows.row(row_index)
-        rng = np.random.default_rng([self.seed, epoch, position]) if self.train else None
+        rng = np.random.default_rng([self.seed, *(key or self._epoch.key()), position]) if self.train else None
         note_plain_read = partial(self._notes.note_plain_read, row_index)
         sample, problems = self._reader.read(
             None if row.place is None else partial(self._source.open, row.place, note_plain_read),
@@ -177,8 +208,19 @@ class KineticsAVT(Dataset[Sample]):
         return [self[index] for index in indexes]
 
     def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch of plain indexes; running workers keep theirs (``StepSampler`` carries it in the index)."""
-        self._epoch = epoch
+        """Says which epoch plain indexes are of, in this process and in all workers, running ones included.
+
+        Call it before each iteration, with the same number in every rank, and training samples are the same in every
+        run, and in one that is taken up again; wrappers like ``Subset`` do not stand in the way.
+
+        Raises:
+            ValueError: it is negative, or has more than 63 bits.
+            TypeError: it is no whole number.
+        """
+        number = operator.index(epoch)
+        if not 0 <= number <= LARGEST_EPOCH:
+            raise ValueError(f"epoch must be in 0..{LARGEST_EPOCH}, got {epoch}")
+        self._epoch.set(number)
 
     @property
     def video(self) -> VideoConfig:
@@ -223,6 +265,39 @@ class KineticsAVT(Dataset[Sample]):
         labels: list[str | None] = self._rows.column("label").to_pylist()
         return labels
 
+    @cached_property
+    def classes(self) -> list[str]:
+        """The labels of the clips that are served, sorted, each once; clips without a label have none.
+
+        Those of a part may be fewer: take the training set's for every split.
+        """
+        labels: list[str] = pc.unique(self._rows.column("label")).drop_null().to_pylist()
+        return sorted(labels)
+
+    @cached_property
+    def class_to_idx(self) -> dict[str, int]:
+        """The place of each label in ``classes``."""
+        return {label: index for index, label in enumerate(self.classes)}
+
+    def _address(self, index: Any) -> tuple[tuple[int, ...], int]:
+        """Returns the epoch that an index says, if any, and its place in 0..len - 1."""
+        try:
+            *epoch, position = map(operator.index, index if isinstance(index, tuple) else (index,))
+            if len(epoch) > 1:
+                raise TypeError("more than two numbers")
+        except (TypeError, ValueError) as error:
+            shown = " ".join(reprlib.repr(index).split())
+            raise TypeError(
+                f"an index is a whole number, (epoch, number) or a slice, got {type(index).__name__} {shown}: for"
+                " several clips take torch.utils.data.Subset(dataset, numbers)"
+            ) from error
+        if epoch and epoch[0] < 0:
+            raise ValueError(f"the epoch of index {index} must not be negative")
+        place = position + len(self) if position < 0 else position
+        if not 0 <= place < len(self):
+            raise IndexError(f"index {position} is outside 0..{len(self) - 1}")
+        return tuple(epoch), place
+
     def _num_not_false(self, column: str) -> int:
         return sum(len(chunk) - chunk.false_count for chunk in self._rows.column(column).chunks)
 
@@ -265,6 +340,14 @@ def _check_arguments(
         raise ValueError(f"on_error must be 'mask' or 'raise', got {on_error!r}")
 
 
+def _tell_unknown(unknown: Sequence[Any]) -> None:
+    if unknown:
+        count, *examples = unknown
+        more = ", ..." if count > len(examples) else ""
+        names = readable(", ".join(examples))
+        warnings.warn(f"{count:,} of clip_ids are in no manifest ({names}{more})", UserWarning, stacklevel=3)
+
+
 def _nothing_to_serve(
     query: RowQuery,
     clips: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]],
@@ -273,14 +356,16 @@ def _nothing_to_serve(
 ) -> str:
     reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
     if not reasons:
-        reasons = f"no row of split {query.split}" if query.split else "the manifest has no rows"
-    manifests = ", ".join(query.manifests)
+        chosen = [f"split {query.split}"] if query.split else []
+        chosen += ["these clip_ids"] if query.clip_ids is not None else []
+        chosen += [f"where {readable(query.where.text)}"] if query.where is not None else []
+        reasons = f"no row of {', '.join(chosen)}" if chosen else "the manifest has no rows"
     remedy = ""
     if WITHOUT_FILE in dropped and not isinstance(clips, Mapping) and is_prepared(clips):
         remedy = (
             f"; these shards are of other clips: k700-text prepare DIR --out {os.fspath(clips)} with a --manifest for"
-            f" each file that will be used, {manifests} among them"
+            f" each file that will be used, {query.name} among them"
         )
     elif WITHOUT_FILE in dropped:
         remedy = "; k700-text probe DIR --manifest FILE --missing CSV lists what does not fit together"
-    return f"no clip to serve from {manifests} with {name}: {reasons}{remedy}"
+    return f"no clip to serve from {query.name} with {name}: {reasons}{remedy}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -18,6 +19,9 @@ from k700_text.data.sample import Batch
 from k700_text.data.slots import SharedMemory, Slots
 from k700_text.data.workers import Workers
 
+_iterations = itertools.count()
+"""The iterations of this process: of all its loaders, as some make a new one for every epoch."""
+
 
 class BatchLoader:
     """Iterable over the batches that ``order`` names, one ``Batch`` for each list of addresses, in that order.
@@ -28,8 +32,11 @@ class BatchLoader:
 
     Pieces of a few samples are handed out, so that all processes fill one batch together. They start at the first
     iteration and stay for the next ones, until ``close`` or the end of a ``with`` block; they go with the loader and
-    with this program, however it ends. A new iteration ends the one before it. An epoch set on the dataset does not
-    reach running processes: put it into the addresses, as ``StepSampler`` does.
+    with this program, however it ends. A new iteration ends the one before it.
+
+    The epoch of an address decides the augmentation, as in ``StepSampler``. Plain indexes are of the epoch that was set
+    on the dataset before the iteration (``set_epoch``); where none was, of the number of the iteration, counted over
+    all loaders of the process from 0.
 
     Args:
         dataset: map-style; ``dataset[address]`` is a ``Sample``, and all samples have the same shapes.
@@ -90,7 +97,7 @@ class BatchLoader:
         """
         filler = self._filler = self._filler or self._start()
         try:
-            with closing(filler.batches(iter(self.order))) as batches:
+            with closing(filler.batches(iter(self.order), next(_iterations))) as batches:
                 while (batch := self._timed(batches)) is not None:
                     yield batch
         except (GeneratorExit, _SupersededError):
@@ -163,6 +170,7 @@ class _Filler:
         self._num_slots = num_slots
         self._chunk = chunk
         self._generation = 0
+        self._epoch = 0
         self._num_pieces = 0
         self._capacity = 0
         self._slots: Slots | None = None
@@ -171,9 +179,10 @@ class _Filler:
         self._pending: deque[_Pending] = deque()
         self._pieces: dict[int, tuple[_Pending, Piece]] = {}
 
-    def batches(self, order: Iterator[Sequence[Any]]) -> Generator[Batch, None, None]:
-        """Yields the batches of one iteration."""
+    def batches(self, order: Iterator[Sequence[Any]], epoch: int) -> Generator[Batch, None, None]:
+        """Yields the batches of one iteration; plain indexes are of this epoch, unless the dataset was told another."""
         self._begin()
+        self._epoch = epoch
         mine = self._generation
         following = self._hand_out(order, next(order, None))
         try:
@@ -232,7 +241,7 @@ class _Filler:
         for first in range(0, len(addresses), self._chunk):
             self._num_pieces += 1
             part = addresses[first : first + self._chunk]
-            piece = Piece(self._num_pieces, self._generation, batch.slot, self._capacity, first, part)
+            piece = Piece(self._num_pieces, self._generation, self._epoch, batch.slot, self._capacity, first, part)
             self._pieces[piece.number] = batch, piece
             self._source.put(piece)
 

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
+from k700_text.data.epochs import reading_for
 from k700_text.data.sample import Sample
 from k700_text.data.slots import SharedMemory, Slots
 from k700_text.errors import K700TextError
@@ -35,6 +36,7 @@ class Piece(NamedTuple):
     Attributes:
         number: tells pieces apart.
         generation: the iteration that it belongs to.
+        epoch: of plain indexes, where the dataset was not told another.
         slot: of the batch.
         capacity: samples that a slot holds.
         first: place of its first sample in the batch.
@@ -43,6 +45,7 @@ class Piece(NamedTuple):
 
     number: int
     generation: int
+    epoch: int
     slot: int
     capacity: int
     first: int
@@ -90,7 +93,8 @@ class PieceReader:
                 words[word + 1] = place
                 if words[GENERATION] != piece.generation:
                     break
-                sample = self._dataset[address]
+                with reading_for(piece.epoch):
+                    sample = self._dataset[address]
                 if not isinstance(sample, Sample):
                     raise TypeError(f"the dataset gave {type(sample).__name__} for {address!r}, not a Sample")
                 if self._slots is None or self._slots.capacity != piece.capacity:

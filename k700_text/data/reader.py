@@ -14,7 +14,7 @@ from torch import Tensor
 from k700_text.config import AudioConfig, TextConfig, VideoConfig
 from k700_text.data.audio import log_mel_tensor, silent_log_mel
 from k700_text.data.sample import Sample
-from k700_text.data.text import TitleTokenizer
+from k700_text.data.text import LibraryTokenizer, TitleTokenizer
 from k700_text.data.video import Placement, View
 from k700_text.errors import DecodeError, StorageError
 from k700_text.media.clip import DEFAULT_LIMITS, DecodeLimits, FrameArray, OpenClip
@@ -42,7 +42,7 @@ class SampleReader:
     video: VideoConfig = field(default_factory=VideoConfig)
     audio: AudioConfig = field(default_factory=AudioConfig)
     text: TextConfig = field(default_factory=TextConfig)
-    tokenizer: TitleTokenizer | None = None
+    tokenizer: TitleTokenizer | LibraryTokenizer | None = None
     silence_dbfs: float = SILENCE_DBFS
     limits: DecodeLimits = DEFAULT_LIMITS
 
@@ -183,8 +183,8 @@ class SampleReader:
 
     def _encode(self, title: str | None) -> tuple[Tensor, Tensor]:
         if self.tokenizer is None or title is None or not self.reads_text(title):
-            length = self.text.max_length
-            return torch.zeros(length, dtype=torch.int64), torch.zeros(length, dtype=torch.bool)
+            length, pad_id = self.text.max_length, 0 if self.tokenizer is None else self.tokenizer.pad_id
+            return torch.full((length,), pad_id, dtype=torch.int64), torch.zeros(length, dtype=torch.bool)
         return self.tokenizer.encode(title, self.text)
 
     def _no_frames(self) -> Tensor:

@@ -2,16 +2,16 @@
 
 ::
 
-    train.parquet.cache/manifests.json            content hashes of the manifests, by their stamps
-    train.parquet.cache/rows-{key}-{token}.arrow  the rows that one query gave, and the stamps of the clips' folders
+    .train.parquet.cache/manifests.json            content hashes of the manifests, by their stamps
+    .train.parquet.cache/rows-{key}-{token}.arrow  the rows that one query gave, and the stamps of the clips' folders
 
+Its name begins with a dot, by which pyarrow, pandas and ``datasets`` leave it out where they read the whole folder.
 The key is a hash of the query, the manifests' content and the place of the clips. Files never change: another state of
 the clips is another file, which the processes of a running loader do not see.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -30,7 +30,8 @@ from k700_text.data.clips import ClipSource
 from k700_text.data.rows import RowQuery, select_rows
 from k700_text.data.store import RowFile, write_rows
 from k700_text.errors import ManifestError
-from k700_text.files.atomic import whole_file
+from k700_text.files.atomic import whole_file, write_whole
+from k700_text.files.lock import remove_unused
 from k700_text.files.stamps import CACHE_TAG, are_settled, settle, stamp_of, still_hold
 from k700_text.files.storage import cache_folder
 
@@ -44,19 +45,17 @@ _TAG_TEXT = """Signature: 8a477f597d28d172789f06886806bc55
 
 
 def open_rows(query: RowQuery, source: ClipSource) -> RowFile:
-    """Returns the rows to serve; ``about["dropped"]`` counts the others by reason.
+    """Returns the rows to serve; ``about`` is what ``select_rows`` tells, and more.
 
     Raises:
         ManifestError: a manifest cannot be read, or there is no place to write the rows.
         UsageError: the folder of clips does not exist.
     """
-    if source.identity is None:
-        table, dropped = select_rows(query, source)
-        return _for_now(table, {"dropped": dropped})
-    folders = _cache_folders(query.manifests[0])
-    hashes = _content_hashes(query.manifests, folders)
-    facts = [_FORMAT, hashes, query.split, query.require, source.identity]
-    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
+    if source.identity is None or query.files is None:
+        return _for_now(*select_rows(query, source))
+    folders = _cache_folders(query.files[0])
+    _remove_earlier(Path(query.files[0]))
+    key = _key(query, _content_hashes(query.files, folders), source.identity)
     for folder in folders:
         for path in _newest_first(folder, f"rows-{key}-*.arrow"):
             rows = _usable(path)
@@ -68,9 +67,17 @@ def open_rows(query: RowQuery, source: ClipSource) -> RowFile:
     if settle(stamps):
         stamps = source.stamps()
     is_settled = are_settled(stamps)
-    table, dropped = select_rows(query, source)
-    about = {"dropped": dropped, "stamps": stamps, "is_settled": is_settled}
+    table, about = select_rows(query, source)
+    about |= {"stamps": stamps, "is_settled": is_settled}
     return _for_now(table, about) if home is None else _kept(table, about, home, key)
+
+
+def _key(query: RowQuery, hashes: Sequence[str], identity: str) -> str:
+    """Returns what the rows depend on, beside the state of the clips, as a name."""
+    where = query.where and query.where.text
+    ids = None if query.clip_ids is None else query.clip_ids.to_pylist()
+    facts = [_FORMAT, hashes, query.split, query.require, query.needs_titles, where, ids, identity]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
 
 def _usable(path: Path) -> RowFile | None:
@@ -115,7 +122,7 @@ def _for_now(table: pa.Table, about: Mapping[str, Any]) -> RowFile:
 def _cache_folders(manifest: str) -> list[Path]:
     """Returns where the rows of a manifest may be kept, best first."""
     path = Path(manifest).absolute()
-    folders = [path.with_name(f"{path.name}.cache")]
+    folders = [path.with_name(f".{path.name}.cache")]
     with suppress(RuntimeError):  # there is no home folder
         place = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
         folders.append(cache_folder() / f"{path.name}-{place}.cache")
@@ -129,7 +136,7 @@ def _made(folders: Sequence[Path]) -> Path | None:
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
             if not tag.exists():
-                tag.write_text(_TAG_TEXT, "utf-8")
+                write_whole(tag, _TAG_TEXT)
             if os.access(folder, os.W_OK):
                 return folder
     return None
@@ -191,16 +198,25 @@ def _clear_up(folder: Path) -> None:
     """Removes our files of the past: all but the last few and those in use, and what killed processes left."""
     for path in _newest_first(folder, "rows-*.arrow")[_NUM_KEPT:]:
         with suppress(OSError):
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused while a dataset has it open
-                path.unlink()
-            finally:
-                os.close(descriptor)
+            remove_unused(path)  # refused while a dataset has it open
     for path in folder.glob(".*.part"):
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
-                path.unlink()
+                remove_unused(path)
+
+
+def _remove_earlier(manifest: Path) -> None:
+    """Removes the cache of an earlier version, which lay where other readers of the folder took it for the manifest."""
+    folder = manifest.with_name(f"{manifest.name}.cache")
+    with suppress(OSError, UnicodeDecodeError):
+        if (folder / CACHE_TAG).read_text("utf-8") != _TAG_TEXT:
+            return
+        for path in folder.glob("rows-*.arrow"):
+            remove_unused(path)
+        if not any(folder.glob("rows-*.arrow")):
+            for path in (folder / _HASHES, *folder.glob(".*.part"), folder / CACHE_TAG):
+                path.unlink(missing_ok=True)
+            folder.rmdir()
 
 
 def _remove(path: str, owner: int) -> None:

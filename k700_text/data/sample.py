@@ -7,16 +7,18 @@ last, (T, H, W, C), or, with ``VideoConfig(pixel_format="yuv420p")``, planes bel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import default_collate
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from k700_text.media.clip import PixelFormat
 from k700_text.records import Modality
+from k700_text.terminal import readable
 
 _TensorFunction = Callable[[Tensor], Tensor]
 
@@ -154,14 +156,25 @@ class Batch:
         )
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
+def collate(samples: Iterable[Sample]) -> Batch:
     """Stacks samples into a Batch; every sample must have the same shapes.
 
-    In a worker of a DataLoader it stacks straight into the memory that the worker hands over.
+    In a worker of a DataLoader it stacks straight into the memory that the worker hands over. A DataLoader that is
+    given no ``collate_fn`` stacks samples with it too.
 
     Raises:
         ValueError: there are no samples, or their shapes differ.
+        TypeError: they are no samples.
     """
+    if isinstance(samples, Sample):
+        raise TypeError("collate takes several samples, got a single one: collate([sample]) makes a batch of one")
+    samples = list(samples)
+    for place, sample in enumerate(samples):
+        if not isinstance(sample, Sample):
+            raise TypeError(
+                f"collate takes what KineticsAVT gives, Samples, got {type(sample).__name__} in place {place}: give the"
+                " DataLoader a collate_fn of your own for other things"
+            )
     if not samples:
         raise ValueError("collate needs at least one sample")
     return Batch(
@@ -179,11 +192,19 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 def _stacked(name: str, samples: Sequence[Sample]) -> Tensor:
     tensors: list[Tensor] = [getattr(sample, name) for sample in samples]
-    shapes = sorted({tuple(tensor.shape) for tensor in tensors})
-    if len(shapes) != 1:
-        raise ValueError(f"{name} must have one shape in all samples of a batch, got {', '.join(map(str, shapes))}")
+    clips = {tuple(tensor.shape): sample.clip_id for tensor, sample in zip(tensors, samples, strict=True)}
+    if len(clips) != 1:
+        found = ", ".join(f"{shape} in clip {readable(clip_id)}" for shape, clip_id in sorted(clips.items()))
+        raise ValueError(
+            f"{name} must have one shape in all samples of a batch, got {found}: give all datasets of a loader the same"
+            " settings, and keep shapes in a transform"
+        )
     stacked: Tensor = default_collate(tensors)
     return stacked
+
+
+# What the documentation of default_collate gives as the way to extend it.
+default_collate_fn_map[Sample] = lambda samples, *, collate_fn_map=None: collate(samples)
 
 
 def _check(name: str, tensor: Tensor, dtype: torch.dtype, num_dims: int) -> None:

@@ -6,17 +6,20 @@ Axes: S tokens.
 from __future__ import annotations
 
 import os
+import reprlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 
 from k700_text.config import TextConfig
 from k700_text.errors import TokenizerError
+from k700_text.files.atomic import write_whole
+from k700_text.our_files import TOKENIZER, kind_of_ours
 from k700_text.titles import join_halves
 
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = range(4)
@@ -36,6 +39,8 @@ class TitleTokenizer:
     Raises:
         TokenizerError: the file is missing, is not ours, or has more entries than fit.
     """
+
+    pad_id = PAD_ID
 
     def __init__(self, path: str | Path, *, max_vocab_size: int | None = None) -> None:
         self.path = Path(path)
@@ -60,11 +65,7 @@ class TitleTokenizer:
             config: length; the default when None.
         """
         max_length = (config or TextConfig()).max_length
-        tokens = [BOS_ID, *self.token_ids(title)[: max_length - 2], EOS_ID]
-        # Through numpy: torch takes three times as long for tensors this small.
-        token_ids = np.full(max_length, PAD_ID, dtype=np.int64)
-        token_ids[: len(tokens)] = tokens
-        return torch.from_numpy(token_ids), torch.from_numpy(np.arange(max_length) < len(tokens))
+        return _padded([BOS_ID, *self.token_ids(title)[: max_length - 2], EOS_ID], self.pad_id, max_length)
 
     def token_ids(self, title: str) -> list[int]:
         """Returns the ids of a title alone: no bos, no eos, nothing cut."""
@@ -75,6 +76,76 @@ class TitleTokenizer:
         """Returns the title (in Unicode form NFC) that the ids spell; special ids are left out."""
         text: str = self._tokenizer.decode([int(token) for token in token_ids if int(token) > UNK_ID])
         return text
+
+
+class LibraryTokenizer:
+    """Encodes titles with a tokenizer of the tokenizers library as it is: its special tokens, its ids, its padding.
+
+    One that was made by ``k700-text tokenizer`` gives what ``TitleTokenizer`` gives. Pickles with all its content.
+
+    Args:
+        tokenizer: is copied; what it says of truncation is left aside.
+        pad_id: None takes the id that it pads with, 0 where it says none (``text_mask`` tells padding in any case).
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, pad_id: int | None = None) -> None:
+        self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        # A title may spell "[PAD]": that is text, not padding.
+        self._tokenizer.encode_special_tokens = True
+        if _is_ours(tokenizer):
+            bos, eos = ((_SPECIAL_TOKENS[token], token) for token in (BOS_ID, EOS_ID))
+            self._tokenizer.post_processor = processors.TemplateProcessing(
+                single=f"{bos[0]} $A {eos[0]}", special_tokens=[bos, eos]
+            )
+        self.pad_id: int = (tokenizer.padding or {}).get("pad_id", 0) if pad_id is None else pad_id
+        self.vocab_size: int = self._tokenizer.get_vocab_size()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _library_tokenizer, (self._tokenizer.to_str(), self.pad_id)
+
+    def encode(self, title: str, config: TextConfig | None = None) -> tuple[Tensor, Tensor]:
+        """Returns token ids, int64 (S,), and the mask, bool (S,), as ``TitleTokenizer.encode`` does.
+
+        What does not fit is cut from the title; special tokens that it is given stay.
+        """
+        max_length = (config or TextConfig()).max_length
+        if (self._tokenizer.truncation or {}).get("max_length") != max_length:
+            self._tokenizer.enable_truncation(max_length)
+        return _padded(self._tokenizer.encode(_encodable(title)).ids, self.pad_id, max_length)
+
+
+AnyTokenizer = TitleTokenizer | LibraryTokenizer | Tokenizer
+"""What takes the place of a tokenizer's file; a fast tokenizer of transformers does too."""
+
+
+def tokenizer_of(given: Any, max_vocab_size: int) -> TitleTokenizer | LibraryTokenizer:
+    """Returns what encodes titles.
+
+    Args:
+        given: a file of ``k700-text tokenizer``, one of ours, a ``tokenizers.Tokenizer``, or what wraps one as
+            ``backend_tokenizer`` and has a ``pad_token_id`` (the fast tokenizers of transformers).
+        max_vocab_size: entries that a file may have.
+
+    Raises:
+        TokenizerError: the file is missing, not ours or too large; or what is given is none of these.
+    """
+    if isinstance(given, TitleTokenizer | LibraryTokenizer):
+        return given
+    if isinstance(given, str | os.PathLike):
+        return TitleTokenizer(os.fspath(given), max_vocab_size=max_vocab_size)
+    wrapped = getattr(given, "backend_tokenizer", given)
+    if isinstance(wrapped, Tokenizer):
+        return LibraryTokenizer(wrapped, pad_id=getattr(given, "pad_token_id", None))
+    raise TokenizerError(
+        f"tokenizer must be a file of k700-text tokenizer or a tokenizers.Tokenizer, got {type(given).__name__}"
+        f" {' '.join(reprlib.repr(given).split())}"
+    )
+
+
+def _library_tokenizer(content: str, pad_id: int) -> LibraryTokenizer:
+    return LibraryTokenizer(Tokenizer.from_str(content), pad_id=pad_id)
 
 
 def train_tokenizer(titles: Iterable[str], out: str | Path, vocab_size: int) -> TitleTokenizer:
@@ -108,12 +179,7 @@ def train_tokenizer(titles: Iterable[str], out: str | Path, vocab_size: int) -> 
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        part.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(out, tokenizer.to_str(pretty=True))
     return TitleTokenizer(out)
 
 
@@ -123,17 +189,36 @@ def _load(path: Path) -> Any:
     except FileNotFoundError as error:
         raise TokenizerError(f"no such tokenizer: {path} (k700-text tokenizer makes one)") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise TokenizerError(f"cannot read the tokenizer {path}: {error}") from error
+        raise TokenizerError(_no_tokenizer(path) or f"cannot read the tokenizer {path}: {error}") from error
     try:
         tokenizer = Tokenizer.from_str(text)
     except Exception as error:  # the library raises nothing narrower
         raise TokenizerError(f"{path} is not a tokenizer file: {' '.join(str(error).split())}") from error
-    ids = tuple(tokenizer.token_to_id(token) for token in _SPECIAL_TOKENS)
-    if ids != (PAD_ID, BOS_ID, EOS_ID, UNK_ID) or not isinstance(tokenizer.decoder, decoders.ByteLevel):
-        raise TokenizerError(f"{path} was not made by k700-text tokenizer: its special tokens are not ours")
+    if not _is_ours(tokenizer):
+        raise TokenizerError(
+            f"{path} was not made by k700-text tokenizer, its special tokens are not ours: to use it as it is, give"
+            " KineticsAVT tokenizers.Tokenizer.from_file(...) in its place"
+        )
     # A title may spell "<pad>": that is text, not padding.
     tokenizer.encode_special_tokens = True
     return tokenizer
+
+
+def _is_ours(tokenizer: Tokenizer) -> bool:
+    ids = tuple(tokenizer.token_to_id(token) for token in _SPECIAL_TOKENS)
+    return ids == (PAD_ID, BOS_ID, EOS_ID, UNK_ID) and isinstance(tokenizer.decoder, decoders.ByteLevel)
+
+
+def _padded(tokens: Sequence[int], pad_id: int, length: int) -> tuple[Tensor, Tensor]:
+    # Through numpy: torch takes three times as long for tensors this small.
+    token_ids = np.full(length, pad_id, dtype=np.int64)
+    token_ids[: len(tokens)] = tokens
+    return torch.from_numpy(token_ids), torch.from_numpy(np.arange(length) < len(tokens))
+
+
+def _no_tokenizer(path: Path) -> str | None:
+    kind = kind_of_ours(path)
+    return None if kind in (None, TOKENIZER) else f"{path} is {kind}: name {TOKENIZER}"
 
 
 def _encodable(title: str) -> str:

@@ -9,7 +9,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from k700_text.files.atomic import errors_named
+from k700_text.files.atomic import PartFile, errors_named, remove_abandoned
+from k700_text.files.plain import open_plain
 
 Stamp = tuple[int, int]
 """Size in bytes and time of last change in nanoseconds."""
@@ -18,6 +19,17 @@ Note = dict[str, Any]
 """What is known of one file: ``clip_file``, ``stamp``, and what else was noted."""
 
 _PIECE_BYTES = 1 << 20
+
+
+def journal_beside(output: Path) -> Path:
+    """Returns the journal of an output: beside it, hidden, so that readers of its folder leave it out.
+
+    That of an earlier version, which did not hide it, is renamed.
+    """
+    path, earlier = output.with_name(f".{output.name}.journal"), output.with_name(f"{output.name}.journal")
+    if earlier.is_file() and not path.exists():
+        earlier.rename(path)
+    return path
 
 
 class Journal:
@@ -38,29 +50,27 @@ class Journal:
         Raises:
             OSError: the file cannot be read or written.
         """
-        fresh_path = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
+        remove_abandoned(self.path)
         with ExitStack() as stack:
-            stack.callback(fresh_path.unlink, missing_ok=True)
             # Mostly all is well: only at the first line that goes, what stays begins to be copied.
-            fresh: BinaryIO | None = None
+            fresh: PartFile | None = None
             position = self._end_of_header()
             if position == 0:
-                fresh = stack.enter_context(fresh_path.open("wb"))
+                fresh = self._fresh(stack, 0)
                 fresh.write(json.dumps(self._header).encode() + b"\n")
             for line, note in self._lines():
                 if note is None or not is_wanted(note):
-                    fresh = fresh or stack.enter_context(self._copy(fresh_path, position))
+                    fresh = fresh or self._fresh(stack, position)
                 elif fresh is not None:
                     fresh.write(line)
                 position += len(line)
             if fresh is not None:
-                fresh.close()
-                fresh_path.replace(self.path)
+                fresh.publish()
 
     @contextmanager
     def appending(self) -> Iterator[Callable[[str, Stamp, Mapping[str, Any]], None]]:
         """Gives the function that notes what is known of a file; what is noted survives a kill of this process."""
-        with self.path.open("ab", buffering=0) as file:
+        with os.fdopen(open_plain(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab", buffering=0) as file:
 
             def note(clip_file: str, stamp: Stamp, values: Mapping[str, Any]) -> None:
                 line = json.dumps({"stamp": stamp, "clip_file": clip_file, **values}) + "\n"
@@ -81,34 +91,43 @@ class Journal:
         start = self._end_of_header()
         if start == 0:
             return
-        with self.path.open("rb") as file:
+        with errors_named(self.path), self._opened() as file:
             file.seek(start)
-            for line in file:
-                note = _parsed(line)
+            for line, note in json_lines(file):
                 yield line, note if note is not None and {"stamp", "clip_file"} <= note.keys() else None
 
     def _end_of_header(self) -> int:
         """Returns where the notes begin, 0 if the file is missing or has another header."""
-        if not self.path.exists():
+        try:
+            with errors_named(self.path), self._opened() as file:
+                return file.tell() if _parsed(file.readline()) == self._header else 0
+        except FileNotFoundError:
             return 0
-        with self.path.open("rb") as file:
-            return file.tell() if _parsed(file.readline()) == self._header else 0
 
-    def _copy(self, path: Path, num_bytes: int) -> BinaryIO:
-        """Returns a new file, open at its end, that holds the first bytes of this one."""
-        copy = path.open("wb")
-        with self.path.open("rb") as file:
-            while num_bytes > 0:
-                piece = file.read(min(num_bytes, _PIECE_BYTES))
-                copy.write(piece)
-                num_bytes -= len(piece)
-        return copy
+    def _opened(self) -> BinaryIO:
+        return os.fdopen(open_plain(self.path, os.O_RDONLY), "rb")
+
+    def _fresh(self, stack: ExitStack, num_bytes: int) -> PartFile:
+        """Returns a new file that holds the first bytes of this one."""
+        fresh = PartFile(self.path)
+        stack.callback(fresh.discard)
+        if num_bytes:
+            with self._opened() as file:
+                while num_bytes > 0 and (piece := file.read(min(num_bytes, _PIECE_BYTES))):
+                    fresh.write(piece)
+                    num_bytes -= len(piece)
+        return fresh
+
+
+def json_lines(file: BinaryIO) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
+    """Yields the lines of a file of one JSON object a line; None where one is none, as the torn one of a kill."""
+    return ((line, _parsed(line)) for line in file)
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
     """Returns the object of a line; None for the torn last line that a kill leaves."""
     try:
         value = json.loads(line) if line.endswith(b"\n") else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

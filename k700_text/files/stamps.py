@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 
 Stamp = list[int]
 """Size, time of modification, time of the last change (nanoseconds), inode; a list, as JSON gives it back."""
@@ -31,24 +32,38 @@ def folder_stamps(root: str) -> dict[str, Stamp]:
     """Returns the stamps of a folder and of all folders in it, by path; without hidden ones and without caches.
 
     Raises:
-        OSError: a folder is not there or cannot be read.
+        OSError: the folder is not there or cannot be read; one in it costs itself.
     """
     stamps: dict[str, Stamp] = {}
     waiting = [root]
     while waiting:
         folder = waiting.pop()
-        stamp = stamp_of(folder)
-        with os.scandir(folder) as entries:
-            inner: list[str] = []
-            for entry in entries:
-                if entry.name == CACHE_TAG:
-                    break
-                if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
-                    inner.append(entry.path)
-            else:
+        try:
+            stamp = stamp_of(folder)
+            inner = _inner_folders(folder)
+        except OSError:
+            # One that cannot be read holds no clips; it has another stamp when it can.
+            if folder == root:
+                raise
+            with suppress(OSError):
+                stamps[folder] = stamp_of(folder)
+        else:
+            if inner is not None:
                 stamps[folder] = stamp
                 waiting += inner
     return stamps
+
+
+def _inner_folders(folder: str) -> list[str] | None:
+    """Returns the folders in a folder, without hidden ones; None for a cache."""
+    inner: list[str] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name == CACHE_TAG:
+                return None
+            if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
+                inner.append(entry.path)
+    return inner
 
 
 def still_hold(stamps: Mapping[str, Stamp]) -> bool:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from k700_text.errors import MissingExtraError, StorageError
+from k700_text.files.atomic import whole_path
 
 _MAX_OPEN_FILES = 64
 _REMEDY = "copy it there again, or run the same `k700-text prepare` again to make what is missing"
@@ -199,13 +199,8 @@ class _RemoteStorage:
         if path.exists():
             return path
         folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f".{path.name}.{secrets.token_hex(4)}.part"
-        try:
-            with self._translated(name):
-                files.get_file(f"{root}/{name}", str(part))
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        with self._translated(name), whole_path(path) as part:
+            files.get_file(f"{root}/{name}", str(part))
         return path
 
     @contextmanager

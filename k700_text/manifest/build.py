@@ -7,12 +7,10 @@ once, for the files of all splits side by side. The same inputs give the same by
 from __future__ import annotations
 
 import gc
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Protocol
 
 import pyarrow as pa
@@ -24,11 +22,15 @@ from k700_text import schema
 from k700_text.annotations import Annotations
 from k700_text.clip_table import ClipTable
 from k700_text.errors import ManifestError
+from k700_text.files.atomic import PartFile
+from k700_text.files.lock import FileLock
 from k700_text.manifest.web import WEB_COLUMNS, web_tables
+from k700_text.manifest_files import read_manifests
 from k700_text.media.files import ClipIndex
 from k700_text.records import AudioStatus, VideoStatus
 
 ROWS_PER_GROUP = 20_000
+LOCK_FILE = ".manifest.lock"
 _DISK_COLUMNS = tuple(column.name for column in schema.CLIP_ON_DISK_COLUMNS)
 _DISK_FLAGS = ("has_video", "has_audio")
 # A dictionary of values that hardly repeat costs time, and a fifth of the file.
@@ -47,6 +49,7 @@ def build_manifest(
     *,
     keep_probe: bool = False,
     api_since: datetime | None = None,
+    on_wait: Callable[[str], None] = lambda line: None,
 ) -> list[Path]:
     """Writes ``<split>.parquet`` for every split of the annotations and returns the files.
 
@@ -57,6 +60,7 @@ def build_manifest(
         out: folder of the files; made if missing. All files appear complete or none does.
         keep_probe: without a probe file, carry the columns of the clip on disk over from the files that are replaced.
         api_since: leave out answers of the Data API that are older.
+        on_wait: told, in a line, if another process is writing manifests there; it is waited for.
 
     Raises:
         LedgerError: the ledger cannot be read.
@@ -68,6 +72,8 @@ def build_manifest(
     folder.mkdir(parents=True, exist_ok=True)
     given = ProbeJoin(probe) if probe is not None else None
     with ExitStack() as stack:
+        claim = f"another manifest is being written into {folder}"
+        stack.enter_context(FileLock(folder / LOCK_FILE, claim, on_wait=on_wait))
         stack.enter_context(_no_search_for_cycles())
         files = []
         for split, clips in annotations.clips.by_split():
@@ -104,11 +110,6 @@ def _stamped(annotations: Annotations, disk: DiskJoin | None) -> pa.Schema:
     return schema.with_metadata(schema.MANIFEST_SCHEMA, **values)
 
 
-def named(error: OSError, path: Path) -> OSError:
-    """Returns the error of Arrow, which names no file, as one that does."""
-    return OSError(error.errno, os.strerror(error.errno), str(path)) if error.errno else error
-
-
 class _ManifestFile:
     """One manifest file in the making, under a temporary name until it is published.
 
@@ -121,29 +122,24 @@ class _ManifestFile:
 
     def __init__(self, path: Path, table_schema: pa.Schema, clips: ClipTable, disk: DiskJoin | None) -> None:
         self._path = path
-        self._temporary = path.with_name(path.name + ".part")
         self._clips = clips
         self._disk = disk
         self._disk_rows = disk.rows(clips.clip_ids()) if disk is not None else None
         self._num_added = self._num_written = 0
         self._waiting: list[pa.Table] = []
-        try:
-            self._writer = pq.ParquetWriter(
-                self._temporary, table_schema, compression="zstd", use_dictionary=_REPEATING_COLUMNS
-            )
-        except OSError as error:
-            raise named(error, path) from error
+        self._schema = table_schema
 
     def __enter__(self) -> _ManifestFile:
+        self._output = PartFile(self._path)
+        self._writer = pq.ParquetWriter(
+            self._output.file, self._schema, compression="zstd", use_dictionary=_REPEATING_COLUMNS
+        )
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            with suppress(OSError):  # A full disk, perhaps: what went wrong is told already.
-                self._writer.close()
-            self._temporary.unlink(missing_ok=True)
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):  # A full disk, perhaps: what went wrong is told already.
+            self._writer.close()
+        self._output.discard()
 
     def add(self, facts: pa.Table, last_id: str | None) -> None:
         """Takes what is known about all videos up to an id (None: the rest), and writes the clips that are complete.
@@ -162,15 +158,14 @@ class _ManifestFile:
 
     def finish(self) -> None:
         """Writes what is left and closes the file."""
-        try:
-            self._write()
+        self._write()
+        with self._output.named():
             self._writer.close()
-        except OSError as error:
-            raise named(error, self._path) from error
 
     def publish(self) -> Path:
         """Gives the file its name, and returns it."""
-        return self._temporary.replace(self._path)
+        self._output.publish()
+        return self._path
 
     def _write(self) -> None:
         """Writes the waiting rows as one row group."""
@@ -180,11 +175,9 @@ class _ManifestFile:
             columns = {
                 name: known[name] if name in known.column_names else disk[name] for name in schema.MANIFEST_SCHEMA.names
             }
-            table = pa.table(columns).combine_chunks().cast(self._writer.schema)
-            try:
+            table = pa.table(columns).combine_chunks().cast(self._schema)
+            with self._output.named():
                 self._writer.write_table(table, row_group_size=ROWS_PER_GROUP)
-            except OSError as error:
-                raise named(error, self._path) from error
             self._waiting.clear()
             self._num_written = self._num_added
 
@@ -265,7 +258,7 @@ class EarlierProbe:
     """
 
     def __init__(self, path: Path) -> None:
-        self._table = schema.read_table(path, schema.MANIFEST_SCHEMA, ["clip_id", *_DISK_COLUMNS, *_DISK_FLAGS])
+        self._table = read_manifests([path], ["clip_id", *_DISK_COLUMNS, *_DISK_FLAGS])
         self.settings = _probe_settings(path)
 
     def rows(self, clip_ids: pa.Array) -> pa.Array:

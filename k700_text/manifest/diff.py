@@ -14,9 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from k700_text import schema
-from k700_text.errors import ManifestError
-from k700_text.records import Availability, Split
+from k700_text.manifest_files import read_manifests
+from k700_text.records import Availability
 
 _COLUMNS = ("youtube_id", "title", "title_source", "availability")
 _ALIVE = pa.array([each.value for each in Availability if each.is_alive])
@@ -95,7 +94,7 @@ def diff_manifests(before: str | Path, after: str | Path) -> ManifestDiff:
         ManifestError: one of them is missing or damaged.
         SchemaMismatchError: one of them is of another schema.
     """
-    old_clips, new_clips = _read(Path(before)), _read(Path(after))
+    old_clips, new_clips = read_manifests([before], _COLUMNS), read_manifests([after], _COLUMNS)
     old, new = _videos(old_clips), _videos(new_clips)
     places = pc.index_in(new["youtube_id"], value_set=old["youtube_id"].combine_chunks())
     appeared = new.filter(pc.is_null(places))
@@ -105,16 +104,6 @@ def diff_manifests(before: str | Path, after: str | Path) -> ManifestDiff:
     changes["appeared"] = _table(appeared["youtube_id"], None, appeared["availability"])
     changes["disappeared"] = _table(disappeared["youtube_id"], disappeared["availability"], None)
     return ManifestDiff(num_videos=(len(old), len(new)), num_clips=(len(old_clips), len(new_clips)), changes=changes)
-
-
-def _read(path: Path) -> pa.Table:
-    files = [path]
-    if path.is_dir():
-        files = [file for split in Split if (file := path / f"{split.value}.parquet").exists()]
-        if not files:
-            names = ", ".join(f"{split.value}.parquet" for split in Split)
-            raise ManifestError(f"no manifest in {path}: expected at least one of {names}")
-    return pa.concat_tables(schema.read_table(file, schema.MANIFEST_SCHEMA, _COLUMNS) for file in files)
 
 
 def _videos(clips: pa.Table) -> pa.Table:

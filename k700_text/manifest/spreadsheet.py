@@ -10,7 +10,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from k700_text.errors import ManifestError
-from k700_text.manifest.build import named
+from k700_text.files.atomic import whole_file
 from k700_text.schema import flattened
 
 # What spreadsheet programs take for the beginning of a formula.
@@ -28,22 +28,18 @@ def write_csv(manifest: Path, target: Path) -> Path:
         ManifestError: the manifest is not Parquet.
         OSError: one of them cannot be read or written.
     """
-    temporary = target.with_name(target.name + ".part")
     try:
-        with pq.ParquetFile(manifest) as source:
+        with pq.ParquetFile(manifest) as source, whole_file(target) as file:
             columns = source.schema_arrow.names
             options = pacsv.WriteOptions(quoting_style="needed")
             schema = flattened(source.schema_arrow)
-            with pacsv.CSVWriter(temporary, schema, write_options=options) as writer:
+            with pacsv.CSVWriter(file, schema, write_options=options) as writer:
                 for batch in source.iter_batches():
                     arrays = [_escaped(batch.column(name)) for name in columns]
                     writer.write_batch(pa.record_batch(arrays, schema=schema))
-        return temporary.replace(target)
     except pa.ArrowInvalid as error:
         raise ManifestError(f"cannot read {manifest} as Parquet: {error}") from error
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise named(error, target) from error
+    return target
 
 
 def _escaped(column: pa.Array) -> pa.Array:

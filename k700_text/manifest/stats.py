@@ -10,11 +10,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from k700_text import schema
+from k700_text.manifest_files import read_manifests
 
 NUM_EXTREMES = 5
 _COLUMNS = (
-    *("clip_id", "youtube_id", "split", "label", "title", "title_source", "availability", "video_status"),
+    *("youtube_id", "split", "label", "title", "title_source", "availability", "video_status"),
     *("audio_status", "has_video", "has_audio", "has_text"),
 )
 
@@ -102,13 +102,13 @@ def _share(part: int, whole: int) -> str:
 
 
 def manifest_stats(paths: Sequence[str | Path]) -> ManifestStats:
-    """Returns what manifest files hold together.
+    """Returns what manifest files, and folders of them, hold together.
 
     Raises:
-        ManifestError: a file is missing or not Parquet.
-        SchemaMismatchError: a file is of another schema.
+        ManifestError: a file is missing or not Parquet, or a folder holds none.
+        SchemaMismatchError: a file has not the columns.
     """
-    table = pa.concat_tables(schema.read_table(path, schema.MANIFEST_SCHEMA, _COLUMNS) for path in paths)
+    table = read_manifests(paths, _COLUMNS)
     with_title = table.filter(table["has_text"])
     complete = pc.and_(pc.and_(table["has_video"], table["has_audio"]), table["has_text"])
     labels = _label_coverage(table)

@@ -12,7 +12,9 @@ import pyarrow.compute as pc
 
 from k700_text import schema
 from k700_text.clashes import SPAN_COLUMNS, Clashes, find_clashes
+from k700_text.columns import convert
 from k700_text.errors import SchemaMismatchError
+from k700_text.our_files import MANIFEST, kind_of_columns
 from k700_text.records import (
     CLIP_ID_PATTERN,
     LONGEST_CLIP_SECONDS,
@@ -54,33 +56,74 @@ class Problem:
 def validate_manifest(path: str | Path) -> list[Problem]:
     """Returns every problem of a manifest file; none means that readers can rely on it.
 
+    A file that another program wrote may have other types for the same values, further columns, rows in another order,
+    and none of the metadata; that is no problem.
+
+    Raises:
+        ManifestError: the file is missing or not Parquet at all, or is another one of our files.
+    """
+    found = schema.read_schema(path)
+    kind = kind_of_columns(found.names)
+    if kind is not None and kind != MANIFEST:
+        raise SchemaMismatchError(f"{path} is {kind}: name {MANIFEST}", expected="a manifest", actual=kind)
+    problems = list(_schema_problems(found))
+    table = schema.MANIFEST_SCHEMA.empty_table()
+    if not problems:
+        table, problems = _read(path)
+    if not problems:
+        problems += _table_problems(table if schema.is_stamped(found) else _sorted(table))
+    return [Problem(str(path), text) for text in problems]
+
+
+def _schema_problems(found: pa.Schema) -> Iterator[str]:
+    metadata = found.metadata or {}
+    missing = [name for name in schema.MANIFEST_SCHEMA.names if name not in found.names]
+    if missing and not schema.is_stamped(found):
+        yield f"rewritten by another program, and without {', '.join(missing)}"
+    version = metadata.get(schema.VERSION_KEY, schema.SCHEMA_VERSION.encode()).decode(errors="replace")
+    if version != schema.SCHEMA_VERSION:
+        yield f"schema version {readable(version)}, expected {schema.SCHEMA_VERSION}"
+    for name in (schema.ANNOTATIONS_KEY, schema.TOOL_KEY) if schema.is_stamped(found) else ():
+        if name not in metadata:
+            yield f"metadata {name.decode()} is missing"
+    for field in schema.MANIFEST_SCHEMA:
+        count = found.names.count(field.name)
+        if count == 0 and schema.is_stamped(found):
+            yield f"column {field.name} is missing"
+        elif count > 1:
+            yield f"column {field.name} is there {count} times"
+        elif schema.is_stamped(found) and found.field(field.name).type != field.type:
+            yield f"column {field.name} is {found.field(field.name).type}, expected {field.type}"
+    for name in found.names if schema.is_stamped(found) else ():
+        if name not in schema.MANIFEST_SCHEMA.names:
+            yield f"column {readable(name)} is not part of the schema"
+
+
+def _read(path: str | Path) -> tuple[pa.Table, list[str]]:
+    """Returns the columns of a file that has all of them, and which of them cannot be ours."""
+    raw = schema.read_columns(path, schema.MANIFEST_SCHEMA.names)
+    columns, problems = {}, []
+    for field in schema.MANIFEST_SCHEMA:
+        try:
+            columns[field.name] = convert(raw[field.name], field, "")
+        except SchemaMismatchError as error:
+            problems.append(str(error).removeprefix(": "))
+    return pa.table(columns), problems
+
+
+def _sorted(table: pa.Table) -> pa.Table:
+    """Returns the rows of a file that people put into another order, as the checks of neighbours need them."""
+    keys = pa.table({name: pc.fill_null(table[name], "") for name in ("split", "clip_id", "label")})
+    return table.take(pc.sort_indices(keys, [(name, "ascending") for name in keys.column_names]))
+
+
+def is_rewritten(path: str | Path) -> bool:
+    """Tells whether another program wrote a manifest file.
+
     Raises:
         ManifestError: the file is missing or not Parquet at all.
     """
-    found = schema.read_schema(path)
-    problems = [Problem(str(path), text) for text in _schema_problems(found, path)]
-    if not problems:
-        table = schema.read_table(path, schema.MANIFEST_SCHEMA)
-        problems += [Problem(str(path), text) for text in _table_problems(table)]
-    return problems
-
-
-def _schema_problems(found: pa.Schema, path: str | Path) -> Iterator[str]:
-    version = (found.metadata or {}).get(schema.VERSION_KEY, b"none").decode()
-    if version != schema.SCHEMA_VERSION:
-        yield f"schema version {version}, expected {schema.SCHEMA_VERSION}"
-    for name in (schema.ANNOTATIONS_KEY, schema.TOOL_KEY):
-        if name not in (found.metadata or {}):
-            yield f"metadata {name.decode()} is missing"
-    for field in schema.MANIFEST_SCHEMA:
-        index = found.get_field_index(field.name)
-        if index < 0:
-            yield f"column {field.name} is missing"
-        elif found.field(index).type != field.type:
-            yield f"column {field.name} is {found.field(index).type}, expected {field.type}"
-    for name in found.names:
-        if name not in schema.MANIFEST_SCHEMA.names:
-            yield f"column {name} is not part of the schema"
+    return not schema.is_stamped(schema.read_schema(path))
 
 
 def _table_problems(table: pa.Table) -> Iterator[str]:
@@ -204,7 +247,7 @@ def validate_manifests(paths: Sequence[str | Path]) -> list[Problem]:
 
 
 def manifest_clashes(paths: Sequence[str | Path]) -> Clashes:
-    """Returns the clips of all files together that clash; files of another schema are left out.
+    """Returns the clips of all files together that clash; files that have not the columns are left out.
 
     Raises:
         ManifestError: a file is missing, not Parquet at all, or damaged.
@@ -213,5 +256,5 @@ def manifest_clashes(paths: Sequence[str | Path]) -> Clashes:
     for path in paths:
         with suppress(SchemaMismatchError):
             table = schema.read_table(path, schema.MANIFEST_SCHEMA, SPAN_COLUMNS)
-            tables.append(table.cast(tables[0].schema))
+            tables.append(pa.table(table.columns, schema=tables[0].schema))
     return find_clashes(pa.concat_tables(tables))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
+from k700_text.files.atomic import whole_file
+from k700_text.manifest_files import read_manifests
 from k700_text.media.files import ClipIndex
 from k700_text.media.names import parse_names
-from k700_text.schema import MANIFEST_SCHEMA, read_table
 
 NO_FILE = "the clip has no file"
 NO_ROW = "no row names this clip"
@@ -49,8 +49,8 @@ def compare(clip_files: Sequence[str], manifests: Sequence[str | Path]) -> Cover
     Raises:
         ManifestError: a manifest cannot be read.
     """
-    rows = pa.concat_tables([read_table(path, MANIFEST_SCHEMA, _COLUMNS).select(_COLUMNS) for path in manifests])
-    rows = rows.replace_schema_metadata(None).group_by(list(_COLUMNS)).aggregate([])
+    rows = read_manifests(manifests, _COLUMNS, optional={"split", "label"})
+    rows = rows.group_by(list(_COLUMNS)).aggregate([])
     names = parse_names(pa.array(clip_files, pa.large_string()))
     taken = ClipIndex("", names["clip_file"]).find(rows["clip_id"])
     lost = rows.filter(pc.is_null(taken))
@@ -82,9 +82,5 @@ def write_lists(coverage: Coverage, half_downloads: Sequence[str], path: Path) -
     table = pa.table(
         {"problem": pa.chunked_array(problems, text), "clip_file": pa.chunked_array(files, text), **columns}
     )
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        pacsv.write_csv(table, part, pacsv.WriteOptions(quoting_style="all_valid"))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        pacsv.write_csv(table, file, pacsv.WriteOptions(quoting_style="all_valid"))

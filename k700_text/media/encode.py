@@ -7,9 +7,7 @@ The same input gives the same bytes on the same version of the encoder.
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -23,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from k700_text.errors import DecodeError, K700TextError
+from k700_text.files.atomic import PartFile
 from k700_text.media.clip import FrameArray
 from k700_text.media.packets import KEY, PacketTable
 
@@ -63,17 +62,16 @@ def encode_clip(
     if not frame_rate > 0:
         raise ValueError(f"frame_rate must be above 0, got {frame_rate}")
     channels = None if audio is None else _as_channels(audio, sample_rate)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    output = PartFile(path)
     try:
-        _write(part, _checked(frames), frame_rate, channels, sample_rate, _x264_options(crf, preset, gop))
-        part.replace(path)
+        _write(output.part, _checked(frames), frame_rate, channels, sample_rate, _x264_options(crf, preset, gop))
+        output.publish()
     except av.error.FFmpegError as error:
         if isinstance(error, OSError):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise K700TextError(f"cannot encode {path}: {error.strerror}") from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            part.unlink()
+        output.discard()
 
 
 # x264's macroblock tree looks at memory that was never written: with it the same frames give other bytes now and then,

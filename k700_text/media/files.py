@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+import stat
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,15 @@ from k700_text.media.names import (
     suffix_of,
 )
 
+LINKS_OUTSIDE = "links that lead out of the folder"
+LINKS_TO_FOLDERS = "links to folders, which are not followed"
+LINKS_NOWHERE = "links that lead nowhere, or in a circle"
+NO_FILES = "pipes, sockets or devices under the name of a clip"
+UNREADABLE = "folders that cannot be read"
+NO_TEXT = "clips whose path is not UTF-8 text"
+
+_MAX_SHOWN = 5
+
 
 @dataclass(frozen=True, slots=True)
 class FoundFiles:
@@ -30,28 +40,34 @@ class FoundFiles:
 
     Attributes:
         clip_files: paths of clip files relative to the folder, with ``/``, sorted.
-        num_outside: links that were left out because they lead out of the folder.
         half_downloads: paths of what downloaders left behind (see ``names``), sorted; they are no clips.
         other_suffixes: number of the other files by suffix.
-        links_left_out: links to folders, which are not followed, and links of clips' names that lead nowhere, sorted.
+        left_out: what else is no clip file though it might seem one: sorted paths by what is wrong with them.
     """
 
     clip_files: list[str]
-    num_outside: int
     half_downloads: list[str] = field(default_factory=list)
     other_suffixes: dict[str, int] = field(default_factory=dict)
-    links_left_out: list[str] = field(default_factory=list)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+
+    def as_texts(self) -> FoundFiles:
+        """Returns this without the clips that no table can name, which are left out."""
+        texts = [path for path in self.clip_files if path.isascii() or is_text(path)]
+        if len(texts) == len(self.clip_files):
+            return self
+        others = sorted(set(self.clip_files).difference(texts))
+        return replace(self, clip_files=texts, left_out={**self.left_out, NO_TEXT: others})
 
 
 def find_clip_files(root: str | Path) -> list[str]:
     """Returns the clip files below a folder as paths relative to it, with ``/``, sorted.
 
     Hidden files and half downloads are left out, and so are links that lead out of the folder; links to folders are not
-    followed.
+    followed. What cannot be read costs itself.
 
     Raises:
         UsageError: the folder does not exist or is not a folder.
-        OSError: a folder in it cannot be read.
+        OSError: it cannot be read.
     """
     return walk_clip_files(root).clip_files
 
@@ -68,13 +84,14 @@ def walk_clip_files(root: str | Path, *, takes_links: bool = False) -> FoundFile
         raise UsageError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}")
     walk = _Walk(os.path.realpath(root), takes_links)
     walk.run()
-    return FoundFiles(
-        sorted(walk.clips),
-        walk.num_outside,
-        sorted(walk.halves),
-        dict(sorted(walk.others.items())),
-        sorted(walk.links_left_out),
-    )
+    left_out = {reason: sorted(paths) for reason, paths in sorted(walk.left_out.items())}
+    return FoundFiles(sorted(walk.clips), sorted(walk.halves), dict(sorted(walk.others.items())), left_out)
+
+
+def some_names(names: Sequence[str]) -> str:
+    """Returns the first of some names, in ASCII: names of files may hold anything."""
+    shown = [ascii(name)[1:-1] for name in names[:_MAX_SHOWN]]
+    return ", ".join(shown) + (f" and {len(names) - len(shown)} more" if len(names) > len(shown) else "")
 
 
 class _Walk:
@@ -84,8 +101,7 @@ class _Walk:
         self.clips: list[str] = []
         self.halves: list[str] = []
         self.others: Counter[str] = Counter()
-        self.num_outside = 0
-        self.links_left_out: list[str] = []
+        self.left_out: defaultdict[str, list[str]] = defaultdict(list)
         self._inside = inside
         self._takes_links = takes_links
 
@@ -94,25 +110,37 @@ class _Walk:
         while folders:
             prefix = folders.pop()
             names: list[str] = []
-            with os.scandir(f"{self._inside}/{prefix}") as entries:
-                for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(f"{prefix}{entry.name}/")
-                    elif entry.is_file(follow_symlinks=False) or self._is_link_to_take(entry):
-                        names.append(entry.name)
-                    elif entry.is_symlink() and not entry.is_file() and _may_hold_clips(entry):
-                        self.links_left_out.append(prefix + entry.name)
+            try:
+                with os.scandir(f"{self._inside}/{prefix}") as entries:
+                    for entry in entries:
+                        if entry.name.startswith("."):
+                            continue
+                        if entry.is_dir(follow_symlinks=False):
+                            folders.append(f"{prefix}{entry.name}/")
+                        elif entry.is_file(follow_symlinks=False) or (reason := self._why_not(entry)) is None:
+                            names.append(entry.name)
+                        elif reason:
+                            self.left_out[reason].append(prefix + entry.name)
+            except OSError:
+                if not prefix:
+                    raise
+                self.left_out[UNREADABLE].append(prefix.removesuffix("/"))
             self._sort(prefix, names)
 
-    def _is_link_to_take(self, entry: os.DirEntry[str]) -> bool:
-        """Returns whether this is a link to a file to look at; counts clips that lie outside."""
-        if not entry.is_file() or self._takes_links:
-            return entry.is_file()
-        is_inside = os.path.commonpath([self._inside, os.path.realpath(entry.path)]) == self._inside
-        self.num_outside += not is_inside and suffix_of(entry.name) in VIDEO_EXTENSIONS
-        return is_inside
+    def _why_not(self, entry: os.DirEntry[str]) -> str | None:
+        """Returns why a link, pipe, socket or device is no clip; None if it leads to one, "" if it is nothing to us."""
+        is_clip = suffix_of(entry.name) in VIDEO_EXTENSIONS
+        try:
+            mode = os.stat(entry.path).st_mode  # noqa: PTH116 - of what a link leads to; circles are errors
+        except OSError:
+            return LINKS_NOWHERE if is_clip else ""
+        if stat.S_ISDIR(mode):
+            return LINKS_TO_FOLDERS
+        if not stat.S_ISREG(mode):
+            return NO_FILES if is_clip else ""
+        if self._takes_links or os.path.commonpath([self._inside, os.path.realpath(entry.path)]) == self._inside:
+            return None
+        return LINKS_OUTSIDE if is_clip else ""
 
     def _sort(self, prefix: str, names: list[str]) -> None:
         """Tells what the files of a folder are."""
@@ -135,23 +163,15 @@ class _Walk:
                 self.clips.append(prefix + name)
 
 
-def _may_hold_clips(link: os.DirEntry[str]) -> bool:
-    """Returns whether a link leads to a folder, or nowhere under the name of a clip."""
-    return link.is_dir() or (not Path(link.path).exists() and suffix_of(link.name) in VIDEO_EXTENSIONS)
-
-
 class ClipIndex:
     """Which file is which clip, for many files: Arrow columns of names, no Python object per file.
 
     A file is called ``{youtube_id}_{start}_{end}.ext`` in any folder, with or without leading zeros and with anything
-    behind it (``_raw``), or ``{youtube_id}.ext``.
+    behind it (``_raw``), or ``{youtube_id}.ext``. A path that is not UTF-8 text, which Arrow asks for, is no clip's.
 
     Args:
         root: folder that the files are relative to.
         clip_files: paths relative to it.
-
-    Raises:
-        UsageError: the path of a clip is not UTF-8 text, which Arrow asks for.
     """
 
     def __init__(self, root: str | Path, clip_files: Iterable[str] | pa.Array | pa.ChunkedArray) -> None:
@@ -189,7 +209,7 @@ def index_clips(root: str | Path) -> ClipIndex:
 
     Raises:
         UsageError: the folder does not exist or is not a folder.
-        OSError: a folder in it cannot be read.
+        OSError: it cannot be read.
     """
     return ClipIndex(root, find_clip_files(root))
 
@@ -215,28 +235,19 @@ class _Names:
 
 
 def _as_texts(clip_files: Iterable[str] | pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Returns paths as Arrow text, without those that are no text, if they are no clips."""
+    """Returns paths as Arrow text, without those that are no text."""
     if isinstance(clip_files, pa.Array | pa.ChunkedArray):
         return _as_array(clip_files)
     paths = clip_files if isinstance(clip_files, list) else list(clip_files)
     try:
         return pa.array(paths, pa.large_string())
     except UnicodeEncodeError:
-        return pa.array([path for path in paths if _is_text(path)], pa.large_string())
+        return pa.array([path for path in paths if is_text(path)], pa.large_string())
 
 
-def _is_text(path: str) -> bool:
-    """Returns whether a path is text.
-
-    Raises:
-        UsageError: it is not, and it is the path of a clip.
-    """
-    spelled = path.encode("utf-8", "replace").decode()
-    if spelled == path:
-        return True
-    if parse_names(pa.array([spelled], pa.large_string()))["youtube_id"].null_count == 0:
-        raise UsageError(f"{path!r} is not UTF-8 text: rename that file or folder")
-    return False
+def is_text(path: str) -> bool:
+    """Returns whether a path is UTF-8 text, which all tables ask for."""
+    return path.encode("utf-8", "replace").decode() == path
 
 
 def _sorted(paths: pa.Array) -> pa.Array:

@@ -25,7 +25,7 @@ class Listing:
         places: the place of each file by its path as text, which is another one where a name is no text.
         sizes: int64 (N,), bytes.
         changes: int64 (N,), time of last change, nanoseconds.
-        num_outside: links that were left out because they lead out of the folder.
+        left_out: what is no clip file though it might seem one: paths, as text, by what is wrong with them.
         half_downloads: paths of what downloaders left behind, as text, sorted.
     """
 
@@ -34,7 +34,7 @@ class Listing:
     places: Mapping[str, int]
     sizes: NDArray[np.int64]
     changes: NDArray[np.int64]
-    num_outside: int
+    left_out: Mapping[str, list[str]]
     half_downloads: list[str]
 
     @classmethod
@@ -46,7 +46,8 @@ class Listing:
             stamps[:, place] = _stamp(f"{root}/{name}")
         places = {as_text(name): place for place, name in enumerate(found.clip_files)}
         half_downloads = [as_text(name) for name in found.half_downloads]
-        return cls(root, found.clip_files, places, stamps[0], stamps[1], found.num_outside, half_downloads)
+        left_out = {reason: [as_text(name) for name in names] for reason, names in found.left_out.items()}
+        return cls(root, found.clip_files, places, stamps[0], stamps[1], left_out, half_downloads)
 
     def __len__(self) -> int:
         return len(self.names)

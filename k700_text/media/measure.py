@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -64,14 +65,17 @@ def probe_clip(path: str | Path, root: str | Path, settings: ProbeSettings | Non
     """
     settings = settings or ProbeSettings()
     clip_file = as_text(Path(os.path.relpath(path, root)).as_posix())
-    if not Path(path).exists():
+    try:
+        file_bytes = Path(path).stat().st_size
+    except FileNotFoundError:
         return ClipProbe(
             clip_file=clip_file,
             video_status=VideoStatus.MISSING,
             audio_status=AudioStatus.MISSING,
             reason="no such file",
         )
-    file_bytes = Path(path).stat().st_size
+    except OSError:
+        file_bytes = 0  # The reader tells why.
     try:
         with ClipReader(path, limits=DecodeLimits(max_seconds=settings.max_seconds)) as reader:
             return _measure(reader, clip_file, file_bytes, settings)
@@ -313,6 +317,14 @@ def failed_probe(clip_file: str, reason: str, file_bytes: int | None) -> ClipPro
 def as_text(name: str) -> str:
     """Returns a file name as text that Parquet takes: bytes that are no UTF-8 are spelled out."""
     return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+_OF_THE_MACHINE = frozenset(map(os.strerror, (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT)))
+
+
+def may_pass(reason: str | None) -> bool:
+    """Returns whether a file could not be read for a reason that is not its own: the next run tries again."""
+    return reason in _OF_THE_MACHINE
 
 
 def kind_of(reason: str) -> str:

@@ -20,6 +20,7 @@ from k700_text.errors import DecodeError, ManifestError, UsageError
 from k700_text.files.arrow_values import ValueFile
 from k700_text.files.atomic import whole_file
 from k700_text.media.packets import ClipPackets
+from k700_text.our_files import PACKET_INDEX, kind_of_columns, kind_of_ours
 from k700_text.schema import PACKET_INDEX_SCHEMA, check_schema, with_metadata
 
 _BATCH_ROWS = 16_384
@@ -165,6 +166,9 @@ class PacketIndex:
         self.path = Path(path).absolute()
         try:
             self._file = ValueFile(self.path)
+            kind = kind_of_columns(self._file.schema.names)
+            if kind not in (None, PACKET_INDEX):
+                raise ValueError(kind)
             check_schema(self._file.schema, PACKET_INDEX_SCHEMA, self.path)
         except FileNotFoundError as error:
             raise ManifestError(f"{self.path}: no such packet index") from error
@@ -223,5 +227,8 @@ class PacketIndex:
             raise self._damaged(error) from error
 
     def _damaged(self, error: Exception) -> ManifestError:
+        kind = kind_of_ours(self.path)
+        if kind not in (None, PACKET_INDEX):
+            return ManifestError(f"{self.path} is {kind}: name {PACKET_INDEX}")
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         return ManifestError(f"{self.path} is no packet index, or is damaged ({reason}): make it again")

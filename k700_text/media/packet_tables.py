@@ -18,10 +18,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from k700_text.files.journal import Journal, Note
+from k700_text.files.journal import Journal, Note, journal_beside
 from k700_text.media.decode import check_packets, packets_of
 from k700_text.media.listing import Listing
-from k700_text.media.measure import kind_of
+from k700_text.media.measure import kind_of, may_pass
 from k700_text.media.packet_index import PacketRow, write_packet_index
 from k700_text.media.packets import ClipPackets
 from k700_text.schema import SCHEMA_VERSION
@@ -80,8 +80,10 @@ class PacketTables:
         self._is_checked = np.zeros(len(listing), np.bool_)
         self._differences: dict[int, str] = {}
         header = {"packet_tables": "1", "schema_version": SCHEMA_VERSION}
-        self._journal = Journal(path.with_name(f"{path.name}.journal"), header)
+        self._journal = Journal(journal_beside(path), header)
+        self._is_resuming = True
         self._journal.resume(self._take)
+        self._is_resuming = False
         self._stack = ExitStack()
         self._append = self._stack.enter_context(self._journal.appending())
 
@@ -128,7 +130,7 @@ class PacketTables:
     def _take(self, note: Note) -> bool:
         """Learns what a note says; returns whether it is of use."""
         place = self._listing.place_of(note)
-        if place is None:
+        if place is None or (self._is_resuming and may_pass(note.get("reason"))):
             return False
         flags = self._is_checked if "difference" in note else self._is_known
         if flags[place]:

@@ -6,9 +6,7 @@ too small, goes on with the shards that are missing, and ends with the same byte
 
 from __future__ import annotations
 
-import errno
 import faulthandler
-import fcntl
 import os
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -21,9 +19,13 @@ import pyarrow.compute as pc
 
 from k700_text.errors import K700TextError, UsageError
 from k700_text.files.atomic import remove_parts, whole_file
+from k700_text.files.lock import FileLock
+from k700_text.files.plain import write_plain
 from k700_text.media.clip import DecodeLimits
 from k700_text.media.encode import QUALITIES
 from k700_text.media.estimate import PrepareEstimate, estimate
+from k700_text.media.files import some_names
+from k700_text.media.measure import as_text
 from k700_text.media.pool import check_engine, each_result, num_cores
 from k700_text.media.prepare_plan import PreparePlan, ShardTask, make_plan, row_keys, shard_rows
 from k700_text.media.record import ClipTask, prepare_clip, skipped
@@ -56,6 +58,7 @@ class PrepareSummary:
         num_missing: clips that have no file.
         num_repeated: rows that name a clip once more, with another label; it is stored once.
         num_left: clips that are not prepared yet.
+        left_out: what is no clip file though it might seem one: paths by what is wrong with them.
         reasons: number of clips by reason for a loss or a skip.
         num_shards: finished shards in the folder.
         num_bytes: their size.
@@ -68,6 +71,7 @@ class PrepareSummary:
     num_missing: int
     num_repeated: int
     num_left: int
+    left_out: Mapping[str, Sequence[str]]
     reasons: Mapping[str, int]
     num_shards: int
     num_bytes: int
@@ -137,6 +141,11 @@ def plan_run(run: PrepareRun) -> tuple[PreparePlan, PrepareEstimate]:
     return plan, forecast
 
 
+def left_out_lines(plan: PreparePlan) -> list[str]:
+    """Returns a line for each kind of thing that might seem a clip file and is none."""
+    return [f"left out: {len(paths)} {reason}: {some_names(paths)}" for reason, paths in plan.left_out.items()]
+
+
 def run_plan(
     run: PrepareRun,
     *,
@@ -153,16 +162,19 @@ def run_plan(
         say: told what a person should know.
 
     Raises:
-        UsageError, ManifestError, StorageError: as in ``plan_run``; or another run is writing into the folder.
+        UsageError, ManifestError, StorageError: as in ``plan_run``.
+        LockedError: another run is writing into the folder.
         OSError: the folder cannot be written; what is finished is kept.
         MissingExtraError: the engine is not installed.
         K700TextError: a shard cannot be written whatever is left out.
     """
     _check(run)
     run.out.mkdir(parents=True, exist_ok=True)
-    with _locked(run.out):
+    with _lock(run.out):
         _tidy(run.out)
         plan, forecast = plan_run(run)
+        for line in left_out_lines(plan):
+            say(line)
         on_estimate(plan, forecast)
         if not (run.out / SETTINGS_FILE).exists():
             with whole_file(run.out / SETTINGS_FILE) as file:
@@ -201,20 +213,9 @@ def _check(run: PrepareRun) -> None:
         )
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keeps a second run out of the folder; the lock goes with the process, however it ends."""
-    descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            # Any other error means a file system without locks: two runs there are the user's to keep apart.
-            if error.errno in (errno.EAGAIN, errno.EACCES):
-                raise UsageError(f"another prepare is writing into {folder}: wait for it, or stop it") from error
-        yield
-    finally:
-        os.close(descriptor)
+def _lock(folder: Path) -> FileLock:
+    """Keeps a second run out of the folder."""
+    return FileLock(folder / LOCK_FILE, f"another prepare is writing into {folder}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,7 +258,7 @@ def write_shard(job: ShardJob) -> int:
     num_clips = 0
     with ShardWriter(job.out, job.task.name) as writer, _dead_man_switch(job) as begin:
         for clip in job.task.clips:
-            if not (job.root / clip.clip_file).exists():
+            if _is_gone(job.root / clip.clip_file):
                 continue
             begin(clip)
             if clip.clip_id in job.guilty:
@@ -275,6 +276,16 @@ def write_shard(job: ShardJob) -> int:
     return num_clips
 
 
+def _is_gone(path: Path) -> bool:
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False  # Reading it will tell why it cannot be read.
+    return False
+
+
 @contextmanager
 def _dead_man_switch(job: ShardJob) -> Iterator[Callable[[ClipTask], None]]:
     """Gives what is to be called before every clip: it notes the clip, and winds up the clock."""
@@ -285,7 +296,7 @@ def _dead_man_switch(job: ShardJob) -> Iterator[Callable[[ClipTask], None]]:
     with Path(os.devnull).open("w") as nowhere:
 
         def begin(clip: ClipTask) -> None:
-            job.mark.write_text(clip.clip_id, encoding="utf-8")
+            write_plain(job.mark, clip.clip_id)
             # A thread of its own that needs no interpreter: it works while a decoder loops for ever.
             faulthandler.dump_traceback_later(seconds, exit=True, file=nowhere)
 
@@ -393,6 +404,7 @@ def _summarise(run: PrepareRun, plan: PreparePlan) -> PrepareSummary:
         num_missing=plan.num_missing,
         num_repeated=plan.num_repeated,
         num_left=len(plan.wanted) - len(stored) - num_skipped,
+        left_out={reason: [as_text(path) for path in paths] for reason, paths in plan.left_out.items()},
         reasons=dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
         num_shards=len(shards),
         num_bytes=sum((run.out / f"{name}.tar").stat().st_size for name in shards),

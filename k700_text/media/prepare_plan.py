@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from k700_text.errors import UsageError
-from k700_text.media.files import find_clip_files, index_clips
+from k700_text.manifest_files import read_manifests
+from k700_text.media.files import ClipIndex, FoundFiles, walk_clip_files
 from k700_text.media.names import parse_names
 from k700_text.media.record import ClipTask
 from k700_text.media.shards import finished_shards, read_shard_rows
-from k700_text.schema import MANIFEST_SCHEMA, SHARD_SCHEMA, read_table
+from k700_text.schema import SHARD_SCHEMA
 
 NO_SPLIT = "clips"
 """What shards are named after where there is no manifest."""
@@ -52,6 +53,7 @@ class PreparePlan:
         wanted: ids and splits of all clips of this plan that have a file.
         shard_size: clips of a shard.
         taken: names of the shards that are finished.
+        left_out: what is no clip file though it might seem one: paths by what is wrong with them.
     """
 
     num_rows: int
@@ -62,6 +64,7 @@ class PreparePlan:
     wanted: pa.Table
     shard_size: int
     taken: frozenset[str]
+    left_out: Mapping[str, Sequence[str]]
 
     @property
     def num_pending(self) -> int:
@@ -111,7 +114,8 @@ def make_plan(
         StorageError: the rows of a finished shard are damaged.
     """
     root = Path(root)
-    listed, num_rows, num_missing = _from_manifests(root, manifests) if manifests else _from_files(root)
+    found = walk_clip_files(root).as_texts()
+    listed, num_rows, num_missing = _from_manifests(root, found, manifests) if manifests else _from_files(found)
     if not len(listed):
         if manifests and not num_rows:
             raise UsageError("there are no clips in the manifest: name one with rows")
@@ -132,6 +136,7 @@ def make_plan(
         wanted=clips.select(["clip_id", "split"]),
         shard_size=shard_size,
         taken=frozenset(taken),
+        left_out=found.left_out,
     )
 
 
@@ -146,21 +151,17 @@ def row_keys(rows: pa.Table) -> pa.ChunkedArray:
     return _keys(rows)
 
 
-def _from_manifests(root: Path, manifests: Sequence[str | Path]) -> tuple[pa.Table, int, int]:
+def _from_manifests(root: Path, found: FoundFiles, manifests: Sequence[str | Path]) -> tuple[pa.Table, int, int]:
     """Returns the rows that have a file, how many rows there are, and how many have none."""
-    rows = pa.concat_tables([read_table(path, MANIFEST_SCHEMA, _COLUMNS).select(_COLUMNS) for path in manifests])
-    rows = rows.replace_schema_metadata(None)
-    files = index_clips(root).find(rows["clip_id"]).cast(pa.string())
+    rows = read_manifests(manifests, _COLUMNS, optional=set(_COLUMNS) - {"clip_id"})
+    files = ClipIndex(root, found.clip_files).find(rows["clip_id"]).cast(pa.string())
     rows = rows.append_column("clip_file", files)
-    found = rows.filter(pc.is_valid(files))
-    return found, len(rows), len(rows) - len(found)
+    there = rows.filter(pc.is_valid(files))
+    return there, len(rows), len(rows) - len(there)
 
 
-def _from_files(root: Path) -> tuple[pa.Table, int, int]:
-    try:
-        files = pa.array(find_clip_files(root), pa.large_string())
-    except UnicodeEncodeError as error:
-        raise UsageError(f"{error.object!r} is not UTF-8 text: rename that file or folder") from error
+def _from_files(found: FoundFiles) -> tuple[pa.Table, int, int]:
+    files = pa.array(found.clip_files, pa.large_string())
     # A file that is named after no clip goes by its path.
     ids = pc.coalesce(parse_names(files)["clip_id"].cast(pa.string()), files.cast(pa.string()))
     nothing = pa.nulls(len(files), pa.string())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -17,10 +16,13 @@ import pyarrow.parquet as pq
 
 from k700_text import schema
 from k700_text.errors import UsageError
-from k700_text.files.journal import Journal, Note
+from k700_text.files.atomic import check_target, whole_file
+from k700_text.files.journal import Journal, Note, journal_beside
+from k700_text.files.lock import FileLock, lock_beside
 from k700_text.media.coverage import Coverage, compare, write_lists
+from k700_text.media.files import LINKS_OUTSIDE
 from k700_text.media.listing import Listing
-from k700_text.media.measure import ProbeSettings, failed_probe, kind_of, probe_clip
+from k700_text.media.measure import ProbeSettings, failed_probe, kind_of, may_pass, probe_clip
 from k700_text.media.packet_tables import PacketSummary, PacketTables, check_table, make_table
 from k700_text.media.pool import each_result
 from k700_text.records import ClipProbe
@@ -62,6 +64,7 @@ class ProbeSummary:
         num_measured: files decoded by this run.
         num_reused: files unchanged since an earlier run.
         num_links_outside: links that were left out because they lead out of the folder.
+        left_out: what is no clip file though it might seem one, these links among it: paths by what is wrong with them.
         half_downloads: paths of what downloaders left behind, which are no clips.
         video_status: number of files by video status.
         audio_status: number of files by audio status.
@@ -76,6 +79,7 @@ class ProbeSummary:
     num_measured: int
     num_reused: int
     num_links_outside: int
+    left_out: Mapping[str, Sequence[str]]
     half_downloads: Sequence[str]
     video_status: Mapping[str, int]
     audio_status: Mapping[str, int]
@@ -96,7 +100,7 @@ def probe_folder(
 ) -> ProbeSummary:
     """Measures every clip file below a folder into a Parquet file, sorted by ``clip_file``.
 
-    Every finished file is noted at once in ``<out_parquet>.journal``: the same call after a kill goes on where it was,
+    Every finished file is noted at once in ``.<out_parquet>.journal``: the same call after a kill goes on where it was,
     and decodes only files that are new or changed since. The Parquet file appears whole or not at all.
 
     Args:
@@ -123,6 +127,8 @@ def probe_folder(
     if coverage is not None and options.missing is not None:
         write_lists(coverage, listing.half_downloads, options.missing)
     with ExitStack() as stack:
+        for path in filter(None, (out, options.packets)):
+            stack.enter_context(FileLock(lock_beside(path), f"another probe is writing {path}"))
         tables = stack.enter_context(PacketTables(options.packets, listing)) if options.packets else None
         run = _Run(listing, out, settings, options, tables, on_progress)
         num_measured = run.measure()
@@ -166,7 +172,7 @@ class _Run:
         self._is_measured = np.zeros(len(listing), np.bool_)
         # Levels were those of the mono mix once: notes of then are of no use.
         header = {"schema_version": schema.SCHEMA_VERSION, "settings": settings.as_json(), "levels": "as heard"}
-        self._journal = Journal(out.with_name(f"{out.name}.journal"), header)
+        self._journal = Journal(journal_beside(out), header)
         self._journal.resume(self._take)
 
     def measure(self) -> int:
@@ -229,7 +235,7 @@ class _Run:
     def _take(self, note: Note) -> bool:
         """Learns that a file is measured; returns whether the note is of use."""
         place = self._listing.place_of(note)
-        if place is None or self._is_measured[place]:
+        if place is None or self._is_measured[place] or may_pass(note["reason"]):
             return False
         self._is_measured[place] = True
         return True
@@ -242,11 +248,12 @@ def _check_writable(path: Path | None) -> None:
         raise UsageError(f"{path.parent}: no such folder, create it first")
     if path.is_dir():
         raise UsageError(f"{path} is a folder: name the file to write")
+    check_target(path)
 
 
 def _check_not_empty(listing: Listing) -> None:
     if not len(listing):
-        links = f"; {listing.num_outside} links lead out of it, and are not followed" if listing.num_outside else ""
+        odd = "".join(f"; left out: {len(paths)} {reason}" for reason, paths in listing.left_out.items())
         num_halves = len(listing.half_downloads)
         halves = (
             f"; {num_halves} files in it are half downloads, such as {listing.half_downloads[0]!a}"
@@ -254,7 +261,7 @@ def _check_not_empty(listing: Listing) -> None:
             else ""
         )
         raise UsageError(
-            f"{listing.root}: holds no clip files (looked for .mp4, .mkv, .webm, .avi and the like){links}{halves}"
+            f"{listing.root}: holds no clip files (looked for .mp4, .mkv, .webm, .avi and the like){odd}{halves}"
         )
 
 
@@ -271,17 +278,14 @@ def _write_table(
     table: pa.Table, path: Path, listing: Listing, coverage: Coverage | None, num_measured: int
 ) -> ProbeSummary:
     """Writes the file, whole or not at all, and returns what is in it."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        pq.write_table(table, part, compression="zstd")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        pq.write_table(table, file, compression="zstd")
     return ProbeSummary(
         num_files=len(table),
         num_measured=num_measured,
         num_reused=len(table) - num_measured,
-        num_links_outside=listing.num_outside,
+        num_links_outside=len(listing.left_out.get(LINKS_OUTSIDE, ())),
+        left_out=listing.left_out,
         half_downloads=listing.half_downloads,
         video_status=_counts(table["video_status"], lambda status: [status]),
         audio_status=_counts(table["audio_status"], lambda status: [status]),

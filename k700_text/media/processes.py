@@ -16,6 +16,7 @@ from typing import Any, Generic
 
 from k700_text.errors import UsageError
 from k700_text.media.pool import OnLost, Outcome, Result
+from k700_text.starting import held_back
 
 _Job = tuple[int, tuple[Any, ...]]
 _MAX_FAILED_STARTS = 3
@@ -201,17 +202,18 @@ class _Crew(Generic[Result]):
 
 @contextmanager
 def _interrupts_held_back() -> Iterator[None]:
-    """Processes started inside inherit a blocked Ctrl-C: the parent alone decides, and no worker prints a traceback."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    # The first process of all starts this one as well, which ends with unblocking what was blocked.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    """Processes started inside inherit a blocked Ctrl-C: the parent alone decides, and no worker prints a traceback.
+
+    Nor is the parent interrupted before it has told the process what it is for.
+    """
+    with held_back():
+        # The first process of all starts this one as well, which ends with unblocking what was blocked.
+        resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _work(pipe: Any, function: Callable[..., Any]) -> None:

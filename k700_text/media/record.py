@@ -75,7 +75,7 @@ def prepare_clip(
         watch: sees the frames on their way to the encoder.
     """
     path = Path(root) / task.clip_file
-    source_bytes = path.stat().st_size if path.exists() else 0
+    source_bytes = _size_of(path)
     try:
         with ClipReader(path, limits=limits) as reader:
             return _record_of(reader, task, source_bytes, settings, watch)
@@ -86,7 +86,14 @@ def prepare_clip(
 def skipped(task: ClipTask, root: str | Path, reason: str) -> ClipRecord:
     """Returns the record of a clip that is not to be touched again."""
     path = Path(root) / task.clip_file
-    return ClipRecord(_row(task, path.stat().st_size if path.exists() else 0, reason=reason))
+    return ClipRecord(_row(task, _size_of(path), reason=reason))
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _record_of(

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from k700_text.errors import ConfigError, K700TextError
+from k700_text.files.atomic import write_whole
 from k700_text.media.encode import encode_clip
+from k700_text.media.pool import each_result
 from k700_text.records import Clip, Split
 from k700_text.sandbox.motion import draw_look, render
 from k700_text.sandbox.scene import Action, Scene, scene_of, seeded
@@ -207,17 +207,14 @@ def _generate(
 
 
 def _run(jobs: Sequence[_Job], workers: int) -> Iterator[None]:
-    if workers <= 1 or len(jobs) <= 4:
-        yield from map(_write_clip, jobs)
-        return
-    # spawn: a forked copy of a process with threads (a server, a progress bar) may hang.
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-    try:
-        yield from pool.map(_write_clip, jobs, chunksize=4)
-    except BrokenProcessPool as error:
-        raise K700TextError("a worker that writes clips was killed: run the same command to continue") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+    lost: list[str] = []
+    few = len(jobs) <= 4  # Not worth the start of a process.
+    for _ in each_result(
+        _write_clip, ((job,) for job in jobs), workers=1 if few else workers, on_lost=lambda _, why: lost.append(why)
+    ):
+        if lost:
+            raise K700TextError(f"a process that writes clips {lost[0]}: run the same command to continue")
+        yield
 
 
 def _write_clip(job: _Job) -> None:
@@ -263,14 +260,14 @@ def _write_corrupt(job: _Job, frames: Iterable[npt.NDArray[np.uint8]], frame_rat
     content = b""
     if kind == "noise":
         content = rng.randbytes(20_000)
-    part = job.path.with_suffix(".part")
     if kind == "broken off":
-        encode_clip(part, frames, frame_rate=frame_rate)
-        whole = part.read_bytes()
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "whole.mp4"
+            encode_clip(path, frames, frame_rate=frame_rate)
+            whole = path.read_bytes()
         media = whole.index(b"mdat") - 4
         content = whole[: whole.index(b"moov") - 4] + whole[media : media + (len(whole) - media) // 2]
-    part.write_bytes(content)
-    part.replace(job.path)
+    write_whole(job.path, content)
 
 
 def _flaw(seed: int, clip: Clip, config: ClipConfig) -> Flaw:

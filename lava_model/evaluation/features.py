@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from torch.utils.data import BatchSampler, Dataset, SequentialSampler
 
 import k700_text
 from k700_text.data.sample import Batch, Sample
+from k700_text.files.atomic import whole_path
 from lava_model.evaluation.datasets.folder import LabelledClip
 from lava_model.evaluation.linear_probe import BoolArray, VideoFeatures
 from lava_model.loading import batches_of
@@ -241,9 +241,5 @@ def _save(file: Path, clip_features: ClipFeatures) -> None:
         "has_video": clip_features.has_video,
         "has_audio": clip_features.has_audio,
     }
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    try:
-        save_file(tensors, partial)
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_path(file) as part:
+        save_file(tensors, part)

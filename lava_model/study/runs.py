@@ -17,7 +17,7 @@ from lava_model.evaluation.features import weights_fingerprint
 from lava_model.evaluation.linear_probe import make_task
 from lava_model.evaluation.protocols import Protocol, get_protocol
 from lava_model.evaluation.views import ClipViews
-from lava_model.files import writing
+from lava_model.files import write_json
 from lava_model.model import Lava
 from lava_model.run_folder import held
 from lava_model.settings import flatten, to_dict
@@ -166,7 +166,7 @@ def run_all(
                 state = "was finished before"
                 if result is None:
                     result = _run(config, data)
-                    _write(out / RESULT_FILE, result)
+                    write_json(out / RESULT_FILE, result)
                     state = "finished"
             say(f"run {number}/{total}  {variant.name}, seed {seed}: {_brief(result)}  {state}")
             results[variant.name].append(result)
@@ -236,13 +236,5 @@ def controls(config: PretrainConfig, data: StudyData, seeds: range, folder: Path
             return found
     model = Lava(config.model).to(choose_device(config.run.device)).eval()
     made = probe_controls(model, data.probing, seeds)
-    _write(path, {"of": wanted, "controls": made})
+    write_json(path, {"of": wanted, "controls": made})
     return made
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes JSON under its name only when it is whole."""
-    partial = path.with_name(f".{path.name}.partial")
-    with writing(path):
-        partial.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-        partial.replace(path)

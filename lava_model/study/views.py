@@ -8,7 +8,6 @@ Axes: K views, N clips, B batch, T frames, P cells of a frame, C channels of the
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import shutil
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor
 
 from k700_text.data.sample import Batch, Sample
+from k700_text.files.lock import FileLock, lock_beside
 from lava_model.errors import DataError
 from lava_model.files import writing
 from lava_model.loading import batches_of
@@ -120,7 +120,7 @@ def cache_views(
     key = {**key, "num_views": num_views, "num_clips": num_clips}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     folder = folder.with_name(f"{folder.name}-{digest[:12]}")
-    with _alone(folder):
+    with _alone(folder, say):
         if not (folder / _ABOUT).is_file():
             with writing(folder):
                 _make(folder, reader, model, num_clips, num_views, key, num_workers, say)
@@ -128,14 +128,13 @@ def cache_views(
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Makes processes that share a study take turns: the first one makes the views, the others find them."""
-    path = folder.with_name(f".{folder.name}.lock")
+    path = lock_beside(folder)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock = FileLock(path, f"another process is making {folder}", on_wait=say)
+    with lock:
         yield
 
 

@@ -5,6 +5,8 @@ Frame k is one shade of gray, so that its number can be read off, with a white m
 
 from __future__ import annotations
 
+import os
+import socket
 import struct
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -179,3 +181,24 @@ def edited(path: Path, *spans: tuple[float, float]) -> Path:
 
 def _box(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I4s", 8 + len(content), name) + content
+
+
+def make_all_that_is_odd(root: Path, content: bytes = b"") -> None:
+    """Fills a folder with six clips of one content, and with all that a file system lets be beside them."""
+    names = ["good.mp4", "a\n\x1b[31mred.mp4", "x" * 251 + ".mp4", "folder.mp4/inner.mp4"]
+    names += map(os.fsdecode, (b"caf\xe9.mp4", b"\xff\xfe/low.mp4"))
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    (root / "circle.mp4").symlink_to("circle.mp4")
+    (root / "there.mp4").symlink_to("back.mp4")
+    (root / "back.mp4").symlink_to("there.mp4")
+    (root / "dead.mp4").symlink_to("nowhere")
+    (root / "circle").symlink_to("circle")
+    (root / "up").symlink_to("..")
+    (root / "null.mp4").symlink_to("/dev/null")
+    (root / "host.mp4").symlink_to("/etc/hosts")
+    os.mkfifo(root / "pipe.mp4")
+    os.mkfifo(root / "pipe")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(root / "s.mp4"))

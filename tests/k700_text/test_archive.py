@@ -41,7 +41,7 @@ def test_is_downloaded_once_and_can_be_read(server: SandboxServer, tmp_path: Pat
     assert record["num_bytes"] == archive.stat().st_size and record["etag"] and record["md5"]
     assert fetch(server, tmp_path / "annotations") == archive
     assert server.count("annotations") == 1
-    assert sorted(path.name for path in archive.parent.iterdir()) == [FILE_NAME, f"{FILE_NAME}.json"]
+    assert sorted(path.name for path in archive.parent.glob("[!.]*")) == [FILE_NAME, f"{FILE_NAME}.json"]
 
 
 def test_a_harmed_file_is_downloaded_again(server: SandboxServer, tmp_path: Path) -> None:
@@ -71,16 +71,16 @@ def test_continues_after_a_restart_of_the_program(server: SandboxServer, tmp_pat
 
 
 def test_a_changed_file_is_begun_again(server: SandboxServer, tmp_path: Path) -> None:
-    (tmp_path / f"{FILE_NAME}.part").write_bytes(b"of another version")
-    (tmp_path / f"{FILE_NAME}.part.etag").write_text('"another"')
+    (tmp_path / f".{FILE_NAME}.part").write_bytes(b"of another version")
+    (tmp_path / f".{FILE_NAME}.part.etag").write_text('"another"')
     assert is_verified(fetch(server, tmp_path))
     assert server.requests[0].headers["if-range"] == '"another"'
 
 
 def test_a_part_longer_than_the_file_is_begun_again(server: SandboxServer, tmp_path: Path) -> None:
     etag = fetch(server, tmp_path / "a").with_name(f"{FILE_NAME}.json")
-    (tmp_path / f"{FILE_NAME}.part").write_bytes(b"x" * 1_000_000)
-    (tmp_path / f"{FILE_NAME}.part.etag").write_text(json.loads(etag.read_text())["etag"])
+    (tmp_path / f".{FILE_NAME}.part").write_bytes(b"x" * 1_000_000)
+    (tmp_path / f".{FILE_NAME}.part.etag").write_text(json.loads(etag.read_text())["etag"])
     assert is_verified(fetch(server, tmp_path))
 
 
@@ -89,7 +89,7 @@ def test_a_wrong_checksum_is_refused_and_leaves_nothing(server: SandboxServer, t
     server.script("annotations", [damaged] * 5)
     with pytest.raises(TransportError, match="checksum"):
         fetch(server, tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [f".{FILE_NAME}.lock"]
     server.script("annotations", [damaged])
     assert is_verified(fetch(server, tmp_path))
 

@@ -166,7 +166,7 @@ def workers(ancestor: int) -> list[int]:
 def finished_parts(out: Path) -> set[tuple[str, str]]:
     """Returns what the ledgers of the parts hold while they work."""
     done: set[tuple[str, str]] = set()
-    for path in (out / "ray-parts").glob("ledger-*.sqlite"):
+    for path in (out / "_ray-parts").glob("_ledger-*.sqlite"):
         connection = connect_read_only(path)
         sql = "SELECT youtube_id, source FROM outcomes WHERE status <> 'transient'"
         done |= set(connection.execute(sql).fetchall())
@@ -198,7 +198,7 @@ def test_a_local_ray_interrupted_and_resumed_gives_what_one_process_gives(annota
         # As the terminal does it: everybody gets it, the processes of Ray too.
         os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=100)
-        assert process.returncode == 130 and not (out / "ray-parts").exists(), errors
+        assert process.returncode == 130 and not (out / "_ray-parts").exists(), errors
         result = call(*arguments, "--engine=ray", **environment)
         assert result.returncode == 0, result.stderr
         # Over both runs nothing was asked twice.
@@ -207,8 +207,8 @@ def test_a_local_ray_interrupted_and_resumed_gives_what_one_process_gives(annota
         files = [path for folder in (out, Path(logs)) for path in folder.rglob("*") if path.is_file()]
         assert len(files) > 10 and not [path for path in files if KEY.encode() in path.read_bytes()]
     assert rows_without_times(out / "val.parquet") == rows_without_times(tmp_path / "local" / "val.parquet")
-    assert finished(out / "ledger.sqlite") == finished(tmp_path / "local" / "ledger.sqlite")
-    assert not (out / "ray-parts").exists()
+    assert finished(out / "_ledger.sqlite") == finished(tmp_path / "local" / "_ledger.sqlite")
+    assert not (out / "_ray-parts").exists()
     for text in (errors, result.stderr, result.stdout):
         assert KEY not in text and "Traceback" not in text
 
@@ -263,16 +263,16 @@ def test_a_killed_driver_and_an_interruption_lose_nothing(
         assert errors.splitlines()[-1].startswith("interrupted"), errors
         assert not oembed_asked(server, since) & done
         # Stopped cleanly: all that was asked is answered and merged.
-        assert not (tmp_path / "ray-parts").exists()
+        assert not (tmp_path / "_ray-parts").exists()
         done |= oembed_asked(server, since)
-        assert done <= finished(tmp_path / "ledger.sqlite")
+        assert done <= finished(tmp_path / "_ledger.sqlite")
 
         since = server.count()
         last = call(*arguments, "--engine=ray", **environment)
         assert last.returncode == 0, last.stderr
         assert not oembed_asked(server, since) & done
     assert rows_without_times(tmp_path / "val.parquet") == rows_without_times(expected[0] / "val.parquet")
-    assert finished(tmp_path / "ledger.sqlite") == finished(expected[0] / "ledger.sqlite")
+    assert finished(tmp_path / "_ledger.sqlite") == finished(expected[0] / "_ledger.sqlite")
 
 
 @on_ray
@@ -316,7 +316,7 @@ def test_dumps_removals_and_retries_are_the_same_in_parts(cluster: Cluster, anno
         assert summary["titles_by_source"]["dumps"] == 40 and summary["num_ids"] == len(IDS) - 20
         assert server.ids_asked("oembed") == Counter(IDS[60:])
         check_rates(server.requests, total=60.0)
-        with Ledger(tmp_path / "out" / "ledger.sqlite") as ledger:
+        with Ledger(tmp_path / "out" / "_ledger.sqlite") as ledger:
             with_title = {*ledger.ids_with_title("oembed"), *dumped}
             known = {video.youtube_id for video in ledger.wanted_videos()}
         assert known == {*dumped, *IDS[60:]}
@@ -326,7 +326,7 @@ def test_dumps_removals_and_retries_are_the_same_in_parts(cluster: Cluster, anno
         assert second.returncode == 0, second.stderr
         retried = Counter(each for logged in server.requests[since:] for each in logged.youtube_ids)
         assert retried == Counter(each for each in IDS[60:] if each not in with_title)
-    with Ledger(tmp_path / "out" / "ledger.sqlite") as ledger:
+    with Ledger(tmp_path / "out" / "_ledger.sqlite") as ledger:
         # The retry is through: the next one begins anew.
         assert ledger.setting(RETRY_SETTING) is None
 
@@ -412,18 +412,19 @@ def test_what_a_killed_run_left_is_taken_in_unless_it_is_still_written(
 
     parts = tmp_path / "parts"
     monkeypatch.setattr(cluster, "LINGER_SECONDS", 0.1)
-    with Ledger(tmp_path / "ledger.sqlite") as whole:
-        with Ledger(parts / "ledger-1-of-2.sqlite") as one, Ledger(parts / "ledger-2-of-2.sqlite") as two:
+    with Ledger(tmp_path / "_ledger.sqlite") as whole:
+        # One of them is of a version that left the underscore away.
+        with Ledger(parts / "ledger-1-of-2.sqlite") as one, Ledger(parts / "_ledger-2-of-2.sqlite") as two:
             one.record(outcome(IDS[0], title="one"))
             two.record(outcome(IDS[1], title="two"))
         (parts / "run-x").touch()
-        with Ledger(parts / "ledger-2-of-2.sqlite"), pytest.raises(LedgerError, match="another crawl is using"):
+        with Ledger(parts / "_ledger-2-of-2.sqlite"), pytest.raises(LedgerError, match="another crawl is using"):
             cluster._take_in(whole, parts)
         assert len(list(parts.glob("*.sqlite"))) == 2
         cluster._take_in(whole, parts)
         cluster._take_in(whole, parts)
         assert not parts.exists()
-    assert {video.youtube_id for video in read_videos(tmp_path / "ledger.sqlite")} == set(IDS[:2])
+    assert {video.youtube_id for video in read_videos(tmp_path / "_ledger.sqlite")} == set(IDS[:2])
 
 
 @pytest.mark.slow
@@ -431,7 +432,7 @@ def test_parts_of_an_unfinished_retry_go_on_with_it(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     from k700_text.crawl import cluster
 
-    with Ledger(tmp_path / "ledger.sqlite") as whole:
+    with Ledger(tmp_path / "_ledger.sqlite") as whole:
         whole.want(IDS)
         whole.record(outcome(IDS[0], title="t"))
         whole.remember(RETRY_SETTING, NOON.isoformat())

@@ -89,7 +89,7 @@ def check_kills(folder: Path, *, num_ids: int, num_kills: int, most_requests: in
             start = server.count()
             num_killed += kill_at_random(server, words, rng, most_requests) is None
             assert not asked_again(server, start, done)
-            done = finished(out / "ledger.sqlite")
+            done = finished(out / "_ledger.sqlite")
             if (out / "val.parquet").exists():
                 assert validate_manifest(out / "val.parquet") == []
         assert num_killed > 0.9 * num_kills
@@ -97,11 +97,11 @@ def check_kills(folder: Path, *, num_ids: int, num_kills: int, most_requests: in
         last = call(*words, **KEY)
         assert last.returncode == 0, last.stderr
         assert not asked_again(server, start, done)
-        assert finished(out / "ledger.sqlite") >= done
+        assert finished(out / "_ledger.sqlite") >= done
     with SandboxServer(World(seed=0)) as server:
         assert call(*crawl_words(server, annotations, folder / "whole"), **KEY).returncode == 0
     assert rows_without_times(out / "val.parquet") == rows_without_times(folder / "whole" / "val.parquet")
-    assert finished(out / "ledger.sqlite") == finished(folder / "whole" / "ledger.sqlite")
+    assert finished(out / "_ledger.sqlite") == finished(folder / "whole" / "_ledger.sqlite")
 
 
 def test_a_crawl_killed_at_random_moments_ends_as_one_left_alone(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_full_disk_is_a_clean_stop_and_the_crawl_goes_on_afterwards(tmp_path: 
         )
         assert full.returncode == 1 and "Traceback" not in full.stderr
         assert full.stderr.splitlines()[-1].startswith("error: ") and str(out) in full.stderr.splitlines()[-1]
-        done, start = finished(out / "ledger.sqlite"), server.count()
+        done, start = finished(out / "_ledger.sqlite"), server.count()
         assert done
         assert call(*words, **KEY).returncode == 0
         assert not asked_again(server, start, done)
@@ -154,7 +154,7 @@ def test_a_read_only_folder_is_a_clean_stop_and_the_crawl_goes_on_afterwards(tmp
     with SandboxServer(World(seed=0)) as server:
         words = crawl_words(server, annotations, out)
         assert call(*words, "--limit", "30", **KEY).returncode == 0
-        done, start = finished(out / "ledger.sqlite"), server.count()
+        done, start = finished(out / "_ledger.sqlite"), server.count()
         for each in out.iterdir():
             each.chmod(0o444)
         out.chmod(0o555)
@@ -180,4 +180,4 @@ def test_a_read_only_folder_is_a_clean_stop_and_the_crawl_goes_on_afterwards(tmp
         assert server.count() == start
         assert call(*words, **KEY).returncode == 0
         assert not asked_again(server, start, done)
-        assert {each for each, _ in finished(out / "ledger.sqlite")} == set(make_ids(60))
+        assert {each for each, _ in finished(out / "_ledger.sqlite")} == set(make_ids(60))

@@ -13,13 +13,14 @@ import fsspec
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
 from torch.utils.data import DataLoader, Subset
 
 from k700_text import Batch, KineticsAVT, Sample, collate
 from k700_text.config import AudioConfig, TextConfig, VideoConfig
 from k700_text.data.reader import SampleReader
 from k700_text.data.sampler import StepSampler
-from k700_text.data.text import train_tokenizer
+from k700_text.data.text import TitleTokenizer, train_tokenizer
 from k700_text.errors import (
     ConfigError,
     DecodeError,
@@ -271,12 +272,80 @@ def test_any_whole_number_is_an_index(manifest: Path, clips: Path) -> None:
     dataset = make(manifest, clips)
     for index in (np.int64(1), torch.tensor(1), (np.int32(0), torch.tensor(1)), 1 - len(dataset)):
         assert dataset[index].clip_id == dataset[1].clip_id  # type: ignore[index]  # what samplers of others give
-    with pytest.raises(TypeError, match="cannot be interpreted as an integer"):
-        dataset["1"]  # type: ignore[index]  # what is tested
+    for index in (True, dataset.clip_ids.index(clip_id_of(1)), slice(1, 2)):
+        found = dataset[index]
+        assert (found[0] if isinstance(found, Subset) else found).clip_id == dataset[1].clip_id
+
+
+@pytest.mark.parametrize(
+    ("index", "kind", "message"),
+    [
+        ("1", TypeError, r"an index is a whole number, \(epoch, number\) or a slice, got str '1': for several"),
+        (1.0, TypeError, "got float 1.0"),
+        (None, TypeError, "got NoneType None"),
+        ([0, 1], TypeError, r"got list \[0, 1\]: for several clips take torch.utils.data.Subset"),
+        (np.arange(4), TypeError, "got ndarray"),
+        (torch.zeros(2, 3), TypeError, "got Tensor"),
+        ((1, 2, 3), TypeError, r"got tuple \(1, 2, 3\)"),
+        ((), TypeError, r"got tuple \(\)"),
+        (("a", 1), TypeError, "got tuple"),
+        ((0, slice(2)), TypeError, "got tuple"),
+        ((-1, 0), ValueError, r"the epoch of index \(-1, 0\) must not be negative"),
+        (6, IndexError, r"index 6 is outside 0\.\.5"),
+        (-7, IndexError, r"index -7 is outside 0\.\.5"),
+        ((2, 6), IndexError, r"index 6 is outside 0\.\.5"),
+    ],
+)
+def test_an_index_that_is_none_is_one_clear_line(
+    manifest: Path, clips: Path, index: Any, kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message) as caught:
+        make(manifest, clips, train=True)[index]
+    assert "\n" not in str(caught.value)
+
+
+def test_a_slice_is_the_subset_of_its_samples(manifest: Path, clips: Path) -> None:
+    dataset = make(manifest, clips)
+    some = dataset[4:0:-2]
+    assert isinstance(some, Subset) and len(some) == 2
+    assert [sample.clip_id for sample in some] == [clip_id_of(4), clip_id_of(2)]
+    assert len(dataset[10:]) == 0 and len(dataset[:]) == len(dataset)
+    assert collate(dataset[0:2]).clip_id == (clip_id_of(0), clip_id_of(1))
+
+
+def test_classes_are_named_as_torchvision_names_them(manifest: Path, clips: Path) -> None:
+    dataset = make(manifest, clips)
+    assert dataset.classes == ["juggling (balls)", "riding a bike"]
+    assert dataset.class_to_idx == {"juggling (balls)": 0, "riding a bike": 1}
+    assert pickle.loads(pickle.dumps(dataset)).class_to_idx is not dataset.class_to_idx
+    assert {label for label in dataset.labels if label is not None} == set(dataset.classes)
+    unlabelled = make(manifest, {clip_id_of(3): clips / f"{clip_id_of(3)}.mp4"})
+    assert unlabelled.classes == [] and unlabelled.class_to_idx == {}
+
+
+def test_the_repr_says_what_is_served(manifest: Path, clips: Path, tokenizer: Path) -> None:
+    assert repr(make(manifest, clips, tokenizer=tokenizer, train=True, seed=4)) == (
+        f"KineticsAVT(6 clips (6 video, 6 audio, 4 text) from {manifest} with {clips} (files named after their"
+        " clip_id); training cuts, seed 4, 2 left out (without a clip file))"
+    )
+    assert repr(make(manifest, clips, require=(), num_views=2)).startswith(
+        "KineticsAVT(8 clips in 16 views (7 video, 8 audio, 0 text) from"
+    )
+
+
+def test_a_tokenizer_may_be_an_object(manifest: Path, clips: Path, tokenizer: Path) -> None:
+    expected = make(manifest, clips, tokenizer=tokenizer)
+    for given in (TitleTokenizer(tokenizer), Tokenizer.from_file(str(tokenizer))):
+        dataset = make(manifest, clips, tokenizer=given)
+        assert all(same(one, other) for one, other in zip(dataset[:3], expected[:3], strict=True))
+        assert same(pickle.loads(pickle.dumps(dataset))[0], expected[0])
+    with pytest.raises(TokenizerError, match=r"a file of k700-text tokenizer or a tokenizers.Tokenizer, got int 5"):
+        make(manifest, clips, tokenizer=5)
 
 
 def test_several_at_once_are_the_same(manifest: Path, clips: Path) -> None:
     dataset = make(manifest, clips, train=True)
+    dataset.set_epoch(4)
     together = dataset.__getitems__([(1, 2), 0, (0, 5)])
     assert all(same(one, dataset[index]) for one, index in zip(together, [(1, 2), 0, (0, 5)], strict=True))
 

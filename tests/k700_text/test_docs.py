@@ -36,3 +36,15 @@ def test_no_page_links_to_a_file_that_is_not_there() -> None:
         for target in re.findall(r"\]\(([^)#\s]+)\)", page.read_text(encoding="utf-8")):
             if not target.startswith("http"):
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_state_of_a_video_is_explained() -> None:
+    import re
+
+    from k700_text.records import Availability
+
+    page = (ROOT / "docs" / "manifest.md").read_text(encoding="utf-8")
+    chapter = page.partition("## What `availability` says")[2].partition("\n## ")[0]
+    told = dict(re.findall(r"^\| `(\w+)` \| ([a-z ]+) \|", chapter, re.MULTILINE))
+    wanted = {each: "alive" if each.is_alive else "gone" if each.is_gone else "not known" for each in Availability}
+    assert told == {each.value: word for each, word in wanted.items()}

@@ -1,15 +1,32 @@
 from __future__ import annotations
 
+import errno
 import gc
 import os
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from k700_text.errors import UsageError
-from k700_text.media.files import ClipIndex, FoundFiles, find_clip_files, index_clips, walk_clip_files
+from k700_text.files.stamps import folder_stamps
+from k700_text.media.files import (
+    LINKS_NOWHERE,
+    LINKS_OUTSIDE,
+    LINKS_TO_FOLDERS,
+    NO_FILES,
+    NO_TEXT,
+    UNREADABLE,
+    ClipIndex,
+    FoundFiles,
+    find_clip_files,
+    index_clips,
+    some_names,
+    walk_clip_files,
+)
 from k700_text.media.names import is_half_download, without_copy_mark, youtube_id_of
+from tests.k700_text.odd_files import make_all_that_is_odd
 
 FIRST = "-aBcDeFgHi0_000010_000020"
 SECOND = "-aBcDeFgHi0_000030_000040"
@@ -129,7 +146,9 @@ def test_links_out_of_the_folder_are_counted(tmp_path: Path) -> None:
     touch(tmp_path, "in/real.mp4", "out/far.mp4", "inner/near.mp4")
     (tmp_path / "in" / "far.mp4").symlink_to("../out/far.mp4")
     (tmp_path / "in" / "twin.mp4").symlink_to("../inner/near.mp4")
-    assert walk_clip_files(tmp_path / "in") == FoundFiles(["real.mp4"], num_outside=2)
+    assert walk_clip_files(tmp_path / "in") == FoundFiles(
+        ["real.mp4"], left_out={LINKS_OUTSIDE: ["far.mp4", "twin.mp4"]}
+    )
 
 
 def test_many_files_need_no_python_object_each(tmp_path: Path) -> None:
@@ -154,12 +173,11 @@ def test_nothing_finds_nothing(tmp_path: Path) -> None:
     assert index_clips(tmp_path).find([]).to_pylist() == []
 
 
-def test_a_clip_below_a_folder_whose_name_is_no_text_is_named(tmp_path: Path) -> None:
+def test_a_clip_below_a_folder_whose_name_is_no_text_costs_itself(tmp_path: Path) -> None:
     touch(tmp_path, os.fsdecode(b"lat\xe9/notes_are_no_clips.mp4"))
     assert len(index_clips(tmp_path)) == 0
-    touch(tmp_path, f"{os.fsdecode(b'lat' + bytes([0xE9]))}/{FIRST}.mp4")
-    with pytest.raises(UsageError, match=f"{FIRST}.*rename"):
-        index_clips(tmp_path)
+    touch(tmp_path, f"{os.fsdecode(b'lat' + bytes([0xE9]))}/{FIRST}.mp4", f"{OTHER}.mp4")
+    assert index_clips(tmp_path).find([FIRST, OTHER]).to_pylist() == [None, f"{OTHER}.mp4"]
 
 
 HALVES = [
@@ -222,7 +240,7 @@ WHOLE = [
 def test_what_downloaders_leave_is_no_clip(name: str, tmp_path: Path) -> None:
     assert is_half_download(name)
     touch(tmp_path, f"label/{name}", f"{OTHER}.mp4")
-    assert walk_clip_files(tmp_path) == FoundFiles([f"{OTHER}.mp4"], num_outside=0, half_downloads=[f"label/{name}"])
+    assert walk_clip_files(tmp_path) == FoundFiles([f"{OTHER}.mp4"], half_downloads=[f"label/{name}"])
     assert index_clips(tmp_path).find([FIRST, OTHER]).to_pylist() == [None, f"{OTHER}.mp4"]
 
 
@@ -261,9 +279,49 @@ def test_links_may_be_taken_wherever_they_lead(tmp_path: Path) -> None:
     (tmp_path / "in" / "dead.txt").symlink_to("../out/nowhere.txt")
     (tmp_path / "in" / "label").symlink_to("../out")
     assert walk_clip_files(tmp_path / "in", takes_links=True) == FoundFiles(
-        ["far.mp4", "real.mp4"], num_outside=0, links_left_out=["dead.mp4", "label"]
+        ["far.mp4", "real.mp4"], left_out={LINKS_NOWHERE: ["dead.mp4"], LINKS_TO_FOLDERS: ["label"]}
     )
-    assert walk_clip_files(tmp_path / "in").links_left_out == ["dead.mp4", "label"]
+    assert walk_clip_files(tmp_path / "in").left_out == {
+        LINKS_NOWHERE: ["dead.mp4"],
+        LINKS_OUTSIDE: ["far.mp4"],
+        LINKS_TO_FOLDERS: ["label"],
+    }
+
+
+ODD = {
+    LINKS_NOWHERE: ["back.mp4", "circle.mp4", "dead.mp4", "there.mp4"],
+    LINKS_OUTSIDE: ["host.mp4"],
+    LINKS_TO_FOLDERS: ["up"],
+    NO_FILES: ["null.mp4", "pipe.mp4", "s.mp4"],
+}
+
+
+def test_one_odd_thing_costs_itself(tmp_path: Path) -> None:
+    make_all_that_is_odd(tmp_path)
+    found = walk_clip_files(tmp_path)
+    whole = ["a\n\x1b[31mred.mp4", "folder.mp4/inner.mp4", "good.mp4", "x" * 251 + ".mp4"]
+    no_text = [os.fsdecode(b"caf\xe9.mp4"), os.fsdecode(b"\xff\xfe/low.mp4")]
+    assert found.clip_files == sorted([*whole, *no_text]) and found.left_out == ODD
+    assert found.as_texts().clip_files == whole and found.as_texts().left_out == {**ODD, NO_TEXT: no_text}
+    assert some_names(sorted([*whole, *no_text])).isascii()
+    assert folder_stamps(str(tmp_path)).keys() == {str(tmp_path / name) for name in ("", "folder.mp4", "\udcff\udcfe")}
+
+
+def test_a_folder_that_cannot_be_read_costs_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "a.mp4", "locked/b.mp4", "c/d.mp4")
+    scandir = os.scandir
+
+    def refusing(path: str) -> Any:
+        if str(path).rstrip("/").endswith("locked"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", refusing)
+    found = walk_clip_files(tmp_path)
+    assert (found.clip_files, found.left_out) == (["a.mp4", "c/d.mp4"], {UNREADABLE: ["locked"]})
+    assert folder_stamps(str(tmp_path)).keys() == {str(tmp_path / name) for name in ("", "c", "locked")}
+    with pytest.raises(PermissionError):
+        walk_clip_files(tmp_path / "locked")
 
 
 @pytest.mark.parametrize(

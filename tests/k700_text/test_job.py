@@ -186,7 +186,7 @@ def test_the_removal_list_is_honoured_in_every_output(
     num_asked = server.count()
     assert invoke(*crawl) == 0 and server.count() == num_asked
     other = tmp_path / "other"
-    with Ledger(other / "ledger.sqlite") as ledger:
+    with Ledger(other / "_ledger.sqlite") as ledger:
         ledger.record(outcome(ALIVE[0], title=title))
     assert invoke("merge", job.ledger_path, "--out", other) == 0
     assert invoke("manifest", "--annotations", annotations, "--out", other) == 0

@@ -103,10 +103,14 @@ def test_all_problems_come_together(tmp_path: Path) -> None:
     assert str(problems[0]).startswith(f"{first}: availability")
 
 
-def test_a_foreign_schema_lists_every_difference(tmp_path: Path) -> None:
+def test_a_schema_that_is_not_ours_lists_every_difference(tmp_path: Path) -> None:
     pq.write_table(pa.table({"clip_id": [1], "extra": ["x"]}), tmp_path / "m.parquet")
+    (found,) = texts(tmp_path / "m.parquet")
+    assert found.startswith("rewritten by another program, and without youtube_id, split, label")
+    table = pa.table({"clip_id": [1], "extra": ["x"]}).replace_schema_metadata({schema.VERSION_KEY: b"9"})
+    pq.write_table(table, tmp_path / "m.parquet")
     found = texts(tmp_path / "m.parquet")
-    assert "schema version none, expected 1" in found
+    assert "schema version 9, expected 1" in found
     assert "column clip_id is int64, expected string" in found
     assert "column youtube_id is missing" in found and "column extra is not part of the schema" in found
 

@@ -192,7 +192,7 @@ def test_a_probe_interrupted_on_ray_and_resumed_gives_what_one_process_gives(
     (root / "bad.mp4").write_bytes(b"no film")
     own = {**RAY, "RAY_ADDRESS": ""} if address == "local" else environment
     run = probe_on_ray(root, out, own)
-    journal = tmp_path / "ray.parquet.journal"
+    journal = tmp_path / ".ray.parquet.journal"
     while not journal.exists() or journal.read_bytes().count(b"\n") < 20:
         assert run.poll() is None, run.communicate()[1]
         time.sleep(0.02)

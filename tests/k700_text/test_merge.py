@@ -80,7 +80,7 @@ def three_ledgers(folder: Path) -> list[Path]:
     """Returns ledgers that overlap, disagree, spend quota and pause hosts."""
     paths = []
     for number in range(3):
-        path = folder / f"ledger-{number + 1}-of-3.sqlite"
+        path = folder / f"_ledger-{number + 1}-of-3.sqlite"
         shared = [outcome(IDS[0], title="same", evidence=b"same answer")]
         own = [
             outcome(each, title=f"title {number}", fetched_at=NOON + timedelta(hours=number), evidence=bytes([number]))

@@ -20,7 +20,7 @@ import av
 import pyarrow as pa
 import pytest
 
-from k700_text.errors import K700TextError, StorageError, UsageError
+from k700_text.errors import K700TextError, LockedError, StorageError, UsageError
 from k700_text.media import prepare as prepare_module
 from k700_text.media import record as record_module
 from k700_text.media.clip import DecodeLimits
@@ -89,6 +89,7 @@ def test_every_clip_is_accounted_for(prepared: tuple[Path, PrepareSummary]) -> N
         num_missing=1,
         num_repeated=1,
         num_left=0,
+        left_out={},
         reasons={"is no media file that FFmpeg knows, or is damaged where it begins": 1, "the file is empty": 1},
         num_shards=4,
         num_bytes=sum(path.stat().st_size for path in out.glob("*.tar")),
@@ -274,8 +275,8 @@ def test_other_settings_into_the_same_folder_are_refused(world: Path, prepared: 
 
 def test_two_runs_do_not_write_into_one_folder(world: Path, prepared: tuple[Path, PrepareSummary]) -> None:
     with (
-        prepare_module._locked(prepared[0]),
-        pytest.raises(UsageError, match=r"another prepare is writing into .*whole: wait for it"),
+        prepare_module._lock(prepared[0]),
+        pytest.raises(LockedError, match=r"another prepare is writing into .*whole \(process \d+ on .*\): wait"),
     ):
         run_plan(run_of(world, prepared[0]))
 

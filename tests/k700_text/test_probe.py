@@ -21,6 +21,7 @@ import pytest
 from k700_text.cli.common import run_guarded
 from k700_text.cli.main import _invoke
 from k700_text.errors import ConfigError, UsageError
+from k700_text.files.plain import open_plain
 from k700_text.media import packet_tables
 from k700_text.media import probe as probe_module
 from k700_text.media.decode import packets_of
@@ -140,8 +141,8 @@ def test_the_number_of_workers_and_kills_do_not_change_a_byte(clips: Path, tmp_p
     whole = (tmp_path / "one.parquet").read_bytes()
     assert (tmp_path / "two.parquet").read_bytes() == whole
     # What a kill -9 leaves: no Parquet file, and a journal whose last line is torn.
-    notes = (tmp_path / "one.parquet.journal").read_bytes().splitlines(keepends=True)
-    (tmp_path / "three.parquet.journal").write_bytes(b"".join(notes[:4]) + notes[4][:30])
+    notes = (tmp_path / ".one.parquet.journal").read_bytes().splitlines(keepends=True)
+    (tmp_path / ".three.parquet.journal").write_bytes(b"".join(notes[:4]) + notes[4][:30])
     summary = probe_folder(clips, tmp_path / "three.parquet")
     assert (summary.num_reused, summary.num_measured) == (3, 4)
     assert (tmp_path / "three.parquet").read_bytes() == whole
@@ -223,7 +224,7 @@ def many(clips: Path, tmp_path: Path) -> Path:
 
 
 def test_ctrl_c_is_quiet_and_leaves_finished_work(many: Path, tmp_path: Path) -> None:
-    out, journal = tmp_path / "probe.parquet", tmp_path / "probe.parquet.journal"
+    out, journal = tmp_path / "probe.parquet", tmp_path / ".probe.parquet.journal"
     run = start(many, out)
     wait_for_lines(journal, 20, run)
     os.killpg(run.pid, signal.SIGINT)
@@ -237,14 +238,14 @@ def test_ctrl_c_is_quiet_and_leaves_finished_work(many: Path, tmp_path: Path) ->
 def test_a_killed_run_goes_on_where_it_was(many: Path, tmp_path: Path, number: signal.Signals) -> None:
     out, index = tmp_path / "probe.parquet", tmp_path / "clips.packets"
     run = start(many, out, "--packets", str(index))
-    wait_for_lines(tmp_path / "clips.packets.journal", 20, run)
+    wait_for_lines(tmp_path / ".clips.packets.journal", 20, run)
     run.send_signal(number)
     _, errors = run.communicate(timeout=60)
     assert run.returncode == (130 if number == signal.SIGTERM else -9) and "Traceback" not in errors
     assert not out.exists() and not index.exists()
     for path in sorted(many.iterdir())[60:]:
         path.unlink()
-    lines = (tmp_path / "clips.packets.journal").read_text().splitlines()[1:]
+    lines = (tmp_path / ".clips.packets.journal").read_text().splitlines()[1:]
     noted = {line.partition('"clip_file": "')[2].partition('"')[0] for line in lines}
     summary = probe_folder(many, out, options=ProbeOptions(packets=index))
     assert summary.num_files == 60 and summary.num_reused >= len(noted & {f"{n:04d}.mp4" for n in range(60)}) > 0
@@ -286,15 +287,14 @@ def look_at_what_hangs_and_kills(path: str, *others: Any) -> Any:
 def test_a_disk_that_is_full_is_one_line(
     clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, journal = tmp_path / "p.parquet", tmp_path / "p.parquet.journal"
+    out, journal = tmp_path / "p.parquet", tmp_path / ".p.parquet.journal"
     probe_folder(clips, out)
     journal.write_bytes(journal.read_bytes().splitlines(keepends=True)[0])
-    opened = Path.open
 
-    def open_on_a_full_disk(path: Path, mode: str = "r", **options: Any) -> Any:
-        return opened(Path("/dev/full") if mode == "ab" else path, mode, **options)
+    def open_on_a_full_disk(path: Path, flags: int) -> int:
+        return os.open("/dev/full", flags) if flags & os.O_APPEND else open_plain(path, flags)
 
-    monkeypatch.setattr(Path, "open", open_on_a_full_disk)
+    monkeypatch.setattr("k700_text.files.journal.open_plain", open_on_a_full_disk)
     words = ["probe", str(clips), "--out", str(out), "--workers", "1"]
     assert run_guarded(lambda: _invoke(words), debug=False) == 1
     errors = capsys.readouterr().err
@@ -364,7 +364,7 @@ class TestPacketIndex:
         assert sampled is not None and sampled.num_checked == len(checked) == 5
         guilty += [checked[3], next(name for name in map("{:02d}".format, range(12)) if name not in checked)]
         checked.clear()
-        index.with_name("clips.packets.journal").unlink()
+        index.with_name(".clips.packets.journal").unlink()
         summary = probe_folder(root, tmp_path / "p.parquet", options=ProbeOptions(packets=index)).packets
         assert sorted(checked) == [f"{number:02d}" for number in range(12)]
         assert summary == PacketSummary(
@@ -499,7 +499,7 @@ def test_a_folder_of_nothing_but_links_outside_says_so(clips: Path, tmp_path: Pa
     root = tmp_path / "links"
     root.mkdir()
     (root / "a.mp4").symlink_to(clips / "usable.mp4")
-    with pytest.raises(UsageError, match=r"holds no clip files.*1 links lead out of it"):
+    with pytest.raises(UsageError, match=r"holds no clip files.*1 links that lead out of the folder"):
         probe_folder(root, tmp_path / "p.parquet")
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from k700_text import Batch, Sample, collate
 from k700_text.media.clip import PixelFormat
@@ -83,8 +83,27 @@ def test_planes_below_each_other_are_a_video_too() -> None:
 
 def test_samples_of_different_shapes_are_named() -> None:
     other = sample(video=torch.zeros(4, 12, 8, dtype=torch.uint8))
-    with pytest.raises(ValueError, match=r"video must have one shape .* got \(4, 8, 8, 3\), \(4, 12, 8\)"):
-        collate([sample(), other])
+    with pytest.raises(
+        ValueError,
+        match=r"video must have one shape .* got \(4, 8, 8, 3\) in clip clip0, \(4, 12, 8\) in clip clip1: give all",
+    ):
+        collate([sample(), replace(other, clip_id="clip1")])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (sample(), r"got a single one: collate\(\[sample\]\)"),
+        ([sample(), {"video": 1}], "Samples, got dict in place 1: give the DataLoader a collate_fn of your own"),
+        ([torch.zeros(3)], "got Tensor in place 0"),
+        ({"video": 1}, "got str in place 0"),
+        ([collate([sample()])], "got Batch in place 0"),
+    ],
+)
+def test_what_is_no_sample_is_named(given: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message) as caught:
+        collate(given)
+    assert "\n" not in str(caught.value)
 
 
 class _Samples(Dataset[Sample]):
@@ -95,7 +114,22 @@ class _Samples(Dataset[Sample]):
         return sample(index)
 
 
-def test_a_worker_stacks_into_what_it_hands_over() -> None:
-    batches = list(DataLoader(_Samples(), batch_size=2, num_workers=1, collate_fn=collate))
+def test_samples_are_read_once_though_collate_goes_over_them_often() -> None:
+    batch = collate(sample(number) for number in (1, 2))
+    assert batch.clip_id == ("clip1", "clip2") and batch.video[:, 0, 0, 0, 0].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_loader_without_a_collate_fn_gives_batches_too(num_workers: int) -> None:
+    batches = list(DataLoader(_Samples(), batch_size=3, num_workers=num_workers))
+    assert [type(batch) for batch in batches] == [Batch, Batch]
+    assert [batch.clip_id for batch in batches] == [("clip0", "clip1", "clip2"), ("clip3",)]
+    targets, batch = default_collate([(7, sample(1)), (8, sample(2))])
+    assert targets.tolist() == [7, 8] and batch.clip_id == ("clip1", "clip2"), "what wraps samples"
+
+
+@pytest.mark.parametrize("options", [{"collate_fn": collate}, {}])
+def test_a_worker_stacks_into_what_it_hands_over(options: dict[str, Any]) -> None:
+    batches = list(DataLoader(_Samples(), batch_size=2, num_workers=1, **options))
     assert all(batch.video.is_shared() for batch in batches)
     assert [batch.video[:, 0, 0, 0, 0].tolist() for batch in batches] == [[0, 1], [2, 3]]

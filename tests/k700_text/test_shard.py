@@ -75,8 +75,8 @@ def test_a_bad_shard_is_one_line(text: str) -> None:
 def test_shards_have_ledgers_in_the_order_of_their_numbers() -> None:
     assert parse_shard("2/8") == Shard(2, 8)
     names = [part.ledger_path.name for part in CrawlJob(out=Path("out")).split(12)]
-    assert names == sorted(names) and names[1] == "ledger-02-of-12.sqlite" and len(set(names)) == 12
-    assert CrawlJob(out=Path("out")).ledger_path == Path("out/ledger.sqlite")
+    assert names == sorted(names) and names[1] == "_ledger-02-of-12.sqlite" and len(set(names)) == 12
+    assert CrawlJob(out=Path("out")).ledger_path == Path("out/_ledger.sqlite")
 
 
 @pytest.mark.parametrize("count", [2, 5])
@@ -169,18 +169,18 @@ def test_two_shards_in_one_folder_and_merged_are_one_crawl(tmp_path: Path, capsy
         assert [crawl(server, parts, f"--shard={index}/2") for index in (1, 2)] == [0, 0]
         assert Counter((each.service, each.path, str(each.query)) for each in server.requests) == expected
     assert sorted(path.name for path in parts.glob("*.sqlite")) == [
-        "ledger-1-of-2.sqlite",
-        "ledger-2-of-2.sqlite",
+        "_ledger-1-of-2.sqlite",
+        "_ledger-2-of-2.sqlite",
     ]
     assert not list(parts.glob("*.parquet"))
     assert "k700-text merge" in capsys.readouterr().err
-    for num_new in (len(finished(whole / "ledger.sqlite")), 0):
+    for num_new in (len(finished(whole / "_ledger.sqlite")), 0):
         assert invoke("merge", parts, "--out", parts, "--json") == 0
         values = json.loads(capsys.readouterr().out)
         assert values["num_ledgers"] == 2 and values["num_new"] == num_new
     assert invoke("manifest", "--annotations", annotations, "--out", parts) == 0
     assert rows_without_times(parts / "val.parquet") == rows_without_times(whole / "val.parquet")
-    assert finished(parts / "ledger.sqlite") == finished(whole / "ledger.sqlite")
+    assert finished(parts / "_ledger.sqlite") == finished(whole / "_ledger.sqlite")
     # Gone on with as one: nothing is asked again.
     with SandboxServer(World(seed=0)) as server:
         assert crawl(server, parts) == 0 and server.count() == 0

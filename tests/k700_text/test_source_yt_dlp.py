@@ -22,7 +22,7 @@ from k700_text.crawl.messages import classify
 from k700_text.crawl.player_wire import HOST, PlayerWire, _check
 from k700_text.crawl.sources.base import Source
 from k700_text.crawl.sources.yt_dlp import YtDlp, parse_evidence
-from k700_text.crawl.transport import CONTACT_VARIABLE, Response, user_agent
+from k700_text.crawl.transport import CONTACT_VARIABLE, Response, Transport, user_agent
 from k700_text.errors import (
     BlockedError,
     FilteredNetworkError,
@@ -31,6 +31,7 @@ from k700_text.errors import (
     RateLimitedError,
     RefusedError,
     TransportError,
+    UsageError,
 )
 from k700_text.records import Availability, OutcomeStatus, TitleOutcome
 from k700_text.sandbox.messages import Answer
@@ -296,7 +297,7 @@ def test_other_hosts_are_refused_by_the_wire(server: SandboxServer) -> None:
         "https://www.google.com/sorry",
         "https://youtube.com.evil.example/",
     ):
-        wire = PlayerWire(server.url, CookieJar())
+        wire = PlayerWire(server.url, CookieJar(), Transport())
         start = server.count()
         with pytest.raises(TransportError, match=f"not {HOST}"):
             wire.send(url, method="GET", data=None, headers={})
@@ -311,7 +312,7 @@ def test_an_answer_about_another_video_is_known_whatever_stands_around_it(server
     answer = json.dumps({"videoDetails": {"videoId": OTHER_ID}, "playabilityStatus": {"status": "OK"}})
     for text in (answer, f'[{{"page": "watch"}}, {answer}]'):
         server.script("player", [Answer(200, {"Content-Type": "application/json"}, guard + text)])
-        wire = PlayerWire(server.url, CookieJar())
+        wire = PlayerWire(server.url, CookieJar(), Transport())
         wire.start(POSSIBLE_ID)
         wire.send(f"https://{HOST}/youtubei/v1/player", method="POST", data=b"{}", headers={})
         assert (wire.video_ids, wire.statuses) == ({OTHER_ID}, ["OK"])
@@ -339,7 +340,7 @@ def test_unreadable_certificates_are_named(monkeypatch: pytest.MonkeyPatch, tmp_
         if bundle.stem == "empty":
             bundle.touch()
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
-        with pytest.raises(TransportError, match=f"REQUESTS_CA_BUNDLE .*{bundle.name}"):
+        with pytest.raises(UsageError, match=f"REQUESTS_CA_BUNDLE .*{bundle.name}"):
             YtDlp("http://127.0.0.1:9").fetch([POSSIBLE_ID], no_get)
 
 

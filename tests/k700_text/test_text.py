@@ -9,10 +9,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from k700_text.cli.main import _invoke
 from k700_text.config import TextConfig
-from k700_text.data.text import BOS_ID, EOS_ID, MIN_VOCAB_SIZE, PAD_ID, TitleTokenizer, train_tokenizer
+from k700_text.data.reader import SampleReader
+from k700_text.data.text import BOS_ID, EOS_ID, MIN_VOCAB_SIZE, PAD_ID, TitleTokenizer, tokenizer_of, train_tokenizer
 from k700_text.errors import TokenizerError, UsageError
 from tests.k700_text.media_files import clip_id_of, write_manifest
 
@@ -76,6 +78,61 @@ def test_it_pickles_to_its_path(tokenizer: TitleTokenizer) -> None:
     pickled = pickle.dumps(tokenizer)
     assert len(pickled) < 1000
     assert pickle.loads(pickled).token_ids("ride") == tokenizer.token_ids("ride")
+
+
+def foreign(pad_id: int | None = 2) -> Tokenizer:
+    """A tokenizer of words with special tokens of its own, at ids of its own."""
+    words = ["[CLS]", "[SEP]", "[PAD]", "[UNK]", "how", "to", "ride"]
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.add_special_tokens(words[:4])
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 0), ("[SEP]", 1)]
+    )
+    tokenizer.enable_truncation(3)
+    if pad_id is not None:
+        tokenizer.enable_padding(pad_id=pad_id, length=50)
+    return tokenizer
+
+
+@given(st.text())
+def test_the_library_s_object_gives_what_the_file_gives(tokenizer: TitleTokenizer, title: str) -> None:
+    by_object = tokenizer_of(Tokenizer.from_file(str(tokenizer.path)), 1)
+    for config in (TextConfig(), TextConfig(max_length=5)):
+        assert all(map(torch.equal, by_object.encode(title, config), tokenizer.encode(title, config)))
+
+
+def test_a_foreign_tokenizer_is_used_as_it_is() -> None:
+    given = foreign()
+    tokenizer = tokenizer_of(given, 1)
+    ids, mask = tokenizer.encode("how to ride [PAD] \ud800", TextConfig(max_length=12))
+    # What a title spells is text.
+    assert ids.tolist() == [0, 4, 5, 6, 3, 3, 3, 3, 1, 2, 2, 2] and int(mask.sum()) == 9
+    ids, mask = tokenizer.encode("how to ride to", TextConfig(max_length=4))
+    assert ids.tolist() == [0, 4, 5, 1] and mask.all()
+    assert given.truncation["max_length"] == 3 and given.encode("how").ids[:3] == [0, 4, 1], "it is left as it was"
+    copy = pickle.loads(pickle.dumps(tokenizer))
+    assert torch.equal(copy.encode("to ride")[0], tokenizer.encode("to ride")[0]) and copy.pad_id == 2
+    assert tokenizer_of(foreign(pad_id=None), 1).pad_id == 0
+
+
+def test_a_fast_tokenizer_of_transformers_is_what_it_wraps() -> None:
+    class Fast:
+        backend_tokenizer = foreign(pad_id=None)
+        pad_token_id = 2
+
+    assert tokenizer_of(Fast(), 1).encode("how", TextConfig(max_length=5))[0].tolist() == [0, 4, 1, 2, 2]
+
+
+def test_no_title_is_padding_of_the_tokenizer() -> None:
+    sample, _ = SampleReader(tokenizer=tokenizer_of(foreign(), 1)).read(None, clip_id="any", title=" ")
+    assert set(sample.token_ids.tolist()) == {2} and not sample.text_mask.any()
+
+
+def test_a_file_of_a_foreign_tokenizer_is_told_what_to_do(tmp_path: Path) -> None:
+    foreign().save(str(tmp_path / "bert.json"))
+    with pytest.raises(TokenizerError, match=r"not ours: to use it as it is, give KineticsAVT tokenizers.Tokenizer"):
+        tokenizer_of(tmp_path / "bert.json", 100)
 
 
 def test_what_does_not_fit_is_refused(tokenizer: TitleTokenizer, tmp_path: Path) -> None:

@@ -138,9 +138,10 @@ def test_clips_in_no_class_and_links_that_are_not_followed_are_told(tmp_path: Pa
         "swim/a.mp4",
         "swim/b.mp4",
     ]
-    assert listed.notes[:2] == (
+    assert listed.notes[:3] == (
         "1 clips are left out, which lie in no class folder: \\x1b[31m.mp4",
-        "3 links are left out, which lead nowhere or to a folder: gone, run/dead.mp4, swim/more",
+        "left out: 2 links that lead nowhere, or in a circle: gone, run/dead.mp4",
+        "left out: 1 links to folders, which are not followed: swim/more",
     )
 
 

@@ -8,16 +8,19 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
 from k700_text.data.text import train_tokenizer
+from k700_text.errors import UsageError
 from k700_text.media.decode import packets_of
 from k700_text.media.packet_index import PacketRow, write_packet_index
 from lava_model import Lava
 from lava_model.checkpoint import TrainingState, capture_rng, check_same_run, list_checkpoints
 from lava_model.config import PretrainConfig
 from lava_model.data import open_data
+from lava_model.describe import num_clips
 from lava_model.errors import CheckpointError, DataError
 from lava_model.evaluation.views import ClipViews
 from lava_model.loading import batches_of
@@ -124,6 +127,20 @@ def test_a_clip_that_is_gone_is_another_run(data: Path, tmp_path: Path) -> None:
     assert Trainer(config, open_data(config), device=torch.device("cpu")).resumed_from == 1
 
 
+def test_manifests_are_folders_and_choices_too(data: Path, tmp_path: Path) -> None:
+    rows = pd.read_parquet(data / "manifest.parquet")
+    rows[["clip_id", "title"]].iloc[:2].to_parquet(tmp_path / "part-0.parquet")
+    rows.iloc[2:].to_parquet(tmp_path / "part-1.parquet")
+    whole = open_data(config_of(data))
+    parts = open_data(config_of(data, manifest=str(tmp_path)))
+    assert parts.fingerprint["clip_ids"] == whole.fingerprint["clip_ids"]
+    assert parts.fingerprint["manifest"] != whole.fingerprint["manifest"]
+    config = config_of(data, where="title != 'clip 1'")
+    assert len(open_data(config).train) == len(whole.train) - 1 == num_clips(config)
+    with pytest.raises(UsageError, match="has no column 'titel'"):
+        open_data(config_of(data, where="titel is null"))
+
+
 def test_a_packet_index_changes_nothing_and_prepared_shards_do(data: Path, tmp_path: Path) -> None:
     raw = open_data(config_of(data))
     told = {"manifest", "tokenizer", "val_manifest", "clip_ids"}
@@ -211,7 +228,7 @@ def test_options_reach_the_order(tmp_path: Path, data: Path, capsys: pytest.Capt
 def without_new_settings(config: PretrainConfig) -> dict:
     values = to_dict(config)
     del values["model"]["pixel_format"]
-    for name in ("packets", "val_packets", "chunk_size", "buffer_chunks"):
+    for name in ("packets", "val_packets", "where", "chunk_size", "buffer_chunks"):
         del values["data"][name]
     return values
 

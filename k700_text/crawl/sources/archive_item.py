@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
 from k700_text.config import PACES
+from k700_text.crawl.clock import utc_now
 from k700_text.crawl.sources.base import Get, Source, follow, raise_for_status
 from k700_text.crawl.transport import Response
 from k700_text.crawl.watch_pages import EMPTY_TITLE, WRONG_ID, id_in_url
@@ -63,7 +64,7 @@ class ArchiveItem(Source):
             items.append(parse_item(response, name, youtube_id))
             if _judge(items[-1], youtube_id) is None:
                 break
-        return [parse(items, youtube_id, datetime.now(UTC))]
+        return [parse(items, youtube_id, utc_now())]
 
 
 def parse_item(response: Response, name: str, youtube_id: str) -> Item:

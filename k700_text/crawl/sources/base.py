@@ -13,8 +13,9 @@ from types import MappingProxyType
 from typing import ClassVar, Protocol
 
 from k700_text.config import Pace
+from k700_text.crawl.clock import utc_now
 from k700_text.crawl.limiter import parse_retry_after
-from k700_text.crawl.transport import Response, host_of, local_redirect, raise_if_blocked
+from k700_text.crawl.transport import Response, Transport, host_of, local_redirect, raise_if_blocked
 from k700_text.errors import RateLimitedError, TransportError
 from k700_text.records import TitleOutcome
 
@@ -81,7 +82,8 @@ class Source(ABC):
             have answered: a block of a live service does not pour its load on an archive.
         refused_seconds: how long to stay away after a refused connection (a firewall), None: as any other fault.
         place: under which name the host's pauses are kept; the host's own when empty.
-        brings_own_transport: it does not use ``get``; the crawler takes one place in its lane for each batch.
+        brings_own_transport: it does not use ``get``; the crawler takes one place in its lane for each batch, and
+            gives it the transport of the crawl in ``transport``.
     """
 
     name: ClassVar[str]
@@ -97,6 +99,7 @@ class Source(ABC):
     brings_own_transport: ClassVar[bool] = False
 
     place: str = ""
+    transport: Transport | None = None
 
     def plan(self, num_ids: int, rate: float, daily_quota: int | None) -> SourcePlan:
         """Returns what asking about so many videos costs at most.
@@ -179,7 +182,7 @@ def retry_after(response: Response) -> float | None:
     try:
         now = parsedate_to_datetime(response.headers.get("date", ""))
     except (ValueError, OverflowError):
-        now = datetime.now(UTC)
+        now = utc_now()
     return parse_retry_after(response.headers, now if now.tzinfo else now.replace(tzinfo=UTC))
 
 

@@ -12,7 +12,9 @@ from datetime import UTC, datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from k700_text.confidential import keep_secret
 from k700_text.config import DATA_API_DAILY_QUOTA, PACES
+from k700_text.crawl.clock import utc_now
 from k700_text.crawl.sources.base import (
     Get,
     Source,
@@ -93,6 +95,7 @@ class DataApi(Source):
 
     def __init__(self, key: str, url: str = URL) -> None:
         self._key = key
+        keep_secret(key)
         self._url = url
 
     def fetch(self, ids: Sequence[str], get: Get) -> list[TitleOutcome]:
@@ -109,12 +112,12 @@ class DataApi(Source):
         }
         _, response = follow(get, self._url, params)
         try:
-            return parse(response, asked, datetime.now(UTC))
+            return parse(response, asked, utc_now())
         except BatchRefusedError:
             if len(asked) == 1:
-                # An error may quote the request, and the request has the key.
+                # An error may quote the request, and the request has the key: even one too short to be looked for.
                 body = response.body.replace(self._key.encode(), b"(key)")
-                return [_refused(asked[0], response.status, body, datetime.now(UTC))]
+                return [_refused(asked[0], response.status, body, utc_now())]
             middle = len(asked) // 2
             return self.fetch(asked[:middle], get) + self.fetch(asked[middle:], get)
 

@@ -11,9 +11,10 @@ import json
 import re
 import threading
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 from k700_text.config import PACES
+from k700_text.crawl.clock import utc_now
 from k700_text.crawl.sources.base import Get, Source, follow, raise_for_status
 from k700_text.crawl.transport import Response
 from k700_text.errors import BlockedError, ParseError
@@ -50,7 +51,7 @@ class OEmbed(Source):
         (youtube_id,) = ids
         watch_url = f"https://www.youtube.com/watch?v={youtube_id}"
         _, response = follow(get, self._url, {"url": watch_url, "format": "json"})
-        return self._release(parse(response, youtube_id, datetime.now(UTC)))
+        return self._release(parse(response, youtube_id, utc_now()))
 
     def _release(self, outcome: TitleOutcome) -> list[TitleOutcome]:
         """Returns the outcome and those held back before it; holds a 403 back itself.

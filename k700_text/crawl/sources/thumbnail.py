@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from urllib.parse import quote
 
 from k700_text.config import PACES
+from k700_text.crawl.clock import utc_now
 from k700_text.crawl.sources.base import Get, Source, follow, raise_for_status
 from k700_text.crawl.transport import Response
 from k700_text.errors import BlockedError, ParseError
@@ -46,7 +47,7 @@ class Thumbnail(Source):
         last_url, response = follow(get, url, method="HEAD")
         if f"/{youtube_id}/" not in last_url:
             raise ParseError(f"{NAME} answered with the picture of something else", source=NAME, youtube_id=youtube_id)
-        return [parse(response, youtube_id, datetime.now(UTC))]
+        return [parse(response, youtube_id, utc_now())]
 
 
 def parse(response: Response, youtube_id: str, fetched_at: datetime) -> TitleOutcome:

@@ -16,7 +16,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from types import MappingProxyType
 from urllib.parse import quote, urlencode
@@ -33,6 +33,7 @@ from k700_text.crawl.captures import (
     linked_captures,
     stamp_time,
 )
+from k700_text.crawl.clock import utc_now
 from k700_text.crawl.sources.base import (
     FAULT_STATUSES,
     MAX_REDIRECTS,
@@ -223,7 +224,7 @@ class _Player:
         """
         if self._fault is not None and not self.is_done:
             raise self._fault
-        return self.trail.outcome(source, self._youtube_id, datetime.now(UTC))
+        return self.trail.outcome(source, self._youtube_id, utc_now())
 
     def search(self, original: str, dates: Iterable[str]) -> None:
         """Plays the captures of an address closest to some dates (14 digits), until one tells the title.

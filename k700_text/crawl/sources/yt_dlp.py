@@ -22,9 +22,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from k700_text.config import PACES
+from k700_text.crawl.clock import utc_now
 from k700_text.crawl.messages import Meaning, MessageKind, classify
 from k700_text.crawl.player_wire import HOST, PlayerWire
 from k700_text.crawl.sources.base import Get, Source, SourcePlan
+from k700_text.crawl.transport import Transport
 from k700_text.errors import BlockedError, FilteredNetworkError, ParseError, RateLimitedError, TransportError
 from k700_text.records import Availability, OutcomeStatus, TitleOutcome
 from k700_text.titles import clean_plain_title, is_junk_title
@@ -117,9 +119,9 @@ class YtDlp(Source):
             check, self._check = self._check, None
             if check is not None:
                 raise check
-            self._engine = self._engine or _Engine(self._origin)
+            self._engine = self._engine or _Engine(self._origin, self.transport or Transport())
             evidence = self._engine.ask(youtube_id)
-            outcome = parse_evidence(youtube_id, evidence, None, datetime.now(UTC))
+            outcome = parse_evidence(youtube_id, evidence, None, utc_now())
             meaning = _Record(evidence).meaning
             self._check = _check_error(meaning) if meaning.kind.stops_host else None
             return [outcome]
@@ -295,7 +297,7 @@ class _Log:
 class _Engine:
     """One yt-dlp for all videos of a run: one guest session, as in a browser. The only user of the package."""
 
-    def __init__(self, origin: str | None) -> None:
+    def __init__(self, origin: str | None, transport: Transport) -> None:
         import yt_dlp
         import yt_dlp.extractor
         import yt_dlp.globals
@@ -306,7 +308,7 @@ class _Engine:
         self._log = _Log()
         self._downloader = yt_dlp.YoutubeDL({**_OPTIONS, "logger": self._log}, auto_init=False)
         self._downloader.add_info_extractor(yt_dlp.extractor.get_info_extractor("Youtube"))
-        self._wire = PlayerWire(origin, self._downloader.cookiejar)
+        self._wire = PlayerWire(origin, self._downloader.cookiejar, transport)
         self._downloader.urlopen = self._open
         self._networking = yt_dlp.networking
         self._version: str = yt_dlp.version.__version__

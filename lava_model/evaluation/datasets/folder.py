@@ -13,11 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from k700_text.media.files import walk_clip_files
+from k700_text.media.files import LINKS_NOWHERE, NO_TEXT, UNREADABLE, is_text, some_names, walk_clip_files
 from k700_text.media.names import VIDEO_EXTENSIONS, suffix_of, without_copy_mark, youtube_id_of
 from lava_model.errors import DataError
 
-_MAX_SHOWN = 5
 CLIP_COLUMNS = ("clip", "clip_file", "file", "path")
 GROUP_COLUMNS = ("group", "youtube_id", "video", "video_id")
 
@@ -130,34 +129,33 @@ def _clip_files(folder: Path) -> tuple[list[tuple[str, Path]], list[str]]:
     others: Counter[str] = Counter()
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     beside = [path.name for path in entries if path.is_file() and suffix_of(path.name) in VIDEO_EXTENSIONS]
-    links = [path.name for path in entries if not path.exists()]
-    for class_folder in (path for path in entries if path.is_dir()):
+    left_out = defaultdict[str, list[str]](list)
+    left_out[LINKS_NOWHERE] = [path.name for path in entries if path.is_symlink() and not path.exists()]
+    class_folders = [path for path in entries if path.is_dir()]
+    # Labels and groups go into tables.
+    left_out[NO_TEXT] = [path.name for path in class_folders if not is_text(path.name)]
+    for class_folder in (path for path in class_folders if is_text(path.name)):
         try:
-            found = walk_clip_files(class_folder, takes_links=True)
-        except OSError as error:
-            raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
+            found = walk_clip_files(class_folder, takes_links=True).as_texts()
+        except OSError:
+            left_out[UNREADABLE].append(class_folder.name)
+            continue
         files += sorted((class_folder.name, class_folder / name) for name in found.clip_files)
         halves += [f"{class_folder.name}/{name}" for name in found.half_downloads]
         others.update(found.other_suffixes)
-        links += [f"{class_folder.name}/{name}" for name in found.links_left_out]
+        for reason, names in found.left_out.items():
+            left_out[reason] += [f"{class_folder.name}/{name}" for name in names]
         if not found.clip_files:
             notes.append(f"folder {class_folder.name!r} holds no clips and is not a class")
     if halves:
-        notes.append(f"{len(halves)} files are left out, which are half downloads and no clips: {_some(halves)}")
+        notes.append(f"{len(halves)} files are left out, which are half downloads and no clips: {some_names(halves)}")
     if beside:
-        notes.append(f"{len(beside)} clips are left out, which lie in no class folder: {_some(beside)}")
-    if links:
-        notes.append(f"{len(links)} links are left out, which lead nowhere or to a folder: {_some(links)}")
+        notes.append(f"{len(beside)} clips are left out, which lie in no class folder: {some_names(beside)}")
+    notes += [f"left out: {len(names)} {reason}: {some_names(names)}" for reason, names in left_out.items() if names]
     if others:
         kinds = [f"{suffix or 'no suffix'} ({count})" for suffix, count in sorted(others.items())]
-        notes.append(f"{others.total()} files are left out, whose suffix is none of a video: {_some(kinds)}")
+        notes.append(f"{others.total()} files are left out, whose suffix is none of a video: {some_names(kinds)}")
     return files, notes
-
-
-def _some(names: Sequence[str]) -> str:
-    """Returns the first names, in ASCII: names of files may hold anything."""
-    shown = [ascii(name)[1:-1] for name in names[:_MAX_SHOWN]]
-    return ", ".join(shown) + (f" and {len(names) - len(shown)} more" if len(names) > len(shown) else "")
 
 
 @dataclass(frozen=True, slots=True)
