@@ -78,6 +78,8 @@ def foreign_kind(head: bytes) -> str | None:
 def kind_of_file(path: str | Path) -> str | None:
     """Returns what a file is that is no Parquet, and what to do; None where it may be, or cannot be read."""
     try:
+        if not Path(path).is_file():  # a pipe would be waited for
+            return None
         with Path(path).open("rb") as file:
             head = file.read(HEAD_BYTES)
     except OSError:

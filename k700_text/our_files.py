@@ -35,6 +35,8 @@ def kind_of_columns(names: Collection[str]) -> str | None:
 def kind_of_ours(path: str | Path) -> str | None:
     """Returns which of our files a file is, and what makes it; None for none of them, or where it cannot be read."""
     with suppress(OSError, pa.ArrowException):
+        if not Path(path).is_file():  # a pipe would be waited for
+            return None
         with Path(path).open("rb") as file:
             head = file.read(_HEAD_BYTES)
         if head.startswith(b"SQLite format 3\0"):

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from lava_model.config import PretrainConfig
 from lava_model.errors import ConfigError
-from lava_model.files import write_json
+from lava_model.files import located, write_json
 from lava_model.presets import PRESETS, preset
 from lava_model.pretrain import SHORT_OPTIONS
 from lava_model.program import EXIT_COMPLETE, EXIT_INTERRUPTED, Parser, import_modules, run_program, say, tell
@@ -40,7 +40,9 @@ _OWN_OPTIONS = (
     *("--out", "--seeds", "--views", "--probe", "--groups", "--only", "--preset"),
     *("--print-config", "--dry-run", "--json", "--debug"),
 )
-_SETTING_NAMES = {short: full for short, full in SHORT_OPTIONS.items() if short not in ("--out", "--seed")}
+_SETTING_NAMES = {
+    short: full for short, full in SHORT_OPTIONS.items() if short not in ("--out", "--seed", "--init-from")
+}
 
 _EPILOG = f"""studies:
 {chr(10).join(f"  {name:10}{study.question}" for name, study in STUDIES.items())}
@@ -65,6 +67,8 @@ def _run(words: list[str]) -> int:
         program=f"{PROGRAM} {asked.study}",
         also_known=[*_SETTING_NAMES, *_OWN_OPTIONS],
     )
+    if base.run.init_from is not None:
+        raise ConfigError("a study compares what is learned from the weights of a seed: leave --run.init-from out")
     variants = _chosen(study, base, asked.only)
     if asked.print_config:
         print(json.dumps(to_dict(base), indent=2))
@@ -100,11 +104,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("study", metavar="STUDY", help=", ".join(STUDIES))
-    parser.add_argument("--out", type=Path, help="folder for runs, cached views and records; continued if it exists")
+    parser.add_argument("--out", type=located, help="folder for runs, cached views and records; continued if it exists")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of initialisation and order (default: 3)")
     parser.add_argument("--views", type=int, default=4, help="augmented views kept of each training clip (default: 4)")
-    parser.add_argument("--probe", type=Path, help="folder of labelled clips for a linear probe of each run")
-    parser.add_argument("--groups", type=Path, help="CSV of the labelled clips' source videos, as evaluate takes it")
+    parser.add_argument("--probe", type=located, help="folder of labelled clips for a linear probe of each run")
+    parser.add_argument("--groups", type=located, help="CSV of the labelled clips' source videos, as evaluate takes it")
     parser.add_argument(
         "--only",
         help="these variants, separated by commas: to divide a study among processes (one more run without it gives the"

@@ -149,6 +149,10 @@ def _training(facts: ModelFacts) -> str:
         "code": ", ".join(facts.commits) if facts.commits else UNKNOWN,
         "packages": ", ".join(f"{name} {version}" for name, version in (facts.versions or {}).items()) or UNKNOWN,
     }
+    if facts.lengths:
+        rows["length of the schedule"] = f"changed on the way: {facts.lengths}"
+    if facts.begun_with:
+        rows["begun with"] = facts.begun_with
     if said.get("optim.ema_decay"):
         rows["weights"] = f"moving average over the steps, decay {_plain(said['optim.ema_decay'])}"
     return _table("Training", rows)

@@ -93,9 +93,14 @@ def save_checkpoint(folder: Path, state: TrainingState, *, keep: int) -> Path:
             torch.save({"format": FORMAT, "format_version": FORMAT_VERSION, **content}, file)
         for old in list_checkpoints(folder)[:-keep]:
             old.unlink()
-    # torch's zip writer turns a full disk into a RuntimeError about a position in the file.
-    except (OSError, RuntimeError) as error:
-        reason = error.strerror or str(error) if isinstance(error, OSError) else f"{_brief(error)}: is the disk full?"
+    except BaseException as error:
+        # torch's zip writer turns a full disk, and Ctrl-C, into a RuntimeError about a position in the file.
+        told = error.__context__ if isinstance(error, RuntimeError) else error
+        if isinstance(told, KeyboardInterrupt):
+            raise told from None
+        if not isinstance(error, OSError | RuntimeError):
+            raise
+        reason = told.strerror or str(told) if isinstance(told, OSError) else f"{_brief(error)}: is the disk full?"
         raise CheckpointError(
             f"the checkpoint {path} cannot be written ({reason}); earlier ones are intact: make room and run the same"
             " command again"
@@ -116,9 +121,7 @@ def load_checkpoint(path: Path) -> TrainingState:
         CheckpointError: the file is missing, damaged, foreign, of another format, or holds a pickled object.
     """
     try:
-        if zipfile.is_zipfile(path) and (damaged := zipfile.ZipFile(path).testzip()):
-            # torch.load does not look at the checksums that torch.save writes.
-            raise ValueError(f"wrong checksum of {damaged}")
+        _check_archive(path)
         with warnings.catch_warnings():
             # A foreign pickle makes torch warn before it refuses; the refusal is enough.
             warnings.simplefilter("ignore", UserWarning)
@@ -142,10 +145,43 @@ def load_checkpoint(path: Path) -> TrainingState:
         names -= _NEW_IN_VERSION_2
     if version not in (1, FORMAT_VERSION) or content.keys() != names:
         raise CheckpointError(f"{path} has format version {version}, this lava_model reads 1 to {FORMAT_VERSION}")
+    if _overstretched(content):
+        raise CheckpointError(f"{path} holds a tensor with more entries than are stored; {_REMEDY}")
     strange = [name for name, kind in _KINDS.items() if not isinstance(content[name], kind)]
     if strange:
         raise CheckpointError(f"{path} holds a strange {strange[0]}: {content[strange[0]]!r:.80}; {_REMEDY}")
     return TrainingState(**content)
+
+
+def _check_archive(path: Path) -> None:
+    """Looks at what torch.load does not: whether the parts are as long as the file, and their checksums.
+
+    Raises:
+        ValueError, OSError, BadZipFile: the file is another, or damaged.
+    """
+    if not path.is_file():  # a pipe would be waited for
+        raise FileNotFoundError("there is no such file")
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+        if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+            raise ValueError("its parts are compressed, torch.save writes them plain")
+        if sum(part.file_size for part in parts) > path.stat().st_size:
+            raise ValueError("its parts are longer than the file")
+        if damaged := archive.testzip():
+            raise ValueError(f"wrong checksum of {damaged}")
+
+
+def _overstretched(values: Any) -> bool:
+    """Whether a tensor in nested values has more entries than are stored: made dense, it may need any memory."""
+    if isinstance(values, torch.Tensor):
+        if values.layout is not torch.strided:
+            return True
+        return values.numel() * values.element_size() > values.untyped_storage().nbytes()
+    if isinstance(values, Mapping):
+        return any(map(_overstretched, values.values()))
+    return isinstance(values, list | tuple) and any(map(_overstretched, values))
 
 
 def check_same_run(

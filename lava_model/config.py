@@ -60,8 +60,12 @@ EARLIER_SETTINGS = {
     "loss.cluster_queue": 4096,
     "loss.cluster_every": 50,
     "optim.ema_decay": 0.0,
+    "run.init_from": None,
 }
 """What versions did that did not have these settings, by dotted name: for their checkpoints and exported models."""
+
+_MOST_PIXELS, _MOST_TOKENS = 2**30, 2**17
+"""Of the frames of one sample: a thousand and more times those of the paper."""
 
 _TRUNK_CHANNELS = {1: 64, 2: 128, 3: 256, 4: 512}
 
@@ -106,17 +110,21 @@ def odds_of(settings: Settings) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LavaConfig(Settings):
-    """Shape of the model and of what it reads; the defaults are the paper's (LAVA paper, section 3)."""
+    """Shape of the model and of what it reads; the defaults are the paper's (LAVA paper, section 3).
 
-    width: Count = 1024
+    Each size has an upper bound, far above what trains today: a model folder may be a stranger's, and what it asks for
+    is refused before anything of that size is made.
+    """
+
+    width: Annotated[Count, at_most(2**15)] = 1024
     """Width of the transformers, and so of the features."""
-    num_layers: Count = 4
+    num_layers: Annotated[Count, at_most(256)] = 4
     """Layers of each transformer."""
-    num_heads: Count = 16
+    num_heads: Annotated[Count, at_most(2**10)] = 16
     """Attention heads; width / num_heads is the width of a head."""
-    feedforward_ratio: Positive = 4.0
+    feedforward_ratio: Annotated[Positive, at_most(64)] = 4.0
     """Width of the feed-forward layers over ``width`` (the paper does not say; its authors' code has 1 and 4)."""
-    embedding_dim: Count = 1024
+    embedding_dim: Annotated[Count, at_most(2**15)] = 1024
     """Width of the embeddings in each of the spaces av, vt and avt."""
     pooling: Pooling = "cls"
     """``cls``: output at an extra learned token; ``mean``: mean over the real tokens."""
@@ -126,13 +134,13 @@ class LavaConfig(Settings):
     tokens, so that the first two are the same there."""
     dropout: ShareBelowOne = 0.0
     """Dropout probability inside the transformers."""
-    num_frames: Count = 16
+    num_frames: Annotated[Count, at_most(2**12)] = 16
     """Video frames of a sample."""
-    frame_size: Count = 224
+    frame_size: Annotated[Count, at_most(2**12)] = 224
     """Height and width of a frame, pixels."""
     frame_rate: Positive = 10.0
     """Frames per second that a sample is taken at."""
-    short_side: Count = 256
+    short_side: Annotated[Count, at_most(2**13)] = 256
     """Length the short side is scaled to before the square is cropped, pixels."""
     pixel_format: PixelFormat = "yuv420p"
     """Frames as the loader hands them over: ``yuv420p`` (half the bytes, made RGB on the device) or ``rgb24``."""
@@ -144,15 +152,15 @@ class LavaConfig(Settings):
     """Seed of ``trunk_weights = random``."""
     video_grid: Count = 7
     """Cells per side and frame: 7 gives 784 video tokens at 16 frames, 4 gives 256, 1 gives 16."""
-    num_mels: Count = 80
+    num_mels: Annotated[Count, at_most(2**10)] = 80
     """Mel bands of a sample."""
-    num_mel_frames: Count = 256
+    num_mel_frames: Annotated[Count, at_most(2**16)] = 256
     """Mel frames of a sample."""
     audio_patch_frames: Count = 8
     """Mel frames of one audio token: 8 gives 32 tokens, 1 gives 256."""
-    vocab_size: Count = 48_000
+    vocab_size: Annotated[Count, at_most(2**20)] = 48_000
     """Rows of the token embedding; at least the tokenizer's size."""
-    max_text_length: Annotated[int, at_least(3)] = 128
+    max_text_length: Annotated[int, at_least(3), at_most(2**14)] = 128
     """Token ids of a sample."""
 
     def _at_odds(self) -> list[str]:
@@ -173,6 +181,14 @@ class LavaConfig(Settings):
             )
         if self.short_side < self.frame_size:
             problems.append(f"short_side ({self.short_side}) must be at least frame_size ({self.frame_size})")
+        if self.num_frames * self.frame_size**2 > _MOST_PIXELS:
+            problems.append(
+                f"num_frames ({self.num_frames}) of frame_size {self.frame_size} are more than 2**30 pixels"
+            )
+        if self.num_video_tokens > _MOST_TOKENS:
+            problems.append(
+                f"num_frames ({self.num_frames}) of video_grid {self.video_grid} are more than 2**17 tokens"
+            )
         return problems
 
     @property
@@ -378,6 +394,9 @@ class RunConfig(Settings):
 
     out: str = "runs/lava"
     """Run folder; when it exists the run continues."""
+    init_from: Text | None = None
+    """Run folder, step_*.pt file or exported model whose weights the run begins with; all else begins anew. None:
+    weights of the seed."""
     epochs: Count = 25
     """Passes over the training clips."""
     max_steps: Count | None = None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from k700_text.data.sample import Sample
+from k700_text.errors import TokenizerError
 from lava_model.config import DataConfig, LavaConfig, LossWeights, PretrainConfig
 from lava_model.errors import ConfigError, DataError
 from lava_model.loading import Stacked
@@ -82,21 +82,16 @@ def check_vocabulary(tokenizer: Path, config: LavaConfig) -> None:
         ConfigError: it has more.
         DataError: it is no tokenizer file.
     """
-    size = _vocab_size(tokenizer)
+    from k700_text.data.text import TitleTokenizer
+
+    try:
+        size = TitleTokenizer(tokenizer).vocab_size
+    except TokenizerError as error:
+        raise DataError(str(error)) from error
     if size > config.vocab_size:
         raise ConfigError(
             f"{tokenizer} has {size} entries but the model only {config.vocab_size}: pass --model.vocab-size {size}"
         )
-
-
-def _vocab_size(tokenizer: Path) -> int:
-    """Returns the number of ids, read from the JSON: the library would raise a bare Exception for a foreign file."""
-    try:
-        content = json.loads(tokenizer.read_text("utf-8"))
-        ids = [*content["model"]["vocab"].values(), *(token["id"] for token in content["added_tokens"])]
-        return int(max(ids)) + 1
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{tokenizer} cannot be read as a tokenizer.json: make one with k700-text tokenizer") from error
 
 
 def _kinetics(config: PretrainConfig, manifest: Path, clips: str, tokenizer: Path) -> TrainingData:

@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from k700_text.cli.common import (
     EXIT_COMPLETE,
@@ -31,7 +31,8 @@ from k700_text.cli.common import (
     say,
     tell,
 )
-from k700_text.cli.demo import NUM_DATA_STEPS, SMALL, DemoFolder, DemoSize, Steps, data_rows, lock_demo, run_data_steps
+from k700_text.cli.demo import NUM_DATA_STEPS, SMALL, DemoFolder, DemoSize, data_rows, lock_demo, run_data_steps
+from k700_text.cli.steps import Steps, need_packages
 from k700_text.errors import K700TextError
 from k700_text.files.atomic import write_whole
 from k700_text.files.journal import json_lines
@@ -40,14 +41,11 @@ from k700_text.starting import interrupting
 from lava_model.errors import LavaError
 from lava_model.modalities import TERMS, TermName
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from k700_text import Sample
-
 NUM_STEPS = NUM_DATA_STEPS + 3
 TRAIN_STEPS, SMALL_TRAIN_STEPS = 300, 4
 PICTURE_CLIPS = 8
+NEEDED_PACKAGES = ("torch", "torchvision", "tokenizers", "safetensors", "tyro", "sklearn", "PIL")
+"""What the steps import in the end: their absence is told before the first."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     try:
         with interrupting():
+            need_packages(NEEDED_PACKAGES, purpose="the demo", extra="train")
             is_new = not asked.out.exists()
             with lock_demo(asked.out):
                 _run(asked.out, is_new=is_new, is_small=asked.small, as_json=asked.json)
@@ -76,21 +75,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(out: Path, *, is_new: bool, is_small: bool, as_json: bool) -> None:
     started = time.monotonic()
-    folder, steps = DemoFolder(out), Steps(total=NUM_STEPS)
     say(f"everything goes to {out}" if is_new else f"continuing {out}: what is finished is kept")
+    folder = DemoFolder(out)
+    steps = Steps(total=NUM_STEPS, record=folder.record)
     answers = run_data_steps(folder, steps, SMALL if is_small else DemoSize())
-    steps.announce("what the model will see")
-    answers["picture"] = draw_batch(folder, out / "batch.png")
-    say(f"{PICTURE_CLIPS} samples are in {out / 'batch.png'}: frames, log-mel, title")
+    picture, run = out / "batch.png", out / "run"
+    answers["picture"] = steps.once(
+        "what the model will see",
+        lambda: {"path": str(picture), "not_drawn": draw_batch(folder, picture)},
+        same=["one batch"],
+        files=[*folder.manifests, folder.clips, folder.tokenizer, picture, picture.with_suffix(".html")],
+        shows=lambda answer: _drawn(answer, picture),
+    )
     answers["pretrain"] = steps.run(
         "pre-training of a tiny LAVA, held-out loss beside it",
         _pretrain_words(folder, SMALL_TRAIN_STEPS if is_small else TRAIN_STEPS),
         environment=_threads(),
+        files=[*folder.manifests, folder.clips, folder.tokenizer, run],
+        shows=lambda answer: [f"{name}: {value}" for name, value in _training_rows(answer, run)],
     )
     answers["probe_result"] = steps.run(
         "a linear probe on the learned video features, with its controls",
         _probe_words(folder),
         environment=_threads(),
+        files=[folder.labelled, run, folder.linear_probe],
+        shows=lambda answer: [f"{name}: {_percent(scores)}" for name, scores in answer["scores"].items()],
     )
     summary = {**answers, "seconds": round(time.monotonic() - started, 1)}
     write_whole(out / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
@@ -116,7 +125,7 @@ def _pretrain_words(folder: DemoFolder, train_steps: int) -> list[str | Path]:
 
 
 def _probe_words(folder: DemoFolder) -> list[str | Path]:
-    run, record = folder.root / "run", folder.root / "linear_probe.json"
+    run, record = folder.root / "run", folder.linear_probe
     return [
         *("lava_model.evaluate", "linear-probe", "--checkpoint", run, "--data", folder.labelled),
         *("--workers", "1", "--cache", folder.root / "features", "--out", record),
@@ -124,23 +133,29 @@ def _probe_words(folder: DemoFolder) -> list[str | Path]:
 
 
 def _rows(summary: dict[str, Any], out: Path) -> list[tuple[str, object]]:
-    pretrain, probe = summary["pretrain"], summary["probe_result"]
-    first, last = _held_out(out / "run" / "log.jsonl")
+    probe = summary["probe_result"]
     return [
         *data_rows(summary),
-        ("pre-training", f"{pretrain['step']} steps of 32 clips"),
-        ("held-out loss, start -> end", f"{first['loss']:.2f} -> {last['loss']:.2f} (chance {last['chance']:.2f})"),
-        *((f"  {term.upper()}", _term(first, last, term)) for term in _TOLD),
+        *_training_rows(summary["pretrain"], out / "run"),
         ("linear probe, top-1 accuracy", ""),
         *((f"  {name}", _percent(scores)) for name, scores in probe["scores"].items()),
         ("  chance (largest class)", f"{100 * probe['chance']['majority_share_of_test']:.1f} %"),
         ("time", f"{summary['seconds']:.0f} s"),
         ("manifest", ", ".join(map(str, DemoFolder(out).manifests))),
-        ("one batch as a picture", out / "batch.png"),
+        ("one batch as a picture", f"{out / 'batch.png'}, {out / 'batch.html'}"),
         ("trained model", out / "run" / "export"),
         ("log of the training", out / "run" / "log.jsonl"),
         ("record of the probe", out / "linear_probe.json"),
         ("all of this as JSON", out / "summary.json"),
+    ]
+
+
+def _training_rows(pretrain: dict[str, Any], run: Path) -> list[tuple[str, object]]:
+    first, last = _held_out(run / "log.jsonl")
+    return [
+        ("pre-training", f"{pretrain['step']} steps of 32 clips"),
+        ("held-out loss, start -> end", f"{first['loss']:.2f} -> {last['loss']:.2f} (chance {last['chance']:.2f})"),
+        *((f"  {term.upper()}", _term(first, last, term)) for term in _TOLD),
     ]
 
 
@@ -166,13 +181,16 @@ def _held_out(log: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return held_out[0], held_out[-1]
 
 
-def draw_batch(folder: DemoFolder, path: Path) -> str:
-    """Writes a picture of some training samples: title, frames in a row, log-mel under them."""
-    try:
-        from PIL import Image
+def draw_batch(folder: DemoFolder, path: Path) -> list[str]:
+    """Writes a picture of some training samples: title, frames in a row, log-mel under them; and the same as a page.
 
+    Returns:
+        The characters that the picture could not show, as no font here has them; the page can.
+    """
+    try:
         from k700_text import KineticsAVT
         from k700_text.data.text import TitleTokenizer
+        from lava_model.picture import draw_sheet
         from lava_model.presets import preset
     except ImportError as error:
         raise K700TextError(f"{error.name} is not installed: pip install 'k700-text[train]'") from error
@@ -182,34 +200,21 @@ def draw_batch(folder: DemoFolder, path: Path) -> str:
     dataset = KineticsAVT(
         folder.manifests[0], folder.clips, tokenizer=tokenizer, train=False, video=video, audio=audio, text=text
     )
-    drawn = []
+    rows = []
     for number in range(min(PICTURE_CLIPS, len(dataset))):
         sample = dataset[number * len(dataset) // PICTURE_CLIPS]
         title = tokenizer.decode(sample.token_ids[sample.text_mask]) if sample.has_text else "(no title)"
-        drawn.append(_draw_sample(sample, title))
-    sheet = Image.new("RGB", (drawn[0].width, sum(picture.height for picture in drawn)), "white")
-    for number, picture in enumerate(drawn):
-        sheet.paste(picture, (0, number * picture.height))
-    sheet.save(path)
-    return str(path)
+        sound = "" if sample.has_audio else "  (no usable audio)"
+        rows.append((sample, f"{sample.clip_id}  {sample.label}: {title}{sound}"))
+    return sorted(draw_sheet(rows, path))
 
 
-def _draw_sample(sample: Sample, title: str) -> Image.Image:
-    from PIL import Image, ImageDraw
-
-    num_frames, size = sample.video.shape[:2]
-    num_mels = sample.log_mel.shape[0]
-    side, gap, line = 2 * size, 2, 18
-    width = num_frames * (side + gap) - gap
-    picture = Image.new("RGB", (width, line + side + gap + num_mels + 8), "white")
-    sound = "" if sample.has_audio else "  (no usable audio)"
-    ImageDraw.Draw(picture).text((2, 2), f"{sample.label}: {title}{sound}", fill="black")
-    for number, frame in enumerate(sample.video):
-        picture.paste(Image.fromarray(frame.numpy()).resize((side, side)), (number * (side + gap), line))
-    mel = sample.log_mel.flip(0)  # low notes at the bottom
-    gray = ((mel - mel.min()) / (mel.max() - mel.min()).clamp(min=1e-6) * 255).byte()
-    picture.paste(Image.fromarray(gray.numpy()).resize((width, num_mels)), (0, line + side + gap))
-    return picture
+def _drawn(answer: dict[str, Any], path: Path) -> list[str]:
+    lines = [f"{PICTURE_CLIPS} samples are in {path}: title, frames, log-mel"]
+    if answer["not_drawn"]:
+        missing = f"no font here has {' '.join(answer['not_drawn'])}"
+        lines.append(f"{missing}: boxes in the picture, letters in {path.with_suffix('.html')} in a browser")
+    return lines
 
 
 if __name__ == "__main__":

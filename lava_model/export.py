@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lava_model.errors import CheckpointError, ConfigError
+from lava_model.files import located
 from lava_model.program import EXIT_COMPLETE, Parser, import_modules, run_program, say, tell
 
 if TYPE_CHECKING:
@@ -43,9 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog=PROGRAM, description=__doc__, epilog=_EPILOG, allow_abbrev=False)
-    parser.add_argument("source", type=Path, metavar="RUN", help="run folder, step_*.pt file or exported model")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the exported model")
-    parser.add_argument("--tokenizer", type=Path, help="tokenizer.json of the run, where it is not found any more")
+    parser.add_argument("source", type=located, metavar="RUN", help="run folder, step_*.pt file or exported model")
+    parser.add_argument("--out", type=located, required=True, help="folder for the exported model")
+    parser.add_argument("--tokenizer", type=located, help="tokenizer.json of the run, where it is not found any more")
     parser.add_argument("--push", metavar="OWNER/NAME", help="upload it to the Hugging Face Hub (HF_TOKEN)")
     parser.add_argument("--private", action="store_true", help="with --push: only its owners may see it")
     parser.add_argument("--revision", help="with --push: branch to upload to")

@@ -6,7 +6,7 @@ Nothing here is a guess: what a run did not record stays None, and the card says
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,6 +61,10 @@ class ModelFacts:
     """Settings of the run that shaped the weights, by dotted name."""
     steps: int | None = None
     """Optimiser steps done."""
+    lengths: str | None = None
+    """Where the number of steps was changed on the way: how, in words."""
+    begun_with: str | None = None
+    """What the first weights were, where they were not drawn from the seed, in words."""
     world_size: int | None = None
     """Processes that trained together."""
     device: str | None = None
@@ -96,6 +100,8 @@ class ModelFacts:
             "commits": list,
             "device": str,
             "repo_id": str,
+            "lengths": str,
+            "begun_with": str,
         }
         known = {name: value for name, value in known.items() if isinstance(value, expected.get(name, dict))}
         if "commits" in known:
@@ -160,6 +166,8 @@ def facts_of_run(run: Path, *, step: int) -> ModelFacts:
         {
             "settings": told_settings(_json_object(run / "config.json")),
             "steps": step,
+            "lengths": _lengths(starts),
+            "begun_with": "weights of another model" if any(start.get("begun_with") for start in starts) else None,
             "world_size": last.get("world_size"),
             "device": last.get("device"),
             "commits": list(dict.fromkeys(_commit(start) for start in starts if start.get("git_commit"))) or None,
@@ -170,6 +178,15 @@ def facts_of_run(run: Path, *, step: int) -> ModelFacts:
             "heldout": {name: value for name, value in heldout.items() if name not in ("kind", "step")} or None,
         }
     )
+
+
+def _lengths(starts: Sequence[Mapping[str, Any]]) -> str | None:
+    changes = [
+        f"from {start['length_before']} to {start.get('total_steps')} at step {start.get('resumed_from')}"
+        for start in starts
+        if start.get("length_before") is not None
+    ]
+    return ", then ".join(dict.fromkeys(changes)) or None
 
 
 def told_settings(config: Mapping[str, Any]) -> dict[str, Any] | None:

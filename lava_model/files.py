@@ -1,4 +1,4 @@
-"""Writing into a run folder: what fails there becomes one line that names the file."""
+"""Places that a person names, and writing there: what fails becomes one line that names the file."""
 
 from __future__ import annotations
 
@@ -10,6 +10,14 @@ from typing import Any
 
 from k700_text.files.atomic import write_whole
 from lava_model.errors import OutputError
+
+
+def located(path: str | Path) -> Path:
+    """Returns a path with a ``~`` in front spelled out, as a shell does it; of a user that nobody knows it stays."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def write_json(path: Path, content: Any) -> None:

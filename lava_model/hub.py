@@ -14,6 +14,7 @@ from typing import Any
 
 import lava_model
 from lava_model.errors import CheckpointError, HubError, LavaError, MissingExtraError
+from lava_model.files import located
 from lava_model.pretrained import CARD_FILE, CONFIG_FILE, FILES, WEIGHTS_FILE
 
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -29,13 +30,13 @@ def find_pretrained(path: str | Path, *, revision: str | None = None) -> Path:
     """
     if not str(path):
         raise CheckpointError("the place of the model is empty: give a folder, or owner/name on the Hub")
-    folder = Path(path)
+    folder = located(path)
     if folder.exists():
         if revision is not None:
             raise CheckpointError(f"{folder} is a folder: a revision ({revision}) is only for models of the Hub")
         return folder
     if isinstance(path, Path) or not _REPO_ID.fullmatch(path):
-        raise CheckpointError(f"no exported model at {path}: there is no such folder")
+        raise CheckpointError(f"there is no such folder: {path} (a model of the Hub is named owner/name)")
     return _download(path, revision)
 
 
@@ -95,16 +96,20 @@ def push_to_hub(
 
 def _download(repo_id: str, revision: str | None) -> Path:
     hub = _library(f"there is no folder {repo_id}, and to look for it on the Hub")
-    with _one_line(repo_id, revision):
-        return Path(
-            hub.snapshot_download(
-                repo_id,
-                revision=revision,
-                allow_patterns=list(FILES),
-                library_name="lava_model",
-                library_version=lava_model.__version__,
+    try:
+        with _one_line(repo_id, revision):
+            return Path(
+                hub.snapshot_download(
+                    repo_id,
+                    revision=revision,
+                    allow_patterns=list(FILES),
+                    library_name="lava_model",
+                    library_version=lava_model.__version__,
+                )
             )
-        )
+    except HubError as error:
+        # Most who see it meant a folder.
+        raise HubError(f"there is no folder {repo_id} here, and {error}") from error
 
 
 def _library(purpose: str) -> Any:
@@ -135,8 +140,8 @@ def _told(error: Exception, repo_id: str, revision: str | None) -> str:
         return f"{repo_id} is gated on the Hub: ask for access on its page, then log in (HF_TOKEN or `hf auth login`)"
     if isinstance(error, errors.RepositoryNotFoundError):
         return (
-            f"there is no folder {repo_id} here, and no model of that name on the Hub that you may see: check the name,"
-            " and log in for a private one (HF_TOKEN or `hf auth login`)"
+            f"no model of the name {repo_id} on the Hub that you may see: check the name, and"
+            " log in for a private one (HF_TOKEN or `hf auth login`)"
         )
     chain = _chain(error)
     answered = next((one for one in chain if isinstance(one, errors.HfHubHTTPError)), None)

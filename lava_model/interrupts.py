@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from types import FrameType, TracebackType
 from typing import Self
@@ -30,4 +31,10 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.signal_name is not None:
             raise KeyboardInterrupt
+        if self.signal_name is None:
+            # Not by print, whose buffer this very moment may be half full.
+            os.write(
+                2,
+                b"stopping: this step is finished and saved (Ctrl-C again ends at once, with what was saved before)\n",
+            )
         self.signal_name = signal.Signals(number).name

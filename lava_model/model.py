@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lava_model.clips import OnFailure, read_clips, warn
+from lava_model.clips import OnFailure, check_batch_size, checked_paths, read_clips, token_batches, warn
 from lava_model.config import LavaConfig
 from lava_model.encoders.audio import AudioEncoder
 from lava_model.encoders.text import TextEncoder
@@ -23,6 +23,7 @@ from lava_model.encoders.transformer import initialise_linear, whole_precision
 from lava_model.encoders.video import VideoEncoder
 from lava_model.errors import CheckpointError, DataError
 from lava_model.facts import ModelFacts
+from lava_model.files import located
 from lava_model.hub import find_pretrained
 from lava_model.modalities import MODALITIES, SPACES, Modality, Space
 from lava_model.pretrained import read_model, write_model
@@ -169,11 +170,7 @@ class Lava(nn.Module):
             DataError: the batch has other shapes than the model was made for.
             ValueError: an unknown modality.
         """
-        if isinstance(modalities, str):
-            raise ValueError(f"modalities must be a sequence of names, got {modalities!r}: use ({modalities!r},)")
-        unknown = sorted(set(modalities) - set(MODALITIES))
-        if unknown:
-            raise ValueError(f"unknown modalities {', '.join(unknown)}: use {', '.join(MODALITIES)}")
+        self._check_modalities(modalities)
         with _eval_mode(self):
             return {modality: self._features(modality, batch) for modality in modalities}
 
@@ -209,6 +206,62 @@ class Lava(nn.Module):
         """
         return read_clips(self, clips, titles, num_windows=num_windows, on_failure=on_failure)
 
+    def encode_clips(
+        self,
+        clips: Sequence[str | Path | None],
+        modalities: Sequence[Modality] = ("video",),
+        *,
+        batch_size: int = 16,
+        on_failure: OnFailure = warn,
+    ) -> dict[str, Tensor]:
+        """Returns the features of clip files, float32 (N, width) of each modality, on the model's device.
+
+        The same as ``encode(read(clips))``, some at a time, so that the list may be of any length. The cut is the
+        window in the middle. Of a clip without sound, without a picture, or that does not decode, the row of that
+        modality is zero: ``features["audio"].any(dim=1)`` tells which have it.
+
+        Args:
+            clips: files of any format; None gives zeros.
+            modalities: ``video``, ``audio`` or both; only these are decoded.
+            batch_size: clips that are held in memory and encoded together.
+            on_failure: called with file and reason where a stream does not decode; a warning by default.
+
+        Raises:
+            DataError: a file is not there, which is found out before the first is read; or ``clips`` is no list.
+            ValueError: an unknown modality, or ``text``, which no clip has.
+        """
+        self._check_modalities(modalities)
+        if "text" in modalities:
+            raise ValueError("clips have no text: encode_text takes titles")
+        check_batch_size(batch_size)
+        paths = checked_paths(clips)
+        parts = []
+        for start in range(0, len(paths), batch_size):
+            some = paths[start : start + batch_size]
+            batch = read_clips(self, some, None, num_windows=1, on_failure=on_failure, modalities=modalities)
+            parts.append(self.encode(batch, modalities))
+        return {modality: torch.cat([part[modality] for part in parts]) for modality in modalities}
+
+    @torch.no_grad()
+    def encode_text(self, titles: Sequence[str | None], *, batch_size: int = 64) -> Tensor:
+        """Returns the features of titles, float32 (N, width), on the model's device.
+
+        The same as ``encode(read([None] * N, titles), ("text",))["text"]``, some at a time and without the frames of
+        no clip. The row of a title that is None or blank is zero.
+
+        Args:
+            titles: any text; what is longer than the model's ``max_text_length`` is cut.
+            batch_size: titles that are encoded together.
+
+        Raises:
+            DataError: the model was exported without a tokenizer, or ``titles`` is no list of text.
+        """
+        parts = []
+        with _eval_mode(self):
+            for ids_BS, mask_BS in token_batches(self, titles, batch_size=batch_size):
+                parts.append(_kept(self.text_encoder(ids_BS, mask_BS), mask_BS.any(dim=1)))
+        return torch.cat(parts)
+
     def save_pretrained(
         self, path: str | Path, *, tokenizer: str | Path | None = None, facts: ModelFacts | None = None
     ) -> None:
@@ -222,7 +275,7 @@ class Lava(nn.Module):
         Raises:
             CheckpointError: the folder cannot be written, or the tokenizer is missing, is none, or does not fit.
         """
-        write_model(self, Path(path), tokenizer=None if tokenizer is None else Path(tokenizer), facts=facts)
+        write_model(self, located(path), tokenizer=None if tokenizer is None else located(tokenizer), facts=facts)
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, revision: str | None = None) -> Self:
@@ -260,6 +313,14 @@ class Lava(nn.Module):
                 f"the checkpoint in {source} does not hold a model of its own settings: was it made by another version?"
             ) from error
         return model
+
+    @staticmethod
+    def _check_modalities(modalities: Sequence[Modality]) -> None:
+        if isinstance(modalities, str):
+            raise ValueError(f"modalities must be a sequence of names, got {modalities!r}: use ({modalities!r},)")
+        unknown = sorted(set(modalities) - set(MODALITIES))
+        if unknown:
+            raise ValueError(f"unknown modalities {', '.join(unknown)}: use {', '.join(MODALITIES)}")
 
     def _features(self, modality: Modality, batch: Batch, patches_BTPC: Tensor | None = None) -> Tensor:
         config = self.config

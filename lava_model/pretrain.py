@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from lava_model.config import PretrainConfig
 from lava_model.errors import ConfigError, DataError
+from lava_model.files import located
 from lava_model.presets import OBJECTIVES, PRESETS, preset, with_objective
 from lava_model.program import EXIT_COMPLETE, EXIT_INTERRUPTED, Parser, import_modules, run_program, say, tell
 from lava_model.settings import from_file, override, to_dict
@@ -49,6 +50,7 @@ SHORT_OPTIONS = {
     "--trunk-weights": "--model.trunk-weights",
     "--negatives": "--loss.negatives",
     "--out": "--run.out",
+    "--init-from": "--run.init-from",
     "--epochs": "--run.epochs",
     "--max-steps": "--run.max-steps",
     "--seed": "--run.seed",
@@ -96,7 +98,7 @@ def _run(words: list[str]) -> int:
     if asked.config == "":
         raise ConfigError("--config must name a file: it is empty")
     if asked.config is not None:
-        base = from_file(base, Path(asked.config))
+        base = from_file(base, located(asked.config))
     if asked.objective is not None:
         base = with_objective(base, asked.objective)
     own = [*SHORT_OPTIONS, *_OWN_OPTIONS]
@@ -166,17 +168,21 @@ def _dry_run(config: PretrainConfig, *, as_json: bool, device_gib: float | None)
 def _pretrain(config: PretrainConfig, words: list[str], *, as_json: bool) -> int:
     import torch
 
+    from lava_model.checkpoint import list_checkpoints
     from lava_model.data import open_data
     from lava_model.device import choose_device
     from lava_model.distributed import described_ranks, ranks_from_environment
     from lava_model.pretrained import check_folder
     from lava_model.run_folder import check_own, held
+    from lava_model.trained import find_model
 
     described = described_ranks()
     device = choose_device(config.run.device, described.local_rank)
     out = Path(config.run.out)
     check_own(out)
     check_folder(out / "export")
+    if config.run.init_from is not None and not list_checkpoints(out / "checkpoints"):
+        find_model(Path(config.run.init_from))  # told now, not after the data are read
     data = open_data(config, described.world_size)
     try:
         with ranks_from_environment(device.type) as ranks, held(out, ranks):
@@ -207,13 +213,15 @@ def _train(
     from lava_model.trainer import Trainer
 
     tell = say if ranks.is_main else _say_nothing
-    trainer = Trainer(config, data, device=device, ranks=ranks, progress=tell)
+    trainer = Trainer(config, data, device=device, ranks=ranks, progress=tell, may_extend=True)
     export = trainer.out / "export"
     is_finished = trainer.step >= trainer.total_steps and (export / "config.json").exists()
     if is_finished:
         tell(f"{trainer.out} is finished at step {trainer.step}; use another --out to train anew")
     elif trainer.resumed_from is not None:
         tell(f"continuing {trainer.out} at step {trainer.resumed_from} of {trainer.total_steps}")
+        if trainer.length_before is not None:
+            tell(_new_length(config, trainer.resumed_from, trainer.length_before, trainer.total_steps))
     else:
         made_up = "made-up " if config.data.synthetic else ""
         processes = f" on each of {ranks.world_size} processes" if ranks.world_size > 1 else ""
@@ -221,6 +229,10 @@ def _train(
             f"training {trainer.total_steps} steps of {config.data.batch_size} clips{processes} on"
             f" {len(data.train)} {made_up}clips into {trainer.out} ({device})"
         )
+        if trainer.begun_with is not None:
+            tell(f"the weights are those of {trainer.begun_with}; optimiser, schedule and steps begin anew")
+    for note in trainer.notes:
+        tell(f"note: {note}")
     for note in data.notes:
         tell(f"note: {note}")
     if ranks.is_main and not is_finished:
@@ -230,6 +242,9 @@ def _train(
             trainer.out,
             command=[*PROGRAM.split(), *words],
             resumed_from=trainer.resumed_from,
+            length_before=trainer.length_before,
+            total_steps=trainer.total_steps,
+            begun_with=trainer.begun_with,
             device=device,
             ranks=ranks,
         )
@@ -242,6 +257,20 @@ def _train(
         _say_plain_reads(data.plain_reads)
         _report(result, trainer.out, ranks, as_json=as_json)
     return EXIT_COMPLETE if result.finished else EXIT_INTERRUPTED
+
+
+def _new_length(config: PretrainConfig, step: int, before: int, now: int) -> str:
+    """Returns what it means that a run has another number of steps than it was begun with."""
+    from lava_model.optim import lr_at
+
+    change = f"its length changes from {before} to {now} steps"
+    if step >= now:
+        return f"{change}: it ends here"
+    last, following = lr_at(step - 1, before, config.optim), lr_at(step, now, config.optim)
+    return (
+        f"{change}: the learning-rate schedule is stretched over all {now}, so the learning rate goes from"
+        f" {last:.3g} to {following:.3g} at the next step; the result is not that of {now} steps in one go"
+    )
 
 
 def _say_failures(failures: Mapping[str, str]) -> None:

@@ -30,7 +30,10 @@ from k700_text.data.text import TitleTokenizer
 from k700_text.errors import TokenizerError
 from k700_text.files.atomic import PartFile, remove_abandoned
 from k700_text.media.levels import SILENCE_DBFS
+from k700_text.media.names import VIDEO_EXTENSIONS
+from k700_text.media.shards import is_prepared
 from lava_model.card import CARD_MARK, model_card
+from lava_model.checkpoint import list_checkpoints
 from lava_model.config import EARLIER_SETTINGS, LavaConfig
 from lava_model.encoders.trunk import IMAGENET_MEAN, IMAGENET_STD
 from lava_model.errors import CheckpointError, ConfigError
@@ -52,6 +55,9 @@ CARD_FILE = "README.md"
 FILES = (WEIGHTS_FILE, CONFIG_FILE, TOKENIZER_FILE, CARD_FILE)
 _IN_TURN = (CARD_FILE, TOKENIZER_FILE, WEIGHTS_FILE, CONFIG_FILE)
 """As they are written: the card tells whose the folder is, the configuration that it is whole."""
+
+_MAX_CONFIG_BYTES = 2**24
+"""What is larger is no configuration of ours, which has some kilobytes, and is not read."""
 
 _TRAINING_ONLY = ("horizontal_flip", "noise_std")
 
@@ -101,7 +107,10 @@ def write_model(model: Lava, folder: Path, *, tokenizer: Path | None, facts: Mod
         folder.mkdir(parents=True, exist_ok=True)
         _replace_all(folder, contents)
     except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"the model cannot be written to {folder}: {error}") from error
+        raise CheckpointError(
+            f"the model cannot be written to {folder} ({error}): make room or choose another place, then run the same"
+            " command again"
+        ) from error
 
 
 def read_model(cls: type[LavaT], folder: Path) -> LavaT:
@@ -238,13 +247,13 @@ def _read_values(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(_nothing_there(folder))
     try:
+        if (size := path.stat().st_size) > _MAX_CONFIG_BYTES:
+            raise ValueError(f"{size:,} bytes are more than {_MAX_CONFIG_BYTES:,}")
         values: Any = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT or not isinstance(values.get("model"), dict):
-        export = folder / "export"
-        hint = f": did you mean {export}?" if (export / CONFIG_FILE).is_file() else ""
-        raise CheckpointError(f"{path} is not the configuration of an exported LAVA model{hint}")
+        raise CheckpointError(f"{path} is not the configuration of an exported LAVA model{what_it_is(folder)}")
     if values.get("format_version") not in (_EARLIER_VERSION, FORMAT_VERSION):
         raise CheckpointError(
             f"{path} has format version {values.get('format_version')}, this lava_model reads {_EARLIER_VERSION} to"
@@ -253,12 +262,37 @@ def _read_values(folder: Path) -> dict[str, Any]:
     return values
 
 
+def what_it_is(folder: Path) -> str:
+    """Returns what a folder is that is no exported model, to end a message with: a hint, or nothing."""
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    suffixes = {Path(name).suffix.lower() for name in names}
+    if (folder / "export" / CONFIG_FILE).is_file():
+        return f": did you mean {folder / 'export'}?"
+    if list_checkpoints(folder / "checkpoints"):
+        return (
+            f": it is a run that has not ended (python -m lava_model.export {folder} --out FOLDER makes a model of it)"
+        )
+    for kind, is_it in {
+        "checkpoints of a run, whose own folder is the one above": bool(list_checkpoints(folder)),
+        "a run that has no checkpoint yet": "starts.jsonl" in names,
+        "a folder with nothing in it": not names,
+        "prepared shards, which are for --clips": folder.is_dir() and is_prepared(folder),
+        "a folder of manifests or other tables": ".parquet" in suffixes,
+        "a folder of clips": bool(suffixes & VIDEO_EXTENSIONS),
+    }.items():
+        if is_it:
+            return f": it is {kind}"
+    return ""
+
+
 def _nothing_there(folder: Path) -> str:
+    if not folder.exists():
+        return f"there is no such folder: {folder}"
     if folder.is_file():
         return f"{folder} is a file: give the folder of an exported model (python -m lava_model.export makes one)"
     if (folder / WEIGHTS_FILE).is_file():
         return f"no whole exported model at {folder}: {CONFIG_FILE} is missing, so writing it was cut short"
-    return f"no exported model at {folder}: {CONFIG_FILE} is missing"
+    return f"no exported model at {folder}: {CONFIG_FILE} is missing{what_it_is(folder)}"
 
 
 def _model_config(path: Path, values: Mapping[str, Any]) -> LavaConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import importlib.metadata
 import json
 import os
@@ -86,6 +87,9 @@ def record_start(
     *,
     command: Sequence[str],
     resumed_from: int | None,
+    total_steps: int,
+    length_before: int | None = None,
+    begun_with: Path | None = None,
     device: torch.device,
     ranks: Ranks,
 ) -> None:
@@ -97,6 +101,9 @@ def record_start(
         out: run folder.
         command: words of the command line.
         resumed_from: step that the run goes on from, if it does.
+        total_steps: of the whole run.
+        length_before: the same, as it was until this start, where this one changes it.
+        begun_with: where its first weights are from, if not from the seed and if it begins.
         device: that this rank trains on.
         ranks: how many there are.
 
@@ -109,6 +116,9 @@ def record_start(
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "command": list(command),
         "resumed_from": resumed_from,
+        "total_steps": total_steps,
+        "length_before": length_before,
+        "begun_with": None if begun_with is None else str(begun_with),
         "data": data.fingerprint,
         "coverage": None if coverage is None else dataclasses.asdict(coverage),
         "versions": versions(),
@@ -117,16 +127,25 @@ def record_start(
     }
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        write_whole(out / "config.json", json.dumps(to_dict(config), indent=2) + "\n")
+        # The start comes first: a folder with a config.json and no start is taken for somebody else's.
         _append_line(out / _STARTS, json.dumps(start))
+        write_whole(out / "config.json", json.dumps(to_dict(config), indent=2) + "\n")
 
 
 def _append_line(path: Path, line: str) -> None:
-    """Adds a line, on one of its own also where a kill has cut off the one before."""
-    with os.fdopen(open_plain(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "r+b") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
-        begins = "" if file.read(1) in (b"", b"\n") else "\n"
-        file.write(f"{begins}{line}\n".encode())
+    """Adds a line, on one of its own also where a kill has cut off the one before; where it fails, nothing of it."""
+    descriptor = open_plain(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    with os.fdopen(descriptor, "r+b", buffering=0) as file:
+        length = file.seek(0, os.SEEK_END)
+        file.seek(max(0, length - 1))
+        begins = b"" if file.read(1) in (b"", b"\n") else b"\n"
+        added = begins + line.encode() + b"\n"
+        try:
+            if file.write(added) != len(added):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            file.truncate(length)
+            raise
 
 
 def versions() -> dict[str, str]:

@@ -8,13 +8,14 @@ import io
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from k700_text.checks import faults, faults_of, field_hints
 from lava_model.config import Settings, odds_of, unchecked
 from lava_model.errors import ConfigError, MissingExtraError
+from lava_model.files import located
 
 ConfigT = TypeVar("ConfigT")
 
@@ -26,6 +27,20 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def _walk(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return [(name, dict(_walk(value)) if isinstance(value, dict) else value) for name, value in values.items()]
+
+
+def at_home(config: ConfigT) -> ConfigT:
+    """Returns a configuration whose paths have a ``~`` in front spelled out, which a shell does not in ``--a=~/b``."""
+    assert is_dataclass(config)
+    values = {field.name: getattr(config, field.name) for field in fields(config)}
+    spelled = {
+        name: at_home(value) if is_dataclass(value) else str(located(value))
+        for name, value in values.items()
+        if is_dataclass(value) or (isinstance(value, str) and value.startswith("~"))
+    }
+    whole: Any = config
+    changed: ConfigT = replace(whole, **spelled)
+    return changed
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -130,7 +145,7 @@ def _cast(value: Any, hint: Any) -> Any:
 
 
 def override(config: ConfigT, options: Sequence[str], *, program: str, also_known: Sequence[str] = ()) -> ConfigT:
-    """Returns the configuration with dotted options applied (``--optim.lr 1e-4``).
+    """Returns the configuration with dotted options applied (``--optim.lr 1e-4``), and ``~`` in paths spelled out.
 
     Args:
         config: what the options change.
@@ -159,7 +174,7 @@ def override(config: ConfigT, options: Sequence[str], *, program: str, also_know
     if isinstance(changed, Settings) and (problems := faults_of(changed) + odds_of(changed)):
         has_groups = any(map(is_dataclass, field_hints(type(changed)).values()))
         raise ConfigError(problems if has_groups else [_as_option(problem) for problem in problems])
-    return changed
+    return at_home(changed)
 
 
 def _as_option(problem: str) -> str:

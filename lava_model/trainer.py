@@ -38,9 +38,10 @@ from lava_model.objective import Objective
 from lava_model.optim import load_optimizer, lr_at
 from lava_model.pace import Pace, TimedBatches, clock
 from lava_model.profiling import Profile
-from lava_model.settings import to_dict
+from lava_model.settings import flatten, to_dict
 from lava_model.step import StepResult, TrainStep
 from lava_model.tracking import JsonlLog, Tracker, Values, open_trackers
+from lava_model.trained import first_weights
 
 FREE_SETTINGS = frozenset(
     {
@@ -55,6 +56,7 @@ FREE_SETTINGS = frozenset(
         "data.num_workers",
         "data.micro_batch",
         "run.out",
+        "run.init_from",
         "run.device",
         "run.compile",
         "run.log_every",
@@ -70,6 +72,10 @@ FREE_SETTINGS = frozenset(
 """Settings that a resumed run may change. Files may move: the fingerprint says whether they are the same; the trunk's
 weights come from the checkpoint. With another ``micro_batch``, device or ``compile`` the run goes on the same up to
 rounding (and, with dropout, with other draws); with the rest bit for bit."""
+
+
+LENGTH_SETTINGS = frozenset({"run.epochs", "run.max_steps"})
+"""Settings that say where a run ends. Changed, they stretch the learning-rate schedule: only who asks may do that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +113,9 @@ class Trainer:
         step: optimiser steps done.
         total_steps: optimiser steps of the whole run.
         resumed_from: step that this process started from, if it continues a run.
+        length_before: optimiser steps that the whole run had until now, where this start changes them.
+        begun_with: checkpoint file or exported folder that the run has its first weights from, if not from the seed.
+        notes: what a person should know about that, one line each.
     """
 
     def __init__(
@@ -117,6 +126,7 @@ class Trainer:
         device: torch.device,
         ranks: Ranks | None = None,
         progress: Callable[[str], None] = lambda line: None,
+        may_extend: bool = False,
     ) -> None:
         """Builds the model and optimiser, or takes them from the newest checkpoint.
 
@@ -126,6 +136,8 @@ class Trainer:
             device: where to train.
             ranks: which process this is; None: the only one.
             progress: takes one line of progress at each log step.
+            may_extend: whether a run may go on with another number of steps than it had; the learning-rate schedule is
+                then stretched over the new number.
 
         Raises:
             CheckpointError: the run folder's checkpoint cannot be read or is of another configuration or data.
@@ -140,10 +152,14 @@ class Trainer:
         self.total_steps = total_steps(len(data.train), config, self.ranks.world_size)
         self.step = 0
         self.resumed_from: int | None = None
+        self.length_before: int | None = None
+        self.begun_with: Path | None = None
+        self.notes: list[str] = []
+        self._may_extend = may_extend
         newest = list_checkpoints(self.out / "checkpoints")
         state = self._load(newest[-1]) if newest else None
         self._seed()
-        self.model = _build_model(config, state).to(device)
+        self.model = self._build_model(state).to(device)
         self.objective = Objective(config.loss, config.model.embedding_dim).to(device)
         self._average = MovingAverage(self.model, config.optim.ema_decay) if config.optim.ema_decay else None
         self.evaluated = self._average.model if self._average else self.model
@@ -308,18 +324,50 @@ class Trainer:
             state,
             to_dict(self.config),
             self.data.fingerprint,
-            free=FREE_SETTINGS,
+            free=FREE_SETTINGS | LENGTH_SETTINGS if self._may_extend else FREE_SETTINGS,
             path=path,
             world_size=self.ranks.world_size,
         )
-        if state.total_steps != self.total_steps:  # version 1 does not tell the number of processes
+        if self._may_extend and self._length_changed(state):
+            if self.total_steps < state.step:
+                raise CheckpointError(
+                    f"the run in {self.out} stands at step {state.step} already, so it cannot end at step"
+                    f" {self.total_steps}: pass --max-steps {state.step} or more (with enough --epochs), or use another"
+                    " --out"
+                )
+            self.length_before = state.total_steps
+        elif state.total_steps != self.total_steps:  # version 1 does not tell the number of processes
             raise CheckpointError(
                 f"{path} is of a run of {state.total_steps} steps, this one has {self.total_steps}: start as many"
                 " processes as before, or use another --out"
             )
-        if not 0 <= state.step <= self.total_steps:
-            raise CheckpointError(f"{path} is at step {state.step} of {self.total_steps}: it is damaged, move it away")
+        if not 0 <= state.step <= state.total_steps:
+            raise CheckpointError(f"{path} is at step {state.step} of {state.total_steps}: it is damaged, move it away")
+        if self.config.run.init_from not in (None, state.config.get("run", {}).get("init_from")):
+            self.notes.append("--init-from is not looked at: the run goes on with the weights of its own checkpoint")
         return state
+
+    def _length_changed(self, state: TrainingState) -> bool:
+        theirs, ours = flatten(state.config), flatten(to_dict(self.config))
+        is_asked = any(theirs.get(name) != ours[name] for name in LENGTH_SETTINGS)
+        return is_asked and state.total_steps != self.total_steps
+
+    def _build_model(self, state: TrainingState | None) -> Lava:
+        """Returns the initialised model, or that of a checkpoint, whose trunk weights need not be found again."""
+        config = self.config
+        if state is not None:
+            return Lava.from_state(config.model, state.model, source=config.run.out)
+        if config.run.init_from is None:
+            return Lava(config.model)
+        found = first_weights(Path(config.run.init_from), config.model)
+        self.begun_with = found.place
+        ours = self.data.fingerprint.get("tokenizer")
+        if None not in (found.tokenizer, ours) and found.tokenizer != ours:
+            self.notes.append(
+                f"{found.place} was trained with another tokenizer: the same ids are other words, so the text encoder"
+                " begins with less than it seems"
+            )
+        return Lava.from_state(config.model, found.state, source=found.place)
 
     def _resume(self, state: TrainingState) -> None:
         try:
@@ -365,13 +413,6 @@ class Trainer:
         """Returns the passes over the data that are done before a step."""
         batches = batches_per_epoch(len(self.data.train), self.config, self.ranks.world_size)
         return step * self.config.data.accumulate // batches
-
-
-def _build_model(config: PretrainConfig, state: TrainingState | None) -> Lava:
-    """Returns the initialised model, or that of a checkpoint, whose trunk weights need not be found again."""
-    if state is None:
-        return Lava(config.model)
-    return Lava.from_state(config.model, state.model, source=config.run.out)
 
 
 def _percent(share: float | int | None) -> str:

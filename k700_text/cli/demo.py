@@ -5,30 +5,24 @@ Each step is a command of its own process and continues where it was, so a secon
 
 from __future__ import annotations
 
-import json
-import os
-import shlex
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from k700_text.cli.common import EXIT_INTERRUPTED, emit_json, emit_table, say
-from k700_text.errors import K700TextError
+from k700_text.cli.common import emit_json, emit_table, say
+from k700_text.cli.steps import Steps, need_packages
 from k700_text.files.lock import FileLock
-from k700_text.starting import takes_last_word
 
 NUM_DATA_STEPS = 7
 # Few titles: a small vocabulary keeps its entries to words that more than one title holds.
 VOCAB_SIZE = 600
+NUM_TITLES_SHOWN = 5
+_WITHOUT_FLAW = {"none": "without a flaw"}
 KEY_VARIABLE = "YOUTUBE_API_KEY"
-
-_PASSING_ON_SECONDS = 3.0
 
 Words = list[str | Path]
 
@@ -74,6 +68,28 @@ class DemoFolder:
         return self.root / "titles"
 
     @property
+    def ledger(self) -> Path:
+        """What was asked and answered."""
+        from k700_text.crawl.ledger_place import LEDGER_NAME
+
+        return self.crawl / LEDGER_NAME
+
+    @property
+    def lists(self) -> tuple[Path, Path]:
+        """The annotations of the two splits that the demo uses."""
+        return self.annotations / "train.csv", self.annotations / "val.csv"
+
+    @property
+    def linear_probe(self) -> Path:
+        """What the linear probe found."""
+        return self.root / "linear_probe.json"
+
+    @property
+    def record(self) -> Path:
+        """Which steps are finished."""
+        return self.root / ".steps.json"
+
+    @property
     def manifests(self) -> list[Path]:
         """The manifest, a file for each split that the demo uses."""
         return [self.crawl / "train.parquet", self.crawl / "val.parquet"]
@@ -89,62 +105,6 @@ class DemoFolder:
         return self.root / "tokenizer.json"
 
 
-@dataclass(slots=True)
-class Steps:
-    """Runs the steps of a demo one after the other, showing each as the command it is."""
-
-    total: int
-    number: int = 0
-
-    def announce(self, title: str) -> None:
-        """Shows the title of the next step."""
-        self.number += 1
-        say(f"\n[{self.number}/{self.total}] {title}")
-
-    def run(
-        self, title: str, arguments: Sequence[str | Path], *, environment: Mapping[str, str] | None = None
-    ) -> dict[str, Any]:
-        """Runs ``python -m ARGUMENTS --json`` and returns the JSON object that it prints; stderr passes through.
-
-        Raises:
-            K700TextError: the command failed; names it and its exit code.
-            KeyboardInterrupt: it was interrupted.
-        """
-        self.announce(title)
-        words = [str(argument) for argument in arguments]
-        say("$ " + _as_typed(words, environment or {}))
-        code, output = _run([sys.executable, "-m", *words, "--json"], {**os.environ, **(environment or {})})
-        if code == EXIT_INTERRUPTED:
-            takes_last_word()  # The command has said so.
-            raise KeyboardInterrupt
-        if code:
-            raise K700TextError(f"step {self.number} ({title}) ended with exit code {code}; see above")
-        answer: dict[str, Any] = json.loads(output.splitlines()[-1])
-        return answer
-
-
-def _run(words: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str]:
-    """Runs a command and returns its exit code and what it printed; an interruption waits for it to save its work."""
-    with subprocess.Popen(words, stdout=subprocess.PIPE, env=environment, text=True, encoding="utf-8") as process:
-        try:
-            output, _ = process.communicate()
-        except KeyboardInterrupt:
-            # From a terminal it reaches both of us, from elsewhere us alone.
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(_PASSING_ON_SECONDS)
-            if process.poll() is None:
-                process.terminate()
-            if process.wait() == EXIT_INTERRUPTED:
-                takes_last_word()
-            raise
-        return process.returncode, output
-
-
-def _as_typed(words: list[str], environment: Mapping[str, str]) -> str:
-    command = ["k700-text", *words[1:]] if words[0] == "k700_text" else ["python", "-m", *words]
-    return " ".join([*(f"{name}={value}" for name, value in environment.items()), shlex.join(command)])
-
-
 def lock_demo(out: Path) -> FileLock:
     """Keeps a second demo out of the folder, which is made if it is not there; raises as ``FileLock`` does."""
     out.mkdir(parents=True, exist_ok=True)
@@ -153,25 +113,76 @@ def lock_demo(out: Path) -> FileLock:
 
 def run_data_steps(folder: DemoFolder, steps: Steps, size: DemoSize) -> dict[str, Any]:
     """Makes the sandbox, crawls it, measures its clips, builds the manifest and the tokenizer; returns the answers."""
-    from k700_text.crawl.registry import ENDPOINT_NAMES
-    from k700_text.crawl.sources import SOURCE_NAMES, dumps, wayback, yt_dlp
-    from k700_text.media.pool import num_cores
-    from k700_text.sandbox.server import SandboxServer
-    from k700_text.sandbox.world import World, make_kinetics
+    answers = {"sandbox": _make_sandbox(folder, steps, size), **_crawl(folder, steps, size)}
+    train, val = folder.lists
+    words: Words = ["k700_text", "probe", folder.clips, "--out", folder.probe]
+    answers["probe"] = steps.run(
+        "what the clip files hold",
+        words,
+        files=[folder.clips, folder.probe],
+        shows=lambda answer: [f"{kind}: {_counts(answer[kind + '_status'])}" for kind in ("video", "audio")],
+    )
+    words = ["k700_text", "manifest", "--annotations", train, "--annotations", val]
+    words += ["--probe", folder.probe, "--out", folder.crawl]
+    answers["manifest"] = steps.run(
+        "the manifest, one row per annotated clip",
+        words,
+        files=[train, val, folder.probe, folder.ledger, *folder.manifests],
+        shows=lambda answer: [f"{path}: {_num_rows(path):,} clips" for path in folder.manifests],
+    )
+    answers["stats"] = steps.run(
+        "what the manifest holds",
+        ["k700_text", "stats", *folder.manifests],
+        files=folder.manifests,
+        shows=lambda answer: [f"{name}: {value}" for name, value in _coverage_rows(answer)],
+    )
+    words = ["k700_text", "tokenizer", "--manifest", folder.manifests[0]]
+    words += ["--vocab-size", str(VOCAB_SIZE), "--out", folder.tokenizer]
+    answers["tokenizer"] = steps.run(
+        "the tokenizer, from the titles",
+        words,
+        files=[folder.manifests[0], folder.tokenizer],
+        shows=lambda answer: [
+            f"{answer['entries']} entries from {answer['titles']:,} titles, "
+            f"{answer['characters_per_token']} characters a token"
+        ],
+    )
+    return answers
 
-    folder.root.mkdir(parents=True, exist_ok=True)
-    train, val = folder.annotations / "train.csv", folder.annotations / "val.csv"
-    answers: dict[str, Any] = {}
+
+def _make_sandbox(folder: DemoFolder, steps: Steps, size: DemoSize) -> dict[str, Any]:
+    from k700_text.media.pool import num_cores
+
     words: Words = ["k700_text", "sandbox", "--no-serve", "--workers", str(num_cores())]
     words += ["--seed", str(size.seed)]
     words += ["--num-classes", str(size.num_classes), "--clips-per-class", str(size.clips_per_class)]
     words += ["--labelled-per-class", str(size.labelled_per_class)]
     words += ["--annotations", folder.annotations, "--clips", folder.clips, "--labelled", folder.labelled]
-    answers["sandbox"] = steps.run("a miniature Kinetics: annotations and H.264/AAC clips", words)
+    return steps.run(
+        "a miniature Kinetics: annotations and H.264/AAC clips",
+        words,
+        files=[folder.annotations, folder.clips, folder.labelled],
+        shows=lambda answer: [
+            f"{answer['clips']:,} clips of {len(answer['labels'])} classes are listed: {', '.join(answer['labels'])}",
+            f"{_num_files(answer['clip_files']):,} of them have a file; "
+            + _counts({_WITHOUT_FLAW.get(name, name): count for name, count in answer["flawed_clips"].items()}),
+            f"{_num_files(answer['labelled_files']):,} labelled clips of other videos, for the probe at the end",
+        ],
+    )
+
+
+def _crawl(folder: DemoFolder, steps: Steps, size: DemoSize) -> dict[str, Any]:
+    from k700_text.crawl.registry import ENDPOINT_NAMES
+    from k700_text.crawl.sources import SOURCE_NAMES, dumps, wayback, yt_dlp
+    from k700_text.sandbox.server import SandboxServer
+    from k700_text.sandbox.world import World, make_kinetics
+
     world = World(size.seed)
     miniature = make_kinetics(world, num_classes=size.num_classes, clips_per_class=size.clips_per_class)
+    train, val = folder.lists
+    answers: dict[str, Any] = {}
     with SandboxServer(world, clips=miniature.clips) as server:
-        say(f"(the sandbox answers on {server.url}; without --endpoint the real services are asked)")
+        say(f"\n(the sandbox answers on {server.url}; without --endpoint the real services are asked)")
         # Real services are asked at their published pace; the sandbox may be asked as fast as it answers.
         crawl: Words = ["k700_text", "crawl", "--out", folder.crawl]
         for source in (name for name in SOURCE_NAMES if name in ENDPOINT_NAMES and name != yt_dlp.NAME):
@@ -180,25 +191,68 @@ def run_data_steps(folder: DemoFolder, steps: Steps, size: DemoSize) -> dict[str
             crawl += ["--rate", f"{source}=1000"]
         # With a key, oEmbed is asked for a second opinion on what the Data API does not know; without, for everything.
         # The archives are asked about what is gone.
-        words = [*crawl, "--annotations", train]
-        answers["crawl_train"] = steps.run("titles with an API key", words, environment={KEY_VARIABLE: "any-will-do"})
-        words = [*crawl, "--annotations", val, "--sources", "oembed,thumbnail,wayback,archive-item"]
-        answers["crawl_val"] = steps.run("titles without a key", words)
-    words = ["k700_text", "probe", folder.clips, "--out", folder.probe]
-    answers["probe"] = steps.run("what the clip files hold", words)
-    words = ["k700_text", "manifest", "--annotations", train, "--annotations", val]
-    words += ["--probe", folder.probe, "--out", folder.crawl]
-    answers["manifest"] = steps.run("the manifest, one row per annotated clip", words)
-    answers["stats"] = steps.run("what the manifest holds", ["k700_text", "stats", *folder.manifests])
-    words = ["k700_text", "tokenizer", "--manifest", folder.manifests[0]]
-    words += ["--vocab-size", str(VOCAB_SIZE), "--out", folder.tokenizer]
-    answers["tokenizer"] = steps.run("the tokenizer, from the titles", words)
+        answers["crawl_train"] = steps.run(
+            "titles with an API key",
+            [*crawl, "--annotations", train],
+            environment={KEY_VARIABLE: "any-will-do"},
+            files=[train, folder.ledger],
+            shows=lambda answer: _recovered(answer, folder.manifests[0]),
+        )
+        answers["crawl_val"] = steps.run(
+            "titles without a key",
+            [*crawl, "--annotations", val, "--sources", "oembed,thumbnail,wayback,archive-item"],
+            files=[val, folder.ledger],
+            shows=lambda answer: _recovered(answer, folder.manifests[1]),
+        )
     return answers
+
+
+def _recovered(answer: Mapping[str, Any], manifest: Path) -> list[str]:
+    """Returns what a crawl brought, with some titles to look at."""
+    titles = [f"{clip_id}  {source:12}  {title}" for clip_id, source, title in some_titles(manifest)]
+    return [
+        f"{answer['num_titles']:,} titles of {answer['num_ids']:,} videos: {_counts(answer['titles_by_source'])}",
+        *titles,
+    ]
+
+
+def some_titles(manifest: Path, number: int = NUM_TITLES_SHOWN) -> list[tuple[str, str, str]]:
+    """Returns (clip id, source, title) of some clips of a manifest: the first of each source, then the second, ..."""
+    import pyarrow.compute as pc
+
+    from k700_text.schema import MANIFEST_SCHEMA, read_table
+
+    table = read_table(manifest, MANIFEST_SCHEMA, ["clip_id", "title_source", "title"])
+    rows = {row["clip_id"][:11]: row for row in table.filter(pc.is_valid(table["title"])).to_pylist()}  # one a video
+    seen: Counter[str] = Counter()
+    ranked = []
+    for row in rows.values():
+        source = row["title_source"] or ""
+        ranked.append((seen[source], row["clip_id"], source, row["title"]))
+        seen[source] += 1
+    return [tuple(entry[1:]) for entry in sorted(ranked, key=lambda entry: entry[0])[:number]]
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items())
+
+
+def _num_files(answer: Mapping[str, Any]) -> int:
+    return int(answer["written"]) + int(answer["kept"])
+
+
+def _num_rows(manifest: Path) -> int:
+    import pyarrow.parquet as pq
+
+    return int(pq.read_metadata(manifest).num_rows)
 
 
 def data_rows(answers: Mapping[str, Any]) -> list[tuple[str, object]]:
     """Returns what the data steps gave as rows of a table."""
-    stats = answers["stats"]
+    return _coverage_rows(answers["stats"])
+
+
+def _coverage_rows(stats: Mapping[str, Any]) -> list[tuple[str, object]]:
     num_gone = sum(stats["availability"].get(state, 0) for state in ("not_found", "private"))
     return [
         ("clips in the manifest", stats["num_clips"]),
@@ -239,9 +293,10 @@ def demo(
         clips_per_class=clips_per_class or size.clips_per_class,
         labelled_per_class=size.labelled_per_class if labelled_per_class is None else labelled_per_class,
     )
+    need_packages(("torch", "tokenizers"), purpose="the demo", extra="data")
     folder = DemoFolder(out)
     with lock_demo(out):
-        answers = run_data_steps(folder, Steps(total=NUM_DATA_STEPS), size)
+        answers = run_data_steps(folder, Steps(total=NUM_DATA_STEPS, record=folder.record), size)
     if json:
         emit_json("demo", answers)
     else:

@@ -7,7 +7,7 @@ import operator
 import os
 import reprlib
 import warnings
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any, overload
 
@@ -20,7 +20,7 @@ from k700_text.data.clips import Clips, clip_source
 from k700_text.data.epochs import LARGEST_EPOCH, SharedEpoch
 from k700_text.data.reader import SampleReader
 from k700_text.data.row_cache import open_rows
-from k700_text.data.rows import Manifest, RowQuery
+from k700_text.data.rows import WITHOUT_FILE, Manifest, RowQuery
 from k700_text.data.sample import Sample
 from k700_text.data.sampler import Address
 from k700_text.data.store import RunNotes
@@ -28,6 +28,7 @@ from k700_text.data.text import AnyTokenizer, tokenizer_of
 from k700_text.data.video import View
 from k700_text.errors import DecodeError, ManifestError
 from k700_text.media.levels import SILENCE_DBFS
+from k700_text.media.shards import is_prepared
 from k700_text.records import Split
 from k700_text.terminal import one_line, readable
 
@@ -141,7 +142,7 @@ class KineticsAVT(Dataset[Sample]):
         self.dropped: dict[str, int] = self._rows.about["dropped"]
         _tell_unknown(self._rows.about["unknown_clip_ids"])
         if not len(self._rows):
-            raise ManifestError(_nothing_to_serve(query, self._source.name, self.dropped))
+            raise ManifestError(_nothing_to_serve(query, clips, self._source.name, self.dropped))
         self._notes = RunNotes(len(self._rows))
         self.train = train
         self.seed = seed
@@ -347,11 +348,24 @@ def _tell_unknown(unknown: Sequence[Any]) -> None:
         warnings.warn(f"{count:,} of clip_ids are in no manifest ({names}{more})", UserWarning, stacklevel=3)
 
 
-def _nothing_to_serve(query: RowQuery, clips: str, dropped: dict[str, int]) -> str:
+def _nothing_to_serve(
+    query: RowQuery,
+    clips: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]],
+    name: str,
+    dropped: Mapping[str, int],
+) -> str:
     reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
     if not reasons:
         chosen = [f"split {query.split}"] if query.split else []
         chosen += ["these clip_ids"] if query.clip_ids is not None else []
         chosen += [f"where {readable(query.where.text)}"] if query.where is not None else []
         reasons = f"no row of {', '.join(chosen)}" if chosen else "the manifest has no rows"
-    return f"no clip to serve from {query.name} with {clips}: {reasons}"
+    remedy = ""
+    if WITHOUT_FILE in dropped and not isinstance(clips, Mapping) and is_prepared(clips):
+        remedy = (
+            f"; these shards are of other clips: k700-text prepare DIR --out {os.fspath(clips)} with a --manifest for"
+            f" each file that will be used, {query.name} among them"
+        )
+    elif WITHOUT_FILE in dropped:
+        remedy = "; k700-text probe DIR --manifest FILE --missing CSV lists what does not fit together"
+    return f"no clip to serve from {query.name} with {name}: {reasons}{remedy}"

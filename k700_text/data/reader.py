@@ -81,7 +81,7 @@ class SampleReader:
         problems: tuple[DecodeError, ...] = ()
         if clip is not None and (wants_video or wants_audio):
             frames, mel, problems = self._decode(self._opener(clip), placement, wants_video, wants_audio)
-        token_ids, text_mask = self._encode(title)
+        token_ids, text_mask = self.encode_title(title)
         sample = Sample(
             video=self._no_frames() if frames is None else torch.from_numpy(frames),
             log_mel=silent_log_mel(self.audio) if mel is None else log_mel_tensor(mel, rng, self.audio),
@@ -181,7 +181,8 @@ class SampleReader:
             mel, level = clip.read_log_mel(middle - self.audio.window_seconds / 2, self.audio)
         return mel if level >= from_dbfs(self.silence_dbfs) else None
 
-    def _encode(self, title: str | None) -> tuple[Tensor, Tensor]:
+    def encode_title(self, title: str | None) -> tuple[Tensor, Tensor]:
+        """Returns token ids, int64 (S,), and the mask, bool (S,); no title, or a blank one, is zeros and False."""
         if self.tokenizer is None or title is None or not self.reads_text(title):
             length, pad_id = self.text.max_length, 0 if self.tokenizer is None else self.tokenizer.pad_id
             return torch.full((length,), pad_id, dtype=torch.int64), torch.zeros(length, dtype=torch.bool)

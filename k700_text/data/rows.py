@@ -18,6 +18,9 @@ from k700_text.manifest_files import ArrowStream, as_table, is_table, manifest_f
 from k700_text.records import Split
 
 MODALITIES = ("video", "audio", "text")
+WITHOUT_FILE = "without a clip file"
+"""The reason for which most rows are left out."""
+
 _NUM_EXAMPLES = 3
 
 Manifest = str | os.PathLike[str] | ArrowStream
@@ -149,7 +152,7 @@ def _kept(table: pa.Table, require: Collection[str]) -> tuple[pa.ChunkedArray, d
     """Returns a mask of the rows that have what is required, and the number of the others by reason."""
     masks: list[tuple[str, pa.ChunkedArray]] = []
     if "video" in require or "audio" in require:
-        masks.append(("without a clip file", pc.is_valid(table["place"])))
+        masks.append((WITHOUT_FILE, pc.is_valid(table["place"])))
     if "video" in require:
         masks.append(("known to have no video", pc.fill_null(table["has_video"], True)))
     if "audio" in require:

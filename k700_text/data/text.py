@@ -5,9 +5,10 @@ Axes: S tokens.
 
 from __future__ import annotations
 
+import json
 import os
 import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,14 @@ _SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
 _NUM_BYTES = 256
 MIN_VOCAB_SIZE = len(_SPECIAL_TOKENS) + _NUM_BYTES
 """The four special tokens and one entry for every byte: with less some titles had no encoding."""
+MAX_VOCAB_SIZE = 2**20
+"""Entries that are read at most, twenty times as many as are usual."""
+
+_MAX_FILE_BYTES = 2**26
+"""Larger than a file of so many entries; what is larger is not read."""
+_STEADY_NORMALIZERS = frozenset({"NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Strip", "StripAccents", "Sequence"})
+_STEADY_PRE_TOKENIZERS = frozenset({"ByteLevel", "Digits", "Punctuation", "Whitespace", "WhitespaceSplit", "Sequence"})
+"""Whose time and result grow no faster than the title. Others take a pattern, or a text to put in, from the file."""
 
 
 class TitleTokenizer:
@@ -37,7 +46,8 @@ class TitleTokenizer:
         max_vocab_size: entries that fit; None takes any number.
 
     Raises:
-        TokenizerError: the file is missing, is not ours, or has more entries than fit.
+        TokenizerError: the file is missing, is not ours, has more entries than fit, or would cost more to use than its
+            titles are long. It may be a stranger's: padding and cutting that it asks for are left out.
     """
 
     pad_id = PAD_ID
@@ -45,7 +55,7 @@ class TitleTokenizer:
     def __init__(self, path: str | Path, *, max_vocab_size: int | None = None) -> None:
         self.path = Path(path)
         self._tokenizer = _load(self.path)
-        self.vocab_size: int = self._tokenizer.get_vocab_size()
+        self.vocab_size: int = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
         if max_vocab_size is not None and self.vocab_size > max_vocab_size:
             raise TokenizerError(
                 f"{self.path} has {self.vocab_size} entries, {max_vocab_size} fit: train it again with "
@@ -183,24 +193,27 @@ def train_tokenizer(titles: Iterable[str], out: str | Path, vocab_size: int) -> 
     return TitleTokenizer(out)
 
 
+_REMEDY = (
+    "k700-text tokenizer makes one; to use another as it is, give KineticsAVT"
+    " tokenizers.Tokenizer.from_file(...) in its place"
+)
+
+
 def _load(path: Path) -> Any:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise TokenizerError(f"no such tokenizer: {path} (k700-text tokenizer makes one)") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise TokenizerError(_no_tokenizer(path) or f"cannot read the tokenizer {path}: {error}") from error
+    text = _read(path)
+    if fault := _fault(text):
+        raise TokenizerError(f"{path} is not a tokenizer file that we use: {fault}; {_REMEDY}")
     try:
         tokenizer = Tokenizer.from_str(text)
     except Exception as error:  # the library raises nothing narrower
-        raise TokenizerError(f"{path} is not a tokenizer file: {' '.join(str(error).split())}") from error
+        raise TokenizerError(f"{path} is not a tokenizer file: {' '.join(str(error).split())[:300]}") from error
     if not _is_ours(tokenizer):
-        raise TokenizerError(
-            f"{path} was not made by k700-text tokenizer, its special tokens are not ours: to use it as it is, give"
-            " KineticsAVT tokenizers.Tokenizer.from_file(...) in its place"
-        )
+        raise TokenizerError(f"{path} was not made by k700-text tokenizer, its special tokens are not ours: {_REMEDY}")
     # A title may spell "<pad>": that is text, not padding.
     tokenizer.encode_special_tokens = True
+    # Ours to do: a length of 2**40 in the file would be allocated for each title.
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
     return tokenizer
 
 
@@ -219,6 +232,57 @@ def _padded(tokens: Sequence[int], pad_id: int, length: int) -> tuple[Tensor, Te
 def _no_tokenizer(path: Path) -> str | None:
     kind = kind_of_ours(path)
     return None if kind in (None, TOKENIZER) else f"{path} is {kind}: name {TOKENIZER}"
+
+
+def _read(path: Path) -> str:
+    try:
+        if not path.exists():
+            raise TokenizerError(f"no such tokenizer: {path} (k700-text tokenizer makes one)")
+        if kind := _no_tokenizer(path):
+            raise TokenizerError(kind)
+        if not path.is_file():  # a pipe would be waited for, a device read without end
+            raise TokenizerError(f"cannot read the tokenizer {path}: it is no file")
+        if (size := path.stat().st_size) > _MAX_FILE_BYTES:
+            raise TokenizerError(f"cannot read the tokenizer {path}: {size:,} bytes are more than {_MAX_FILE_BYTES:,}")
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise TokenizerError(
+            f"{path} is not a tokenizer file: it cannot be read as a tokenizer.json, it is no text; k700-text tokenizer"
+            " makes one"
+        ) from error
+    except OSError as error:
+        raise TokenizerError(f"cannot read the tokenizer {path}: {error}") from error
+
+
+def _fault(text: str) -> str:
+    """Returns what in a tokenizer's JSON would cost more than a title is long, or mean no id of a table; "" if nothing.
+
+    Looked at before the library reads it, which ends the process where memory does not suffice.
+    """
+    try:
+        content: Any = json.loads(text)
+        model = content["model"]
+        ids = [*model["vocab"].values(), *(token["id"] for token in content["added_tokens"])]
+        normalizers_used = set(_types(content.get("normalizer")))
+        pre_tokenizers_used = set(_types(content.get("pre_tokenizer")))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"lacks {error}" if isinstance(error, KeyError) else f"{type(error).__name__}, {error}"[:200]
+        return f"it cannot be read as a tokenizer.json ({reason})"
+    if model.get("type", "BPE") != "BPE" or model.get("dropout"):
+        return "its model is no BPE without dropout"
+    if not all(isinstance(number, int) and 0 <= number < MAX_VOCAB_SIZE for number in ids):
+        return f"its ids must be whole numbers from 0 to below {MAX_VOCAB_SIZE:,}"
+    if strange := normalizers_used - _STEADY_NORMALIZERS | pre_tokenizers_used - _STEADY_PRE_TOKENIZERS:
+        return f"its normalizer or pre_tokenizer is {str(min(strange))[:40]!r}, which may take any time"
+    return ""
+
+
+def _types(step: Any) -> Iterator[str]:
+    """Yields the types of a normalizer or pre-tokenizer and of those that it is a sequence of."""
+    if step is not None:
+        yield str(step["type"])
+        for part in (*step.get("normalizers", ()), *step.get("pretokenizers", ())):
+            yield from _types(part)
 
 
 def _encodable(title: str) -> str:

@@ -193,7 +193,10 @@ def _run(config: PretrainConfig, data: StudyData) -> dict[str, Any]:
 def _identity(config: PretrainConfig, data: StudyData) -> dict[str, Any]:
     """What a result is of: all settings but those of bookkeeping, and the data."""
     settings = flatten(to_dict(config))
-    bookkeeping = ("run.out", "run.device", "run.log_every", "run.checkpoint_every", "run.keep_checkpoints")
+    bookkeeping = (
+        *("run.out", "run.device", "run.log_every", "run.checkpoint_every", "run.keep_checkpoints"),
+        "run.init_from",  # which no study takes
+    )
     return {
         "settings": {name: value for name, value in settings.items() if name not in bookkeeping},
         "data": data.training.fingerprint,

@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from k700_text import KineticsAVT
 from k700_text.config import AudioConfig
-from k700_text.errors import ConfigError, DecodeError, StorageError
+from k700_text.errors import ConfigError, DecodeError, ManifestError, StorageError
 from k700_text.files.storage import open_storage
 from k700_text.media.clip import DEFAULT_LIMITS, Cut, OpenClip, PixelFormat
 from k700_text.media.decode import ClipReader
@@ -30,7 +31,7 @@ from k700_text.media.prepared import PreparedClip, PreparedClips
 from k700_text.media.quality import psnr_db
 from k700_text.media.record import ClipTask
 from k700_text.media.shards import CHECKED_BYTES, PreparedSettings, member_key
-from tests.k700_text.media_files import SAMPLES, clip_id_of, make_clip, needs_samples, tone
+from tests.k700_text.media_files import SAMPLES, clip_id_of, make_clip, needs_samples, tone, write_manifest
 from tests.k700_text.preparing import gray_of, make_clips, prepare_here
 
 KINETICS = (
@@ -66,6 +67,14 @@ def plain_frames(folder: Path, clip: PreparedClip) -> npt.NDArray[np.uint8]:
         assert file is not None
         with av.open(io.BytesIO(file.read())) as container:
             return np.stack([frame.to_ndarray(format="yuv420p") for frame in container.decode(video=0)])
+
+
+def test_shards_of_other_clips_say_what_to_prepare(world: Path, tmp_path: Path) -> None:
+    val = write_manifest(tmp_path / "val.parquet", [{"clip_id": clip_id_of(number + 70)} for number in range(3)])
+    with pytest.raises(
+        ManifestError, match=r"3 without a clip file; these shards .*k700-text prepare DIR .*val.parquet"
+    ):
+        KineticsAVT(val, world / "mel")
 
 
 def test_a_prepared_clip_is_an_open_clip(world: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import unicodedata
 from pathlib import Path
@@ -131,8 +132,88 @@ def test_no_title_is_padding_of_the_tokenizer() -> None:
 
 def test_a_file_of_a_foreign_tokenizer_is_told_what_to_do(tmp_path: Path) -> None:
     foreign().save(str(tmp_path / "bert.json"))
-    with pytest.raises(TokenizerError, match=r"not ours: to use it as it is, give KineticsAVT tokenizers.Tokenizer"):
+    with pytest.raises(TokenizerError, match=r"to use another as it is, give KineticsAVT tokenizers.Tokenizer"):
         tokenizer_of(tmp_path / "bert.json", 100)
+
+
+def rewritten(tokenizer: TitleTokenizer, path: Path, **parts: object) -> Path:
+    """A copy with other parts of the top level or, by names with a dot as ``model__vocab``, of the second."""
+    content = json.loads(tokenizer.path.read_text(encoding="utf-8"))
+    for name, value in parts.items():
+        *groups, last = name.split("__")
+        (content[groups[0]] if groups else content)[last] = value
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("length", [7, 2**28, 2**40])
+def test_padding_and_cutting_that_a_file_asks_for_are_left_out(
+    tokenizer: TitleTokenizer, tmp_path: Path, length: int
+) -> None:
+    """The library would allocate the length for each title, and end the process where it cannot."""
+    padding = {
+        "strategy": {"Fixed": length},
+        "direction": "Right",
+        "pad_to_multiple_of": length,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "<pad>",
+    }
+    cutting = {"direction": "Right", "max_length": 1, "strategy": "LongestFirst", "stride": 0}
+    path = rewritten(tokenizer, tmp_path / "t.json", padding=padding, truncation=cutting)
+    assert TitleTokenizer(path).token_ids("How to ride") == tokenizer.token_ids("How to ride")
+
+
+def sequence(kind: str, part: object, depth: int) -> object:
+    return part if not depth else {"type": "Sequence", kind: [sequence(kind, part, depth - 1)]}
+
+
+@pytest.mark.parametrize(
+    ("parts", "line"),
+    [
+        ({"model__vocab": {"a": 2**20}}, "whole numbers from 0 to below 1,048,576"),
+        ({"model__vocab": {"a": -1}}, "whole numbers from 0"),
+        ({"added_tokens": [{"id": 2**40}]}, "whole numbers from 0"),
+        ({"added_tokens": 3}, "cannot be read as a tokenizer.json"),
+        ({"model__dropout": 0.5}, "no BPE without dropout"),
+        ({"model__type": "Unigram"}, "no BPE without dropout"),
+        ({"normalizer": {"type": "Replace", "pattern": {"String": "a"}, "content": "b" * 999}}, "'Replace', which may"),
+        ({"normalizer": sequence("normalizers", {"type": "Precompiled"}, 3)}, "'Precompiled', which may take any time"),
+        (
+            {"pre_tokenizer": sequence("pretokenizers", {"type": "Split", "pattern": {"Regex": "(a+)+$"}}, 1)},
+            "'Split', which may take any time",
+        ),
+    ],
+)
+def test_a_strangers_file_that_could_cost_anything_is_one_line(
+    tokenizer: TitleTokenizer, tmp_path: Path, parts: dict[str, object], line: str
+) -> None:
+    with pytest.raises(TokenizerError, match=line) as failure:
+        TitleTokenizer(rewritten(tokenizer, tmp_path / "t.json", **parts))
+    assert "\n" not in str(failure.value)
+
+
+def test_an_id_beyond_the_table_does_not_fit_however_few_entries_there_are(
+    tokenizer: TitleTokenizer, tmp_path: Path
+) -> None:
+    vocabulary = json.loads(tokenizer.path.read_text(encoding="utf-8"))["model"]["vocab"]
+    path = rewritten(tokenizer, tmp_path / "t.json", model__vocab={**vocabulary, "r": 5000})
+    assert TitleTokenizer(path).vocab_size == 5001
+    with pytest.raises(TokenizerError, match="has 5001 entries, 400 fit"):
+        TitleTokenizer(path, max_vocab_size=400)
+
+
+def test_what_is_no_file_or_too_large_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(TokenizerError, match="it is no file"):
+        TitleTokenizer(tmp_path / "pipe")
+    with (tmp_path / "huge.json").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(TokenizerError, match="bytes are more than"):
+        TitleTokenizer(tmp_path / "huge.json")
+    (tmp_path / "deep.json").write_text("[" * 10**6)
+    with pytest.raises(TokenizerError, match="cannot be read as a tokenizer"):
+        TitleTokenizer(tmp_path / "deep.json")
 
 
 def test_what_does_not_fit_is_refused(tokenizer: TitleTokenizer, tmp_path: Path) -> None:

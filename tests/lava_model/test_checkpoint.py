@@ -9,6 +9,7 @@ import pickle
 import random
 import subprocess
 import sys
+import zipfile
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -103,6 +104,24 @@ class Evil:
         return os.mkdir, ("evil-was-here",)
 
 
+def test_ctrl_c_in_the_middle_of_a_write_is_no_full_disk(tmp_path, monkeypatch):
+    """torch's zip writer makes a RuntimeError about a position in the file of it."""
+    save_checkpoint(tmp_path, state(1), keep=2)
+
+    class Interrupted:
+        def __init__(self, file):
+            self.file = file
+
+        def write(self, part):
+            raise KeyboardInterrupt
+
+    save = torch.save
+    monkeypatch.setattr(torch, "save", lambda content, file: save(content, Interrupted(file)))
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(tmp_path, state(2), keep=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000001.pt"]
+
+
 def _zip_of(content: object) -> bytes:
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -161,6 +180,24 @@ def test_a_changed_byte_anywhere_is_noticed(tmp_path):
     content[content.index(weight) + 5] ^= 1
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"wrong checksum of .*move it away to continue from the one before it"):
+        load_checkpoint(path)
+
+
+def test_what_is_longer_than_its_file_is_refused_before_it_is_made(tmp_path):
+    """A tensor of 2**40 equal entries, zipped zeros and a pipe all fit into a few bytes."""
+    path = save_checkpoint(tmp_path, state(), keep=1)
+    content = torch.load(path, weights_only=True)
+    for stretched in (torch.zeros(1).expand(2**40), torch.zeros(3).as_strided((2**20, 3), (0, 1))):
+        torch.save({**content, "model": {"weight": [stretched]}}, path)
+        with pytest.raises(CheckpointError, match="holds a tensor with more entries than are stored"):
+            load_checkpoint(path)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(10**6))
+    with pytest.raises(CheckpointError, match="its parts are compressed"):
+        load_checkpoint(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(CheckpointError, match="there is no such file"):
         load_checkpoint(path)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from k700_text.checks import field_hints
+from k700_text.data.text import train_tokenizer
 from lava_model.config import DataConfig, LavaConfig, LossConfig, LossWeights, OptimConfig, PretrainConfig, RunConfig
 from lava_model.errors import ConfigError
 from lava_model.evaluate import LinearProbeOptions
@@ -449,8 +450,7 @@ def test_missing_data_is_one_line(capsys, tmp_path, options, code, message):
 
 def test_a_tokenizer_larger_than_the_model_is_one_line(capsys, tmp_path):
     (tmp_path / "m.parquet").touch()
-    tokenizer = {"model": {"vocab": {f"t{i}": i for i in range(9000)}}, "added_tokens": []}
-    (tmp_path / "tok.json").write_text(json.dumps(tokenizer))
+    train_tokenizer(["a dog on a skateboard"] * 3, tmp_path / "tok.json", 280)
     paths = [
         "--manifest",
         str(tmp_path / "m.parquet"),
@@ -459,8 +459,8 @@ def test_a_tokenizer_larger_than_the_model_is_one_line(capsys, tmp_path):
         "--tokenizer",
         str(tmp_path / "tok.json"),
     ]
-    assert main(["--preset", "tiny", "--out", str(tmp_path / "run"), *paths]) == 2
-    assert "has 9000 entries but the model only 8192: pass --model.vocab-size 9000" in capsys.readouterr().err
+    assert main(["--preset", "tiny", "--model.vocab-size", "270", "--out", str(tmp_path / "run"), *paths]) == 2
+    assert "has 276 entries but the model only 270: pass --model.vocab-size 276" in capsys.readouterr().err
     (tmp_path / "tok.json").write_text("[]")
     assert main(["--preset", "tiny", "--out", str(tmp_path / "run"), *paths]) == 1
     assert "cannot be read as a tokenizer.json" in capsys.readouterr().err

@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from k700_text.cli.demo import Steps
+from k700_text.cli.steps import Steps
 from k700_text.errors import K700TextError
-from lava_model import Lava
+from lava_model import Lava, demo
 
 
 def run_demo(out: Path) -> subprocess.CompletedProcess[str]:
@@ -40,12 +40,29 @@ def test_the_whole_chain_and_the_whole_chain_again(tmp_path: Path) -> None:
 
     second = run_demo(out)
     assert second.returncode == 0, second.stderr
-    assert f"continuing {out}" in second.stderr and "is finished at step" in second.stderr
+    assert f"continuing {out}" in second.stderr and second.stderr.count("(finished before") == 10
     again = json.loads(second.stdout)
-    assert again["crawl_train"]["num_requests"] == again["crawl_val"]["num_requests"] == 0
-    assert again["sandbox"]["clip_files"]["written"] == again["probe"]["num_measured"] == 0
+    assert {**again, "seconds": 0} == {**summary, "seconds": 0}
+
+    # A clip that went is made again, and what rests on the clips looks at them again; each finds the rest done.
+    sorted((out / "sandbox" / "clips").rglob("*.mp4"))[0].unlink()
+    third = run_demo(out)
+    assert third.returncode == 0, third.stderr
+    again = json.loads(third.stdout)
+    assert again["sandbox"]["clip_files"]["written"] == again["probe"]["num_measured"] == 1
+    assert "is finished at step" in third.stderr
     assert again["probe_result"]["scores"] == summary["probe_result"]["scores"]
     assert (out / "titles" / "train.parquet").read_bytes() == manifest
+
+
+def test_what_every_step_needs_is_checked_before_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "NEEDED_PACKAGES", ("torch", "no_such_package", "another_one"))
+    assert demo.main(["--out", str(tmp_path / "run")]) == 1
+    shown = capsys.readouterr().err
+    assert "error: the demo needs no_such_package, another_one: pip install 'k700-text[train]'" in shown
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_step_that_fails_is_named_with_its_exit_code(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -360,7 +360,7 @@ def test_the_same_command_gives_the_same_record_from_the_cache(
             "device cannot be 'moon': use auto, cpu, cuda or cuda:N",
         ),
         (["linear-probe", "--data", "absent", "--checkpoint", "."], 1, "no folder at absent"),
-        (["linear-probe", "--data", "{data}", "--checkpoint", "absent"], 1, "no checkpoint at absent"),
+        (["linear-probe", "--data", "{data}", "--checkpoint", "absent"], 1, "there is no absent: give"),
         (["linear-probe", "--data", ".", "--checkpoint", ".", "--out", "no/x.json"], 1, "no folder no for --out"),
     ],
 )

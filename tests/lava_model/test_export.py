@@ -22,7 +22,7 @@ from lava_model.errors import CheckpointError
 from lava_model.export import main
 from lava_model.facts import ModelFacts
 from lava_model.pretrained import FILES, read_facts
-from lava_model.settings import to_dict
+from lava_model.settings import override, to_dict
 from lava_model.synthetic import SyntheticAVT
 from tests.lava_model.tiny import TINY
 
@@ -148,6 +148,17 @@ def _cut_short(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def _claim(path: Path, size: int) -> None:
+    """A header that tells of more than the file holds."""
+    header = json.dumps({"heads.av_video.bias": {"dtype": "F32", "shape": [size], "data_offsets": [0, 4 * size]}})
+    path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + bytes(64))
+
+
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 def _settings(**changes: object) -> Callable[[Path], None]:
     return lambda folder: rewrite(folder / "config.json", lambda content: content["model"].update(changes))
 
@@ -173,6 +184,16 @@ def _sampled(part: str, **changes: object) -> Callable[[Path], None]:
         ),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"\x80\x04junk"), "cannot be read as safetensors"),
         (lambda folder: _cut_short(folder / "model.safetensors"), "cannot be read as safetensors"),
+        (lambda folder: _claim(folder / "model.safetensors", 2**60), "cannot be read as safetensors"),
+        (lambda folder: os.truncate(folder / "config.json", 2**40), "bytes are more than"),
+        (lambda folder: _pipe(folder / "config.json"), r"config\.json is missing"),
+        (_settings(width=10**9), "width must be at most 32,768, got 1000000000"),
+        (_settings(num_layers=10**6), "num_layers must be at most 256"),
+        (_settings(vocab_size=2**40), "vocab_size must be at most 1,048,576"),
+        (_settings(max_text_length=2**31), "max_text_length must be at most 16,384"),
+        (_settings(feedforward_ratio=1e9), "feedforward_ratio must be at most 64"),
+        (_settings(num_frames=4096, frame_size=4096, short_side=4096), r"are more than 2\*\*30 pixels"),
+        (_settings(num_frames=4096, video_grid=8), r"are more than 2\*\*17 tokens"),
         (_settings(widht=3), "unknown setting widht: did you mean width"),
         (_settings(embedding_dim=8), "another shape of heads.av_video.weight and 13 more"),
         (_settings(num_layers=3), "lacks audio_encoder.transformer.blocks.1"),
@@ -218,15 +239,51 @@ def test_what_is_no_export_is_named(model, tmp_path):
     run.mkdir()
     (run / "config.json").write_text("{}")
     model.save_pretrained(run / "export")
+    for name in (
+        "clips/a.MP4",
+        "titles/val.parquet",
+        "shards/prepared.json",
+        "begun/starts.jsonl",
+        "begun/config.json",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "going" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "going" / "checkpoints" / "step_00000001.pt").touch()
     for place, message in [
         (tmp_path / "absent", "there is no such folder"),
+        (tmp_path / "absent" / "owner" / "name", "there is no such folder"),
         (tmp_path, "config.json is missing"),
+        (tmp_path / "empty", "config.json is missing: it is a folder with nothing in it"),
+        (tmp_path / "clips", "it is a folder of clips"),
+        (tmp_path / "titles", "it is a folder of manifests"),
+        (tmp_path / "shards", "it is prepared shards, which are for --clips"),
+        (
+            tmp_path / "begun",
+            "is not the configuration of an exported LAVA model: it is a run that has no checkpoint yet",
+        ),
+        (tmp_path / "going", f"it is a run that has not ended (python -m lava_model.export {tmp_path / 'going'} --out"),
+        (tmp_path / "going" / "checkpoints", "it is checkpoints of a run"),
         (run / "config.json", "is a file: give the folder"),
         (run, f"did you mean {run / 'export'}?"),
     ]:
         with pytest.raises(CheckpointError) as failure:
             Lava.from_pretrained(place)
         assert message in str(failure.value)
+
+
+def test_a_tilde_is_the_home_folder_wherever_a_model_is_named(model, tokenizer, tmp_path, monkeypatch, capsys):
+    """As in ``--out=~/b``, or in Python, where no shell spells it out."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model.save_pretrained("~/model", tokenizer=tokenizer)
+    assert Lava.from_pretrained("~/model").config == CONFIG
+    assert main(["~/model", "--out=~/again"]) == 0
+    assert content_of(tmp_path / "again").keys() == content_of(tmp_path / "model").keys()
+    options = override(PretrainConfig(), ["--run.out=~/run", "--data.clips", "~/clips"], program="p")
+    assert (options.run.out, options.data.clips) == (f"{tmp_path}/run", f"{tmp_path}/clips")
+    with pytest.raises(CheckpointError, match="there is no such folder: ~nobody-of-that-name/model"):
+        Lava.from_pretrained("~nobody-of-that-name/model")
 
 
 # --- writing ---
@@ -398,7 +455,7 @@ def test_a_tokenizer_that_moved_is_asked_for_and_another_is_refused(run, tokeniz
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["absent", "--out", "out"], 1, "no checkpoint at absent"),
+        (["absent", "--out", "out"], 1, "there is no absent: give"),
         ([".", "--out", "out"], 1, "holds neither an exported model"),
         (["absent"], 2, "the following arguments are required: --out"),
         (["absent", "--out", "out", "--private"], 2, "--private and --revision go with --push"),

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import re
+import resource
+import signal
 import subprocess
 import sys
 
@@ -11,6 +15,7 @@ import pytest
 import torch
 
 from k700_text.errors import DecodeError
+from lava_model.checkpoint import list_checkpoints, load_checkpoint
 from lava_model.config import LossConfig, LossWeights
 from lava_model.data import _notes
 from lava_model.device import choose_device
@@ -23,6 +28,7 @@ from lava_model.model import Lava
 from lava_model.presets import preset
 from lava_model.pretrain import main as pretrain
 from lava_model.tracking import JsonlLog
+from tests.lava_model import kills
 from tests.lava_model.undecodable import Undecodable
 
 
@@ -129,6 +135,76 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     assert choose_device("cuda", 1) == torch.device("cuda", 1)
     with pytest.raises(ConfigError, match="there is no GPU 7, torch sees 2"):
         choose_device("cuda:7")
+
+
+def _slow(*values: object) -> object:
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.fixture(scope="module")
+def run_words(tmp_path_factory) -> list[str]:
+    torch.set_num_threads(1)  # a copy of a process has none of its threads
+    return kills.prepare(tmp_path_factory.mktemp("clips"))
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(
+    ("place", "room", "line", "left"),
+    [
+        ("starts.jsonl", 100, r"/run cannot be written \(No space left on device\): make room", []),
+        _slow(".config.json.partial", 100, r"config\.json cannot be written \(File too large\): make room", []),
+        ("checkpoints/.step_00000002.pt.partial", 9_000, r"step_00000002\.pt cannot be written \(File too large\)", []),
+        _slow(
+            "checkpoints/.step_00000006.pt.partial",
+            9_000,
+            r"00006\.pt cannot be written .* earlier ones are intact",
+            [2, 4],
+        ),
+        ("export/.README.md.partial", 9_000, r"the model cannot be written to .*: make room or choose another", [6, 7]),
+    ],
+)
+def test_a_disk_that_is_full_costs_one_line_and_nothing_that_was_there(run_words, tmp_path, place, room, line, left):
+    """By a limit on the length of files, set as the run opens one of them."""
+    run = tmp_path / "run"
+
+    def fill(name: str, path: str) -> None:
+        if path == place:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+
+    code, text = kills.started([*run_words, str(run)], watch=fill).ended()
+    errors = [one for one in text.splitlines() if "error" in one.lower()]
+    assert code == 1 and len(errors) == 1 and re.search(line, errors[0]), text
+    assert [load_checkpoint(path).step for path in list_checkpoints(run / "checkpoints")] == left
+    files = [path for path in run.rglob("*") if path.is_file()]
+    assert not [path for path in files if "partial" in path.name]
+    for path in files:
+        if path.suffix == ".json":
+            json.loads(path.read_text())
+    code, text = kills.started([*run_words, str(run)]).ended()
+    assert code == 0, text
+    assert kills.end_of(run)["step"] == 7
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("one_thread")
+def test_a_run_killed_anywhere_ends_as_if_nobody_had(tmp_path):
+    lines = kills.kill_and_resume(tmp_path, 12, seed=3)
+    assert [line for line in lines if not line.startswith("ok: ")] == []
+    assert sum("ok: -9 before" in line for line in lines) == 8
+
+
+def test_a_kill_between_the_first_two_files_of_a_run_leaves_a_folder_that_goes_on(run_words, tmp_path):
+    """A config.json without a start would be taken for somebody else's."""
+
+    def kill(name: str, path: str) -> None:
+        if path in (".config.json.partial", "config.json"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    words = [*run_words, str(tmp_path / "run")]
+    assert kills.started(words, watch=kill).ended()[0] == -signal.SIGKILL
+    code, text = kills.started(words).ended()
+    assert code == 0, text
 
 
 def test_a_full_disk_names_the_file(tmp_path):

@@ -187,7 +187,7 @@ def test_what_does_not_exist_is_named_by_its_option(data: Path) -> None:
         (["--batch-size", "8"], r"4 training clips are fewer than one batch of 8: pass --data.batch-size with less"),
         (["--data.accumulate", "99"], r"all 2 epochs are 4 batches, fewer than the 99 of one step"),
         (["--batch-size", "1"], r"batch_size must be at least 2, a contrast needs another sample"),
-        (["--manifest", "{root}/elsewhere.parquet"], r"no clip to serve from .*: 4 without a clip file"),
+        (["--manifest", "{root}/elsewhere.parquet"], r"no clip .*: 4 without a clip file; k700-text probe DIR"),
         (["--manifest", "{root}/empty.parquet"], r"no clip to serve from .*: the manifest has no rows"),
         (["--manifest", "{root}/untitled.parquet", "--loss.weights.av", "0", "--loss.weights.avt", "0"], "has a title"),
         (["--tokenizer", "{root}/manifest.parquet"], r"cannot be read as a tokenizer.json"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from lava_model.errors import OutputError
 from lava_model.pretrain import main
 from lava_model.run_folder import held
+from tests.lava_model import kills
 
 SMALL = [
     *("--preset", "tiny", "--synthetic", "--device", "cpu", "--data.synthetic-samples", "40", "--batch-size", "8"),
@@ -63,6 +65,16 @@ def test_a_run_folder_is_one_process_at_a_time(tmp_path):
     with held(tmp_path / "run"):
         assert "another process is training into" in asked_by_another()
     assert asked_by_another() == "held"
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_second_training_into_a_folder_is_one_line_and_touches_nothing(tmp_path):
+    with held(tmp_path):
+        code, text = kills.started([*SMALL, "--max-steps", "1", "--out", str(tmp_path)]).ended()
+    assert (code, text.count("\n")) == (1, 1)
+    assert f"another process is training into {tmp_path} (process {os.getpid()} on " in text
+    assert text.endswith("): wait for it, or use another --out\n")
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 @pytest.mark.parametrize("name", ["config.json", "log.jsonl"])

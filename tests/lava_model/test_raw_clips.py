@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from k700_text import KineticsAVT
+from k700_text.data.reader import SampleReader
 from k700_text.data.sample import Batch, Sample
 from k700_text.data.text import TitleTokenizer, train_tokenizer
 from lava_model import Lava
@@ -110,6 +111,87 @@ def test_titles_alone_are_read_without_clips(model):
     assert batch.has_text.tolist() == [True, False, False]
     assert not batch.has_video.any()
     assert model.embed(batch).vt_text.norm(dim=1).tolist() == pytest.approx([1, 0, 0])
+
+
+def test_features_of_many_clips_are_those_of_one_batch(model, folder):
+    files = [folder / name for name in ("loud.mp4", "short.mp4", "mute.mp4")] + [None]
+    whole = model.encode(model.read(files), ("video", "audio"))
+    model.train()
+    features = model.encode_clips(files, ("audio", "video"), batch_size=2)
+    assert model.training and list(features) == ["audio", "video"]
+    model.eval()
+    for modality, rows in features.items():
+        assert (rows.shape, rows.dtype, rows.requires_grad) == ((4, CONFIG.width), torch.float32, False)
+        torch.testing.assert_close(rows, whole[modality], rtol=1e-5, atol=1e-6)
+        assert torch.equal(rows.any(dim=1), whole[modality].any(dim=1))
+    assert features["audio"].any(dim=1).tolist() == [True, True, False, False]
+    assert torch.equal(model.encode_clips(files)["video"], whole["video"])
+
+
+def test_only_a_batch_of_clips_is_held_and_only_what_is_asked_for_is_decoded(model, folder, monkeypatch):
+    asked = []
+    read = SampleReader.read
+
+    def watched(self, clip, **options):
+        asked.append((options["wants_video"], options["wants_audio"]))
+        return read(self, clip, **options)
+
+    sizes = []
+    encode = model.encode
+    monkeypatch.setattr(SampleReader, "read", watched)
+    monkeypatch.setattr(model, "encode", lambda batch, names: sizes.append(len(batch)) or encode(batch, names))
+    rows = model.encode_clips([folder / "short.mp4"] * 7, ("audio",), batch_size=3)["audio"]
+    assert sizes == [3, 3, 1] and set(asked) == {(False, True)}
+    assert len(rows.unique(dim=0)) == 1 and rows.any()
+
+
+def test_features_of_titles_are_those_that_read_and_encode_give(model):
+    titles = ["a dog on a skateboard", None, " ", "two cats", "two cats " * 50]
+    expected = model.encode(model.read([None] * 5, titles), ("text",))["text"]
+    features = model.encode_text(titles, batch_size=2)
+    assert (features.shape, features.dtype, features.requires_grad) == ((5, CONFIG.width), torch.float32, False)
+    torch.testing.assert_close(features, expected, rtol=1e-5, atol=1e-6)
+    assert features.any(dim=1).tolist() == [True, False, False, True, True]
+    assert torch.equal(model.encode_text(titles), expected)
+
+
+def test_a_clip_that_does_not_decode_has_no_features_and_is_told(model, folder, tmp_path):
+    (tmp_path / "text.mp4").write_text("this is no video")
+    files = [tmp_path / "text.mp4", folder / "loud.mp4"]
+    with pytest.warns(UserWarning, match=r"text\.mp4 takes part without what does not decode") as warned:
+        features = model.encode_clips(files)
+    assert Path(warned[0].filename).name == Path(__file__).name
+    assert features["video"].any(dim=1).tolist() == [False, True]
+    told: dict[str, str] = {}
+    model.encode_clips(files, on_failure=told.__setitem__)
+    assert list(told) == [str(files[0])]
+
+
+def test_what_cannot_be_encoded_is_one_line(model, folder, tmp_path):
+    last = [folder / "loud.mp4"] * 9 + [tmp_path / "absent.mp4"]
+    for encode, kind, line in [
+        (lambda: model.encode_clips(last, batch_size=1), DataError, "no such clip: .*absent.mp4"),
+        (lambda: model.encode_clips("a.mp4"), DataError, r"use \['a\.mp4'\]"),
+        (lambda: model.encode_clips([]), DataError, "no clips to read"),
+        (
+            lambda: model.encode_clips([None], batch_size=0),
+            DataError,
+            "batch_size must be a whole number of at least 1",
+        ),
+        (lambda: model.encode_clips([None], ("text",)), ValueError, "clips have no text: encode_text takes titles"),
+        (lambda: model.encode_clips([None], "video"), ValueError, r"use \('video',\)"),
+        (lambda: model.encode_text("a dog"), DataError, r"use \['a dog'\]"),
+        (lambda: model.encode_text([]), DataError, "there are no titles to encode"),
+        (lambda: model.encode_text([3]), DataError, "a title must be text"),
+        (
+            lambda: Lava(CONFIG).encode_text(["a dog"]),
+            DataError,
+            "this model has no tokenizer, so it cannot read titles",
+        ),
+    ]:
+        with pytest.raises(kind, match=line) as failure:
+            encode()
+        assert "\n" not in str(failure.value)
 
 
 def test_what_does_not_decode_is_told_and_takes_part_without_it(model, folder, tmp_path):

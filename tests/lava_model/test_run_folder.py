@@ -23,7 +23,9 @@ CPU = torch.device("cpu")
 
 def started(out: Path, resumed_from: int | None, ranks: Ranks) -> None:
     data = TrainingData(train=SyntheticAVT(tiny().model, 8), val=None, fingerprint={"synthetic": "8"})
-    record_start(tiny(), data, out, command=["train", "--x"], resumed_from=resumed_from, device=CPU, ranks=ranks)
+    record_start(
+        tiny(), data, out, command=["train", "--x"], resumed_from=resumed_from, total_steps=9, device=CPU, ranks=ranks
+    )
 
 
 def test_each_start_adds_a_line_that_says_everything(tmp_path):

@@ -6,6 +6,8 @@ import json
 import math
 import multiprocessing
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,17 +19,21 @@ import pytest
 import torch
 
 from k700_text.data.sample import Sample
+from k700_text.data.text import train_tokenizer
 from lava_model import Lava, heldout
 from lava_model.checkpoint import list_checkpoints, load_checkpoint
 from lava_model.config import EARLIER_SETTINGS, PretrainConfig
-from lava_model.data import TrainingData, open_data, total_steps
+from lava_model.data import TrainingData, digest, open_data, total_steps
 from lava_model.describe import train_flops
 from lava_model.distributed import Ranks
 from lava_model.errors import CheckpointError, DataError, NonFiniteLossError
 from lava_model.heldout import evaluate_heldout, heldout_batches
 from lava_model.loading import batches_of
+from lava_model.optim import lr_at
 from lava_model.presets import tiny
 from lava_model.pretrain import main
+from lava_model.pretrained import read_facts
+from lava_model.settings import override
 from lava_model.synthetic import SyntheticAVT
 from lava_model.trainer import Trainer
 
@@ -412,6 +418,150 @@ def test_a_run_from_the_command_line_leaves_a_whole_folder_and_says_when_it_is_f
 
     assert main([*arguments, "--optim.lr", "0.5"]) == 1
     assert "made with other settings: optim.lr (0.001 there, 0.5 here)" in capsys.readouterr().err
+
+
+def answer_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command that does its work says on stderr."""
+    assert main(words) == 0, capsys.readouterr().err
+    return capsys.readouterr().err
+
+
+def rates(out: Path) -> dict[int, float]:
+    return {int(line["step"]): line["lr"] for line in log_of(out) if line["kind"] == "train"}
+
+
+def test_a_finished_run_is_extended_and_its_schedule_stretched_over_all_steps(tmp_path, capsys):
+    config = tiny().optim
+    words = [*SMALL_OPTIONS, "--run.log-every", "1", "--out", str(tmp_path / "run"), "--max-steps"]
+    answer_of([*words, "6"], capsys)
+    told = answer_of([*words, "12"], capsys)
+    assert (
+        "its length changes from 6 to 12 steps: the learning-rate schedule is stretched over all 12, so the learning"
+        f" rate goes from 0 to {lr_at(6, 12, config):.3g} at the next step; the result is not that of 12 steps in one"
+        " go"
+    ) in told
+    expected = {step + 1: lr_at(step, 6 if step < 6 else 12, config) for step in range(12)}
+    assert rates(tmp_path / "run") == expected
+    assert expected[6] == 0 < expected[12] + expected[7]
+    starts = [json.loads(line) for line in (tmp_path / "run" / "starts.jsonl").read_text().splitlines()]
+    assert [(start["total_steps"], start["length_before"]) for start in starts] == [(6, None), (12, 6)]
+    assert load_checkpoint(list_checkpoints(tmp_path / "run" / "checkpoints")[-1]).total_steps == 12
+    exported = tmp_path / "run" / "export"
+    assert (
+        "| length of the schedule | changed on the way: from 6 to 12 at step 6 |"
+        in (exported / "README.md").read_text()
+    )
+    assert read_facts(exported).steps == 12
+    assert "is finished at step 12" in answer_of([*words, "12"], capsys)
+
+
+def test_an_extended_run_that_is_stopped_goes_on_bit_for_bit(tmp_path, capsys):
+    for name, stop in (("whole", None), ("stopped", 9)):
+        for length in (6, 12):
+            config = small_config(tmp_path / name, max_steps=length, eval_every=0, checkpoint_every=100)
+            run = Trainer(config, small_data(config), device=torch.device("cpu"), may_extend=True)
+            if stop and length == 12:
+                stop_after(run, stop)
+                assert not run.run().finished
+                run = Trainer(config, small_data(config), device=torch.device("cpu"), may_extend=True)
+                assert (run.resumed_from, run.length_before) == (stop, None)
+            assert run.run().finished
+    ends = [load_checkpoint(list_checkpoints(tmp_path / name / "checkpoints")[-1]) for name in ("whole", "stopped")]
+    for field in ("model", "optimizer", "rng"):
+        assert_same_tensors(getattr(ends[0], field), getattr(ends[1], field))
+    assert without_times(log_of(tmp_path / "whole")) == without_times(log_of(tmp_path / "stopped"))
+
+
+def test_a_run_is_shortened_to_where_it_stands_and_no_further(tmp_path, capsys):
+    words = [*SMALL_OPTIONS, "--out", str(tmp_path / "run"), "--max-steps"]
+    answer_of([*words, "6"], capsys)
+    assert main([*words, "5"]) == 1
+    printed = capsys.readouterr().err
+    assert "stands at step 6 already, so it cannot end at step 5: pass --max-steps 6 or more" in printed
+    assert printed.count("\n") == 1
+    # Eight batches are an epoch: more of them are a longer run as well.
+    assert "from 6 to 8 steps" in answer_of([*words[:-1], "--epochs", "1"], capsys)
+
+
+def test_a_length_changes_only_for_who_asks(tmp_path):
+    """A study compares runs of equal length: its trainers do not."""
+    config = small_config(tmp_path, max_steps=2)
+    trainer(config).run()
+    with pytest.raises(CheckpointError, match=r"made with other settings: run\.max_steps \(2 there, 3 here\)"):
+        trainer(replace(config, run=replace(config.run, max_steps=3)))
+
+
+@pytest.mark.parametrize("kind", ["run", "checkpoint", "export"])
+def test_a_run_begins_with_the_weights_of_another_and_nothing_else_of_it(tmp_path, capsys, kind):
+    words = [*SMALL_OPTIONS, "--optim.ema-decay", "0.5", "--run.log-every", "1"]
+    answer_of([*words, "--max-steps", "3", "--out", str(tmp_path / "first")], capsys)
+    place = {
+        "run": tmp_path / "first",
+        "checkpoint": tmp_path / "first" / "checkpoints" / "step_00000003.pt",
+        "export": tmp_path / "first" / "export",
+    }[kind]
+    found = place if kind == "export" else tmp_path / "first" / "checkpoints" / "step_00000003.pt"
+    # Other clips, length, objective and cut: none of them is asked to be the same.
+    words += ["--data.synthetic-samples", "48", "--loss.form", "infonce", "--model.frame-rate", "5", "--seed", "7"]
+    words += ["--max-steps", "4", "--init-from", str(place), "--out", str(tmp_path / "second")]
+    config = tiny().optim
+    seen = {}
+    build = Trainer._build_model
+
+    def watched(self, state):
+        model = build(self, state)
+        seen.update({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        return model
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_build_model", watched)
+        told = answer_of(words, capsys)
+    assert f"the weights are those of {found}; optimiser, schedule and steps begin anew" in told
+    assert_same_tensors(seen, dict(load_checkpoint(tmp_path / "first/checkpoints/step_00000003.pt").weights))
+    assert rates(tmp_path / "second") == {step + 1: lr_at(step, 4, config) for step in range(4)}
+    start = json.loads((tmp_path / "second" / "starts.jsonl").read_text())
+    assert (start["resumed_from"], start["begun_with"]) == (None, str(found))
+    assert "| begun with | weights of another model |" in (tmp_path / "second" / "export" / "README.md").read_text()
+    # Continuing, the run no longer needs it.
+    shutil.rmtree(tmp_path / "first")
+    assert "is finished at step 4" in answer_of(words, capsys)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (["--model.width", "64"], r"width \(32 there, 64 here\); .* and \d+ more; pass --model\.width 32 to take them"),
+        (
+            ["--model.num-heads", "4", "--model.vocab-size", "90"],
+            r"num_heads \(2 there, 4 here\), vocab_size \(100 there, 90 here\); text_encoder\..* is 100 x 32 there,"
+            r" 90 x 32 here; pass --model\.num-heads 2 --model\.vocab-size 100",
+        ),
+        (["--model.num-heads", "4"], r"num_heads \(2 there, 4 here\); pass"),
+        (["--model.pooling", "cls"], r"pooling \(mean there, cls here\)"),
+        (["--model.num-layers", "2"], r"num_layers \(1 there, 2 here\); .* is missing there"),
+        (["--init-from", "nowhere"], "there is no nowhere: give an exported model, a run folder or"),
+    ],
+)
+def test_weights_that_do_not_fit_are_one_line_with_names(tmp_path, capsys, change, line):
+    config = override(tiny(), SMALL_OPTIONS[5:], program="p").model
+    Lava(config).save_pretrained(tmp_path / "model")
+    words = [*SMALL_OPTIONS, "--max-steps", "1", "--out", str(tmp_path / "run")]
+    assert main([*words, "--init-from", str(tmp_path / "model"), *change]) == 1
+    printed = capsys.readouterr().err
+    assert re.search(line, printed) and printed.count("\n") == 1, printed
+    assert not list_checkpoints(tmp_path / "run" / "checkpoints")
+
+
+def test_weights_of_another_tokenizer_are_told(tmp_path):
+    config = small_config(tmp_path / "run", max_steps=1)
+    config = replace(config, model=replace(config.model, vocab_size=300))
+    train_tokenizer(["a dog"] * 3, tmp_path / "tok.json", 270)
+    Lava(config.model).save_pretrained(tmp_path / "model", tokenizer=tmp_path / "tok.json")
+    config = replace(config, run=replace(config.run, init_from=str(tmp_path / "model")))
+    data = small_data(config)
+    for tokenizer, is_told in ((digest(tmp_path / "tok.json"), False), ("sha256:another", True)):
+        run = trainer(config, replace(data, fingerprint={"tokenizer": tokenizer}))
+        assert [("trained with another tokenizer" in note) for note in run.notes] == [True] * is_told
 
 
 def test_other_data_are_refused_on_resume(tmp_path):
