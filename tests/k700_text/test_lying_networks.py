@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from k700_text.crawl.ledger import read_videos
+from k700_text.crawl.ledger_place import ledger_in
 from k700_text.crawl.transport import Limits, Transport
 from k700_text.crawl.verdict import judge
 from k700_text.errors import CertificateError, TransportError
@@ -166,7 +167,7 @@ def test_a_crawl_stops_with_one_line_and_records_nothing(
     summary = json.loads(done.stdout)
     assert summary["sources"][0]["num_left"] == 30 and "certificate" in summary["sources"][0]["stopped"]
     assert f"{source}: 30 videos left (" in done.stderr and "clock of this machine" in done.stderr
-    assert list(read_videos(tmp_path / "ledger.sqlite")) == []
+    assert list(read_videos(ledger_in(tmp_path))) == []
     assert summary["availability"] == {"unknown": 30}
 
 
@@ -228,7 +229,7 @@ def crawl_through(proxy: str, folder: Path, scheme: str, source: str) -> subproc
 
 
 def check_nothing_is_said_of_a_video(folder: Path) -> None:
-    for video in read_videos(folder / "ledger.sqlite"):
+    for video in read_videos(ledger_in(folder)):
         assert all(outcome.title is None for outcome in video.outcomes)
         state, _ = judge(video.youtube_id, video.outcomes)
         assert not state.is_gone and not state.is_alive, video.outcomes
@@ -288,6 +289,6 @@ def test_a_crawl_through_a_proxy_that_refuses_says_so_and_keeps_all_work(source:
         done = crawl_through(f"http://name:pass-word-of-mine@127.0.0.1:{port}", tmp_path, "https", source)
     assert done.returncode in (1, 3) and "Traceback" not in done.stderr
     assert "pass-word-of-mine" not in done.stderr + done.stdout
-    assert sqlite3.connect(tmp_path / "ledger.sqlite").execute(
+    assert sqlite3.connect(ledger_in(tmp_path)).execute(
         "SELECT count(*) FROM outcomes WHERE status <> 'transient'"
     ).fetchone() == (0,)

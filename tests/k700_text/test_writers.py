@@ -81,9 +81,9 @@ LOCKED = [
     (".p.parquet.lock", [*PROBE, "p.parquet"]),
     (".p.arrow.lock", [*PROBE, "q.parquet", "--packets", "p.arrow"]),
     ("shards/.prepare.lock", [*PREPARE, "shards"]),
-    ("titles/ledger.sqlite.lock", [*CRAWL, "titles"]),
-    ("titles/ledger.sqlite.lock", ["merge", "titles/ledger.sqlite", "--out", "titles"]),
-    ("titles/ledger.sqlite.lock", [*MANIFEST, "titles", "--reparse"]),
+    ("titles/_ledger.sqlite.lock", [*CRAWL, "titles"]),
+    ("titles/_ledger.sqlite.lock", ["merge", "titles/_ledger.sqlite", "--out", "titles"]),
+    ("titles/_ledger.sqlite.lock", [*MANIFEST, "titles", "--reparse"]),
     ("titles/.demo.lock", ["demo", "--out", "titles"]),
 ]
 
@@ -134,7 +134,7 @@ def a_pipe(victim: Path, path: Path) -> None:
 
 FIXED = [
     ("p.parquet", [*PROBE, "p.parquet"]),
-    ("p.parquet.journal", [*PROBE, "p.parquet"]),
+    (".p.parquet.journal", [*PROBE, "p.parquet"]),
     (".p.parquet.lock", [*PROBE, "p.parquet"]),
     ("p.arrow", [*PROBE, "p.parquet", "--packets", "p.arrow"]),
     ("shards/.prepare.lock", [*PREPARE, "shards"]),
@@ -142,7 +142,7 @@ FIXED = [
     ("titles/val.parquet", [*MANIFEST, "titles"]),
     ("titles/val.csv", [*MANIFEST, "titles", "--csv"]),
     ("titles/.manifest.lock", [*MANIFEST, "titles"]),
-    ("titles/ledger.sqlite.lock", [*CRAWL, "titles"]),
+    ("titles/_ledger.sqlite.lock", [*CRAWL, "titles"]),
     ("tokenizer.json", [*TOKENIZER, "tokenizer.json"]),
     (
         "made/val.csv",
@@ -246,8 +246,8 @@ WRITES = [
     pytest.param("shards2/.clips-000000.tar", 5000, [*PREPARE, "shards2"], marks=pytest.mark.slow),
     ("val.parquet", 0, [*MANIFEST, "titles"]),
     ("val.csv", 0, [*MANIFEST, "titles", "--csv"]),
-    ("new/ledger.sqlite", 60_000, [*CRAWL, "new"]),
-    ("new/ledger.sqlite", 60_000, ["merge", "titles/ledger.sqlite", "--out", "new"]),
+    ("new/_ledger.sqlite", 60_000, [*CRAWL, "new"]),
+    ("new/_ledger.sqlite", 60_000, ["merge", "titles/_ledger.sqlite", "--out", "new"]),
     pytest.param("tokenizer.json", 0, [*TOKENIZER, "tokenizer.json"], marks=pytest.mark.slow),
 ]
 
