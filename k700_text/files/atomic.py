@@ -3,7 +3,7 @@
 What is written lies beside its place under a name of its own (hidden, new for every attempt, never opened if it is
 there already), is forced to disk and then renamed. Two writers of one file do not meet: the last one wins, and readers
 see one or the other. A target that is a link is refused, not followed and not replaced: the name of a file of somebody
-else may be behind it. The rights of a file that was there stay.
+else may be behind it. The rights of a file that was there stay, and its owner and group where we may give it away.
 """
 
 from __future__ import annotations
@@ -79,10 +79,9 @@ class PartFile:
         self._path = path
         self._stem = _stem(path)
         with self.named():
-            self._mode = _mode_of(path)
+            before = _status_of(path)
             self.part, descriptor = _create(path)
-        if self._mode is None:
-            self._mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+        self._like = os.fstat(descriptor) if before is None else before
         self.file: BinaryIO = io.BufferedWriter(_NamedFile(descriptor, path), _BUFFER_BYTES)
 
     def write(self, data: bytes | bytearray) -> None:
@@ -97,8 +96,7 @@ class PartFile:
             # By its name: a library may have put another file there.
             descriptor = os.open(self.part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
-                if stat.S_IMODE(os.fstat(descriptor).st_mode) != self._mode:
-                    os.fchmod(descriptor, self._mode or 0)
+                _make_alike(descriptor, self._like)
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
@@ -107,7 +105,7 @@ class PartFile:
         """Puts the file on disk and under its name, in place of one that is there."""
         self.sync()
         with self.named():
-            _mode_of(self._path)
+            _status_of(self._path)
             # Closed last: as long as it is open, nobody takes it for abandoned.
             self.part.replace(self._path)
             self.file.close()
@@ -172,7 +170,7 @@ def check_target(path: Path) -> None:
     Raises:
         OSError: a link, or another thing than a plain file, has its name.
     """
-    _mode_of(path)
+    _status_of(path)
 
 
 def sync_folder(folder: Path) -> None:
@@ -191,14 +189,28 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _mode_of(path: Path) -> int | None:
-    """Returns the rights of the file that is to be replaced, None without one; refuses all else that is there."""
+def _status_of(path: Path) -> os.stat_result | None:
+    """Returns what is known of the file that is to be replaced, None without one; refuses all else that is there."""
     try:
         status = path.lstat()
     except FileNotFoundError:
         return None
     check_plain(status, path)
-    return stat.S_IMODE(status.st_mode)
+    return status
+
+
+def _make_alike(descriptor: int, like: os.stat_result) -> None:
+    """Gives a file the rights of another one, and its owner and group if this process may."""
+    status = os.fstat(descriptor)
+    if (status.st_uid, status.st_gid) != (like.st_uid, like.st_gid):
+        # As root; anybody else may give a group of theirs, at most.
+        for owner in (like.st_uid, -1):
+            with suppress(OSError):
+                os.fchown(descriptor, owner, like.st_gid)
+                break
+    # Last: a change of owner takes some of them away.
+    if stat.S_IMODE(os.fstat(descriptor).st_mode) != stat.S_IMODE(like.st_mode):
+        os.fchmod(descriptor, stat.S_IMODE(like.st_mode))
 
 
 def _create(path: Path) -> tuple[Path, int]:

@@ -46,6 +46,19 @@ def test_a_new_file_has_the_rights_of_the_umask_and_an_old_one_keeps_its_own(tmp
     assert path.read_text() == "newer" and path.stat().st_mode & 0o777 == 0o640 and names(tmp_path) == ["a", "b"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
+def test_what_root_writes_anew_stays_with_its_owner(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text("old")
+    os.chown(path, 1234, 2345)
+    path.chmod(0o2750)  # a change of owner takes this bit away
+    with whole_path(path) as part:
+        part.write_text("new")
+    status = path.stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (1234, 2345, 0o2750)
+    assert path.read_text() == "new"
+
+
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_text("old")
