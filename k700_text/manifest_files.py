@@ -94,7 +94,7 @@ def read_manifests(
 
     Args:
         sources: files, and tables in memory; folders stand for the files in them.
-        columns: names of the schema. ``has_text`` is whether there is a title where a manifest does not say.
+        columns: names of the schema. ``has_text`` is whether there is a title, not a blank one, where a manifest does not say.
         optional: those of them that are null where a manifest does not have them.
         choice: the rows to return; it may name columns that are not of the schema.
 
@@ -120,8 +120,9 @@ def _each(sources: Sequence[str | os.PathLike[str] | pa.Table]) -> Iterator[_Sou
 def _read(source: _Source, columns: Sequence[str], optional: Collection[str], choice: Choice | None) -> pa.Table:
     known = set(source.found.names) | ({"has_text"} if "title" in source.found.names else set())
     needed = dict.fromkeys("title" if name == "has_text" and name not in known else name for name in columns)
-    schema.check_columns(source.found, schema.MANIFEST_SCHEMA, [*needed], {*optional, "has_text"}, source.name)
     named = choice.names if choice is not None else frozenset()
+    used = [*needed, *sorted(named.intersection(source.found.names))]
+    schema.check_columns(source.found, schema.MANIFEST_SCHEMA, used, {*optional, "has_text"}, source.name)
     if named - known:
         raise _no_such_column(min(named - known), source)
     more = sorted(named - set(columns))
@@ -133,7 +134,9 @@ def _read(source: _Source, columns: Sequence[str], optional: Collection[str], ch
     table = schema.fitted(raw, schema.MANIFEST_SCHEMA, ours, source.name)
     _check_identities(table, known, source.name)
     if "has_text" in ours and "title" in known:
-        is_there = pc.coalesce(table["has_text"], pc.is_valid(table["title"]))
+        # A blank title is none: data frames are often filled with them.
+        has_words = pc.fill_null(pc.not_equal(pc.utf8_trim_whitespace(table["title"]), ""), False)
+        is_there = pc.coalesce(table["has_text"], has_words)
         table = table.set_column(ours.index("has_text"), "has_text", is_there)
     for each in others:
         table = table.append_column(each, plain(raw[each]))

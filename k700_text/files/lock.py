@@ -36,7 +36,12 @@ def remove_unused(path: str | os.PathLike[str]) -> None:
     Raises:
         OSError: it is in use, or cannot be removed.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        # To be written, which NFS demands for such a lock.
+        descriptor = os.open(path, os.O_RDWR | flags)
+    except PermissionError:
+        descriptor = os.open(path, os.O_RDONLY | flags)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         Path(path).unlink()

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from k700_text import schema
 from k700_text.cli.main import app
 from k700_text.crawl.ledger import Ledger
+from k700_text.data.where import Where
 from k700_text.errors import K700TextError, ManifestError, SchemaMismatchError
 from k700_text.manifest.stats import manifest_stats
 from k700_text.manifest_files import as_table, manifest_files, read_manifests
@@ -192,6 +193,27 @@ def test_has_text_is_what_the_titles_say_where_it_is_missing(manifest: Path) -> 
     table = pq.read_table(manifest).drop_columns("has_text")
     assert read_manifests([table], ["has_text"])["has_text"].to_pylist() == [row["has_text"] for row in make_rows()]
     assert manifest_stats([table]).num_titles == 8
+
+
+def test_a_blank_title_is_none_where_a_manifest_does_not_say() -> None:
+    titles = ["", " \t", "\u3000", None, "x", " x "]
+    table = pa.table({"clip_id": list("abcdef"), "title": titles})
+    assert read_manifests([table], ["has_text"])["has_text"].to_pylist() == [False] * 4 + [True] * 2
+    chosen = read_manifests([table], ["clip_id"], choice=Where("has_text"))
+    assert chosen["clip_id"].to_pylist() == ["e", "f"]
+
+
+def test_a_column_that_is_there_twice_is_named() -> None:
+    table = pa.table([["a"], [1], [2]], names=["clip_id", "more", "more"])
+    assert len(read_manifests([table], ["clip_id"])) == 1
+    with pytest.raises(SchemaMismatchError, match="several columns more"):
+        read_manifests([table], ["clip_id"], choice=Where("more == 1"))
+
+
+def test_a_nan_in_a_further_column_is_as_unknown_as_in_ours() -> None:
+    table = pa.table({"clip_id": ["a", "b", "c"], "score": [0.5, float("nan"), None]})
+    for text, wanted in (("not score > 1", ["a"]), ("score != 7", ["a"]), ("score is null", ["b", "c"])):
+        assert read_manifests([table], ["clip_id"], choice=Where(text))["clip_id"].to_pylist() == wanted
 
 
 def test_an_id_that_is_null_is_named() -> None:
