@@ -94,8 +94,8 @@ def read_manifests(
 
     Args:
         sources: files, and tables in memory; folders stand for the files in them.
-        columns: names of the schema. ``has_text`` is whether there is a title (a blank one is none) where a manifest does
-            not say.
+        columns: names of the schema. ``has_text`` is whether there is a title where a manifest does not say; a blank
+            one is none.
         optional: those of them that are null where a manifest does not have them.
         choice: the rows to return; it may name columns that are not of the schema.
 

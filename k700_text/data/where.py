@@ -8,7 +8,10 @@ unknown is not chosen.
 from __future__ import annotations
 
 import ast
+import io
+import itertools
 import operator
+import tokenize
 import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -58,6 +61,8 @@ class Where:
         self.names = frozenset(nodes) - _CONSTANTS.keys()
         if not self.names:
             raise self._refused("it names no column")
+        if _has_joined_texts(text):
+            raise self._refused("between two texts there is no comma")
         # What is not known is told before any file is read.
         try:
             self._expression(self._tree, pa.schema([]))
@@ -165,7 +170,8 @@ class Where:
         raise self._refused(f"{self._source(node)} is no column, text or number")
 
     def _source(self, node: ast.expr) -> str:
-        return readable(ast.get_source_segment(_one_line(self.text), node) or ast.unparse(node), 60)
+        segment = ast.get_source_segment(_enclosed(self.text), node) or ast.unparse(node)
+        return readable(" ".join(segment.split()), 60)
 
     def _refused(self, why: str) -> UsageError:
         return UsageError(f"where: {readable(self.text, 120)!r} cannot be read: {why} (it knows {_WHAT_IS_KNOWN})")
@@ -186,8 +192,16 @@ def _type_of(node: ast.expr, columns: pa.Schema) -> pa.DataType | None:
     return None
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.splitlines()).strip()
+def _enclosed(text: str) -> str:
+    # In brackets it may go over lines as it is; joined, a comment would swallow the lines behind it.
+    return f"(\n{text}\n)"
+
+
+def _has_joined_texts(text: str) -> bool:
+    """Tells whether texts follow each other, which Python joins: of ['a' 'b'] neither would be chosen."""
+    tokens = tokenize.generate_tokens(io.StringIO(_enclosed(text)).readline)
+    types = [token.type for token in tokens if token.type not in (tokenize.NL, tokenize.COMMENT)]
+    return any(pair == (tokenize.STRING, tokenize.STRING) for pair in itertools.pairwise(types))
 
 
 def _parsed(text: str) -> ast.expr:
@@ -196,7 +210,7 @@ def _parsed(text: str) -> ast.expr:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return ast.parse(_one_line(text), mode="eval").body
+            return ast.parse(_enclosed(text), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         why = error.msg if isinstance(error, SyntaxError) else "it is too deep, or no text"
         raise UsageError(f"where: {readable(text, 120)!r} cannot be read: {why} (it knows {_WHAT_IS_KNOWN})") from error

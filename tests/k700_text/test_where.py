@@ -46,6 +46,8 @@ TABLE = pa.table(
         ("has_text == true", [0, 1]),
         ("published_at > '1970-01-01' and published_at < '2010-06-01T12:00:00+02:00'", [1]),
         ("  row >= 2\n and has_audio ", [2, 3]),
+        ("has_text  # a title\r\n  and has_audio  # and sound", [0]),
+        ("label in [\n  'a',\n  '# b',  # one a line\n]", [0]),
     ],
 )
 def test_rows_are_chosen_as_sql_would(text: str, rows: list[int]) -> None:
@@ -121,6 +123,10 @@ def test_the_order_of_rows_stays_whatever_their_number() -> None:
         ("f'{row}' == 'x'", "is no column, text or number"),
         ("row + 1 > 2", "is no column, text or number"),
         ("row = 3", "cannot be read"),
+        ("has_text,\nhas_audio", "has_text, has_audio . is nothing that is true or false"),
+        (") or (", "names no column"),
+        ("label in [\n  'a'  # and\n  'b'\n]", "between two texts there is no comma"),
+        ("# has_text", "names no column"),
         ("has_text and", "cannot be read"),
         ("", "cannot be read"),
         ("\0", "cannot be read"),
