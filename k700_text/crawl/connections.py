@@ -9,12 +9,14 @@ A name that is not resolved and a handshake that drips are bounded in the same w
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import math
 import queue
 import socket
 import threading
 import time
 import weakref
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -181,15 +183,18 @@ def _opened(connection: Any) -> socket.socket:
     Raises:
         OSError: none does; ``socket.gaierror`` where the name leads nowhere.
     """
-    seconds = connection.timeout if isinstance(connection.timeout, int | float) else math.inf
-    until = time.monotonic() + seconds
+    seconds = connection.timeout if isinstance(connection.timeout, int | float) else None
+    until = math.inf if seconds is None else time.monotonic() + seconds
     if _current.deadline is not None:
         until = min(until, _current.deadline.at)
     problem: OSError = socket.gaierror(socket.EAI_NONAME, "the name leads to no address")
-    for address in _addresses(connection._dns_host, connection.port, until):
+    addresses = _addresses(connection._dns_host, connection.port, until)
+    for number, address in enumerate(addresses, 1):
         left = until - time.monotonic()
         if left <= 0:
             raise TimeoutError("no address takes the connection in time")
+        if number < len(addresses):
+            left /= 2  # One that swallows everything leaves time for the next.
         try:
             sock: socket.socket = create_connection(
                 (address, connection.port),
@@ -200,6 +205,8 @@ def _opened(connection: Any) -> socket.socket:
         except OSError as error:
             problem = error
             continue
+        # What comes next, TLS or the way through a proxy, has its own time.
+        sock.settimeout(seconds)
         if _current.deadline is not None:
             _current.deadline.watch_opening(sock)
         return sock
@@ -219,7 +226,7 @@ def _addresses(host: str, port: int, until: float) -> list[str]:
     def resolve() -> None:
         try:
             found = socket.getaddrinfo(host, port, allowed_gai_family(), socket.SOCK_STREAM)
-            answer.put([str(entry[4][0]) for entry in found])
+            answer.put(_interleaved([(entry[0], str(entry[4][0])) for entry in found]))
         except (OSError, UnicodeError) as error:
             answer.put(error)
 
@@ -231,3 +238,11 @@ def _addresses(host: str, port: int, until: float) -> list[str]:
     if isinstance(found, Exception):
         raise found
     return found
+
+
+def _interleaved(addresses: Sequence[tuple[int, str]]) -> list[str]:
+    """Returns addresses with their families in turn: where IPv6 leads nowhere, IPv4 comes second (RFC 8305)."""
+    sorts: dict[int, list[str]] = {}
+    for family, address in addresses:
+        sorts.setdefault(family, []).append(address)
+    return [address for turn in itertools.zip_longest(*sorts.values()) for address in turn if address is not None]

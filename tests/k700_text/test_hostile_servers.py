@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from k700_text.crawl import connections
 from k700_text.crawl.archive import fetch_annotations
 from k700_text.crawl.sources import yt_dlp
 from k700_text.crawl.sources.base import follow
@@ -217,6 +218,36 @@ def test_names_that_are_not_resolved_and_hosts_that_do_not_answer_end(monkeypatc
         for each in waiting:
             each.close()
     transport.close()
+
+
+def test_a_host_is_reached_past_a_family_of_addresses_that_leads_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network of broken IPv6: what is sent there vanishes, and the resolver names it first."""
+    tried: list[tuple[str, float]] = []
+    pair = ours, theirs = socket.socketpair()
+
+    def connect(address: tuple[str, int], seconds: float, **options: object) -> socket.socket:
+        tried.append((address[0], seconds))
+        if ":" in address[0]:
+            time.sleep(seconds)
+            raise TimeoutError("timed out")
+        theirs.sendall(OK + b"Content-Length: 2\r\n\r\nok")
+        ours.settimeout(seconds)
+        return ours
+
+    names = [(socket.AF_INET6, f"2001:db8::{number}") for number in range(4)]
+    names += [(socket.AF_INET, f"192.0.2.{number}") for number in range(16)]
+    entries = [(family, socket.SOCK_STREAM, 6, "", (address, 80)) for family, address in names]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: entries)
+    monkeypatch.setattr(connections, "create_connection", connect)
+    transport = Transport(LIMITS)
+    assert transport.get("http://titles.example/x").body == b"ok"
+    assert [address for address, _ in tried] == ["2001:db8::0", "192.0.2.0"]
+    # A good part of the time is left for the second, and all of it for what is read then.
+    assert tried[1][1] > LIMITS.connect_seconds / 5
+    assert ours.gettimeout() == LIMITS.read_seconds
+    transport.close()
+    for each in pair:
+        each.close()
 
 
 def test_what_a_server_sends_unasked_is_no_answer_to_the_next_request() -> None:
