@@ -43,9 +43,12 @@ def manifest_files(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
     Names that begin with ``.`` or ``_`` are those of side files.
 
     Raises:
-        ManifestError: a folder holds none.
+        ManifestError: a folder holds none, or a path is neither a file nor a folder.
     """
-    return [file for path in map(Path, paths) for file in (_files_in(path) if path.is_dir() else [path])]
+    files = [file for path in map(Path, paths) for file in (_files_in(path) if path.is_dir() else [path])]
+    for file in files:
+        schema.check_file(file)
+    return files
 
 
 def _files_in(folder: Path) -> list[Path]:

@@ -167,12 +167,19 @@ def flattened(schema: pa.Schema) -> pa.Schema:
     return pa.schema([pa.field(name, type_) for name, type_ in types.items()])
 
 
+def check_file(path: str | Path) -> None:
+    """Raises ManifestError for a pipe or the like: Parquet is not read in turn, and we would wait for ever."""
+    if Path(path).exists() and not Path(path).is_file():
+        raise ManifestError(f"cannot read {path} as Parquet: it is no file (of a pipe, make a file first)")
+
+
 def read_schema(path: str | Path) -> pa.Schema:
     """Reads the schema of a Parquet file.
 
     Raises:
         ManifestError: the file is missing or is not Parquet.
     """
+    check_file(path)
     try:
         return pq.read_schema(path)
     except FileNotFoundError as error:

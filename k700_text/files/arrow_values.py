@@ -10,6 +10,7 @@ import bisect
 import errno
 import fcntl
 import os
+import stat
 import struct
 import weakref
 from collections.abc import Callable, Sequence
@@ -49,8 +50,11 @@ class ValueFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path).absolute()
-        self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        # Does not wait for who writes into a pipe, which is no such file.
+        self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         weakref.finalize(self, os.close, self._descriptor)
+        if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is no file", str(self.path))
         # Tells whoever clears up that it is in use; not every file system can.
         with suppress(OSError):
             fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -5,6 +5,7 @@ What polars and DuckDB write is made here with pyarrow, in the Arrow types that 
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -201,6 +202,21 @@ def test_a_blank_title_is_none_where_a_manifest_does_not_say() -> None:
     assert read_manifests([table], ["has_text"])["has_text"].to_pylist() == [False] * 4 + [True] * 2
     chosen = read_manifests([table], ["clip_id"], choice=Where("has_text"))
     assert chosen["clip_id"].to_pylist() == ["e", "f"]
+
+
+def test_a_pipe_in_place_of_a_table_is_one_line_and_no_wait(manifest: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.parquet"
+    os.mkfifo(pipe)
+    for read in (
+        lambda: read_manifests([pipe], ["clip_id"]),
+        lambda: manifest_files([pipe]),
+        lambda: schema.read_table(pipe, schema.PROBE_SCHEMA),
+        lambda: PacketIndex(pipe),
+    ):
+        with pytest.raises(K700TextError, match="it is no file") as caught:
+            read()
+        assert "\n" not in str(caught.value)
+    assert kind_of_ours(pipe) is None
 
 
 def test_a_column_that_is_there_twice_is_named() -> None:
