@@ -146,6 +146,13 @@ SHARD_SCHEMA = pa.schema([column.field() for column in SHARD_COLUMNS])
 SHARD_INDEX_SCHEMA = SHARD_SCHEMA.append(pa.field("by_clip_id", pa.int32(), nullable=False))
 
 
+def of_videos(schema: pa.Schema) -> pa.Schema:
+    """Returns the manifest's schema for rows of whole videos, which have no times; all readers take both."""
+    times = ("start_seconds", "end_seconds")
+    fields = [field.with_nullable(field.nullable or field.name in times) for field in schema]
+    return pa.schema(fields, metadata=schema.metadata)
+
+
 def with_metadata(schema: pa.Schema, **values: str) -> pa.Schema:
     """Returns the schema with the schema version and the given values as Parquet metadata.
 
@@ -194,7 +201,8 @@ def read_table(path: str | Path, schema: pa.Schema, columns: Sequence[str] | Non
     """
     check_schema(read_schema(path), schema, path)
     try:
-        return pq.read_table(path, columns=list(columns) if columns is not None else schema.names)
+        found = pq.read_table(path, columns=list(columns) if columns is not None else schema.names)
+        return found.cast(of_videos(found.schema))  # so that tables of clips and of videos go together
     except (pa.ArrowInvalid, OSError) as error:
         raise ManifestError(f"{path} is damaged ({error}): write it again, or restore a copy") from error
 

@@ -28,7 +28,7 @@ from k700_text.starting import interrupt
 # Typer carries click inside or beside itself, depending on its version: only this way names both.
 _UsageProblem: type[Exception] = typer.BadParameter.__bases__[0]
 
-_TAKING_SEVERAL = ("--annotations", "--dump", "--manifest")
+_TAKING_SEVERAL = ("--annotations", "--dump", "--ids", "--manifest")
 
 app = typer.Typer(
     name="k700-text",
