@@ -6,6 +6,11 @@ rewrite the line before it. Whatever a command prints, and the text of every err
 
 from __future__ import annotations
 
+import io
+import os
+import sys
+from contextlib import suppress
+
 
 def readable(text: str, length: int | None = 300) -> str:
     """Returns text of a file for a message: what a terminal would not show as it is becomes a question mark."""
@@ -21,3 +26,44 @@ def one_line(text: str) -> str:
 def shown(text: str) -> str:
     """Returns lines as a terminal may have them; only line feeds part them."""
     return "\n".join(one_line(line) for line in text.split("\n"))
+
+
+def hold_streams() -> None:
+    """Opens the null device where standard input, output or errors are closed.
+
+    Else the next file that is opened, a ledger perhaps, takes their number and gets what a library prints.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, io.TextIOWrapper(io.FileIO(os.devnull, "w"), encoding="utf-8"))
+
+
+def drop_stream(name: str) -> None:
+    """Lets what is still to be written to ``stdout`` or ``stderr`` go nowhere: the exit of the process is quiet.
+
+    Args:
+        name: of the stream in ``sys``.
+    """
+    with suppress(OSError, ValueError):  # A stream that a test put there has no number.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), getattr(sys, name).fileno())
+
+
+def write_out() -> OSError | None:
+    """Writes what is left of both streams, and returns why the answer could not be written.
+
+    A reader that has gone (``| head``) is a BrokenPipeError, of which nobody needs to hear. Messages that cannot be
+    written are dropped.
+    """
+    failed: OSError | None = None
+    for name in ("stderr", "stdout"):
+        try:
+            getattr(sys, name).flush()
+        except OSError as error:
+            drop_stream(name)
+            failed = error if name == "stdout" else None
+    return failed

@@ -22,7 +22,7 @@ from k700_text.cli.options import (
     parse_shard,
     read_removal_list,
 )
-from k700_text.errors import UsageError
+from k700_text.errors import NetworkDownError, UsageError
 
 if TYPE_CHECKING:
     from k700_text.annotations import Annotations
@@ -137,7 +137,13 @@ def crawl(
     if plan:
         _show_plan(plan_job(job, _first_ids(clips, limit)), as_json=json)
         return
-    summary = _run(job, clips, limit, engine, parts)
+    try:
+        summary = _run(job, clips, limit, engine, parts)
+    except NetworkDownError:
+        if job.dumps and not job.shard:
+            for file in _write_manifest(job, clips, csv=csv, spreadsheet=spreadsheet):
+                say(f"{file}: has what the dumps told")
+        raise
     files = [] if job.shard else _write_manifest(job, clips, csv=csv, spreadsheet=spreadsheet)
     _report(job, summary, clips, files, as_json=json)
 
@@ -171,7 +177,8 @@ def _tell_plan(cost: CrawlPlan, job: CrawlJob) -> None:
 
     for name, text in cost.rows():
         say(f"{name}: {text}")
-    if not os.environ.get(CONTACT_VARIABLE) and not job.endpoints:
+    is_asking = any(source.num_requests for source in cost.sources)
+    if is_asking and not os.environ.get(CONTACT_VARIABLE) and not job.endpoints:
         say(f"set {CONTACT_VARIABLE} to an address under which the services can reach you")
 
 

@@ -11,7 +11,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from crawling import call, ids_where, make_ids
 
 from k700_text.annotations import load_annotations
 from k700_text.cli.main import _invoke
@@ -22,6 +21,7 @@ from k700_text.manifest.validate import validate_manifest
 from k700_text.records import Split
 from k700_text.sandbox.server import SandboxServer
 from k700_text.sandbox.world import World
+from tests.k700_text.crawling import call, ids_where, make_ids
 
 IDS = make_ids(8, "lists")
 FORMS = (

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from media_files import clip_id_of, frame_number, make_clip, tone, write_manifest
 from PIL import Image
 
 from k700_text.cli.main import _invoke
@@ -23,6 +22,7 @@ from k700_text.report import pictures
 from k700_text.report.page import sheet_html
 from k700_text.report.pictures import mel_png, sheet_png
 from k700_text.report.sheet import NO_FILE, make_sheet
+from tests.k700_text.media_files import clip_id_of, frame_number, make_clip, tone, write_manifest
 
 HOSTILE = [
     "<script>alert(1)</script>",
