@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import sys
 from contextlib import suppress
 
@@ -51,6 +52,17 @@ def drop_stream(name: str) -> None:
     """
     with suppress(OSError, ValueError):  # A stream that a test put there has no number.
         os.dup2(os.open(os.devnull, os.O_WRONLY), getattr(sys, name).fileno())
+
+
+def reader_has_gone() -> bool:
+    """Tells whether nobody reads stdout or stderr any more: a broken pipe may be one of a worker, too."""
+    for name in ("stdout", "stderr"):
+        with suppress(OSError, ValueError):
+            asked = select.poll()
+            asked.register(getattr(sys, name).fileno(), 0)
+            if any(events & (select.POLLERR | select.POLLHUP) for _, events in asked.poll(0)):
+                return True
+    return False
 
 
 def write_out() -> OSError | None:

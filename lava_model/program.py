@@ -13,7 +13,7 @@ from typing import NoReturn
 from k700_text.errors import K700TextError
 from k700_text.starting import EXIT_INTERRUPTED as EXIT_INTERRUPTED
 from k700_text.starting import ending_at_once, interrupting
-from k700_text.terminal import drop_stream, hold_streams, one_line, shown, write_out
+from k700_text.terminal import drop_stream, hold_streams, one_line, reader_has_gone, shown, write_out
 from lava_model.errors import ConfigError, LavaError, MissingExtraError
 
 EXIT_COMPLETE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
@@ -54,8 +54,10 @@ def _guarded(run: Callable[[list[str]], int], words: list[str], interrupted: str
     except SystemExit as stop:  # argparse has shown its help
         return stop.code if isinstance(stop.code, int) else EXIT_COMPLETE
     except (LavaError, K700TextError, OSError) as error:
-        if isinstance(error, OSError) and isinstance(write_out(), OSError):
-            return EXIT_FAILED if isinstance(error, BrokenPipeError) else _unwritten(error)
+        if isinstance(error, BrokenPipeError) and reader_has_gone():
+            return EXIT_FAILED
+        if isinstance(error, OSError) and write_out() is not None:
+            return _unwritten(error)
         if "--debug" in words:
             traceback.print_exc()
         say(f"{_rank_prefix()}error: {one_line(str(error))}")

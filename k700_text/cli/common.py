@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from k700_text.errors import AnnotationError, K700TextError
-from k700_text.terminal import drop_stream, hold_streams, one_line, shown, write_out
+from k700_text.terminal import drop_stream, hold_streams, one_line, reader_has_gone, shown, write_out
 
 EXIT_COMPLETE = 0
 EXIT_FAILED = 1
@@ -102,8 +102,10 @@ def _guarded(main: Callable[[], None], *, debug: bool) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else EXIT_FAILED  # Rich, whose reader has gone.
     except (K700TextError, OSError) as error:
-        if isinstance(error, OSError) and isinstance(write_out(), OSError):
-            return EXIT_FAILED if isinstance(error, BrokenPipeError) else _unwritten(error)
+        if isinstance(error, BrokenPipeError) and reader_has_gone():
+            return EXIT_FAILED
+        if isinstance(error, OSError) and write_out() is not None:
+            return _unwritten(error)
         if debug:
             traceback.print_exc()
         say(f"error: {describe(error)}")
