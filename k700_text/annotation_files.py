@@ -37,8 +37,12 @@ _Result = TypeVar("_Result")
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path, what: str = "annotation file") -> Iterator[BinaryIO]:
     """Opens a file such that it can be read several times, which a pipe cannot.
+
+    Args:
+        path: the file.
+        what: it is, for messages.
 
     Raises:
         AnnotationError: it is missing or cannot be read.
@@ -51,11 +55,11 @@ def opened(path: Path) -> Iterator[BinaryIO]:
                 _copy(pipe, file)
             yield file
     except FileNotFoundError as error:
-        raise AnnotationError(f"no such annotation file: {path}") from error
+        raise AnnotationError(f"no such {what}: {path}") from error
     except _TooLargeError as error:
-        raise AnnotationError(f"annotation file {path} {error}: {_OTHERS}") from error
+        raise AnnotationError(f"{what} {path} {error}: {_OTHERS}") from error
     except OSError as error:
-        raise AnnotationError(f"cannot read annotation file {path}: {error.strerror or error}") from error
+        raise AnnotationError(f"cannot read {what} {path}: {error.strerror or error}") from error
 
 
 class _TooLargeError(OSError):

@@ -149,6 +149,13 @@ SHARD_SCHEMA = pa.schema([column.field() for column in SHARD_COLUMNS])
 SHARD_INDEX_SCHEMA = SHARD_SCHEMA.append(pa.field("by_clip_id", pa.int32(), nullable=False))
 
 
+def of_videos(schema: pa.Schema) -> pa.Schema:
+    """Returns the manifest's schema for rows of whole videos, which have no times; all readers take both."""
+    times = ("start_seconds", "end_seconds")
+    fields = [field.with_nullable(field.nullable or field.name in times) for field in schema]
+    return pa.schema(fields, metadata=schema.metadata)
+
+
 def with_metadata(schema: pa.Schema, **values: str) -> pa.Schema:
     """Returns the schema with the schema version and the given values as Parquet metadata.
 
