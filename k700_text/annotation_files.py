@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import shutil
+import io
+import lzma
+import stat
+import struct
 import tarfile
 import tempfile
 import zipfile
@@ -12,12 +15,22 @@ import zlib
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from k700_text.errors import AnnotationError
 
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
 MAX_FILE_BYTES = 2**30
+"""What a file may have, and what all of an archive may unpack to."""
+MAX_ARCHIVE_MEMBERS = 100_000
 BLOCK_BYTES = 1 << 20
+
+# Long names, pax headers and the list of a zip are read in one go; those of real archives have kilobytes.
+_MAX_HEADER_BYTES = 8 << 20
+# The others of zip (LZMA) take as much memory as the archive likes.
+_ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 
 
 @contextmanager
@@ -25,14 +38,17 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     """Opens a file such that it can be read several times, which a pipe cannot.
 
     Raises:
-        AnnotationError: it is missing or cannot be read.
+        AnnotationError: it is missing, cannot be read, or has more than MAX_FILE_BYTES.
     """
     try:
         with ExitStack() as stack:
             file: BinaryIO = stack.enter_context(path.open("rb"))
-            if not file.seekable():
+            if not stat.S_ISREG(path.stat().st_mode) or not file.seekable():
+                # A pipe, or a device: it may be without an end.
                 pipe, file = file, cast(BinaryIO, stack.enter_context(tempfile.TemporaryFile()))
-                shutil.copyfileobj(pipe, file)
+                _copy(pipe, file, path)
+            elif path.stat().st_size > MAX_FILE_BYTES:
+                raise _too_large(path)
             yield file
     except FileNotFoundError as error:
         raise AnnotationError(f"no such annotation file: {path}") from error
@@ -40,19 +56,95 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         raise AnnotationError(f"cannot read annotation file {path}: {error.strerror or error}") from error
 
 
+def _copy(pipe: BinaryIO, file: BinaryIO, path: Path) -> None:
+    num_bytes = 0
+    while block := pipe.read(BLOCK_BYTES):
+        num_bytes += len(block)
+        if num_bytes > MAX_FILE_BYTES:
+            raise _too_large(path)
+        file.write(block)
+
+
+def _too_large(path: Path) -> AnnotationError:
+    return AnnotationError(f"{path} is too large for annotations (more than {MAX_FILE_BYTES} bytes): name the list")
+
+
 @contextmanager
 def damage_told(name: str) -> Iterator[None]:
-    """Turns the errors that a damaged archive causes, wherever it is read, into one clear line.
+    """Turns the errors that a damaged file causes, wherever it is read, into one clear line.
 
     Raises:
-        AnnotationError: the archive is damaged.
+        AnnotationError: the file is damaged.
     """
     try:
         yield
-    except (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
-        if isinstance(error, OSError) and error.errno:
+    except OSError as error:
+        if error.errno:
             raise  # The disk's fault, not the file's.
         raise AnnotationError(f"{name} is a damaged archive ({error}): download it again") from error
+
+
+class _Guarded(io.RawIOBase):
+    """What is read of an archive: within bounds, and with every fault of it as an OSError without a number.
+
+    Args:
+        stream: the archive, or a member of it.
+        max_read: how much at a time; more is a fault.
+    """
+
+    def __init__(self, stream: BinaryIO, max_read: int | None = None) -> None:
+        self._stream = stream
+        self._max_read = max_read
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Returns so many bytes, fewer only at the end."""
+        with faults_of_archives():
+            if self._max_read is None:
+                block = self._stream.read(size)
+            else:
+                block = self._stream.read(self._max_read + 1 if size < 0 else min(size, self._max_read + 1))
+                if len(block) > self._max_read:
+                    raise OSError(f"a header of it has more than {self._max_read} bytes")
+            if self._stream.tell() > MAX_FILE_BYTES:
+                raise OSError(f"it unpacks to more than {MAX_FILE_BYTES} bytes")
+        return block
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        view = memoryview(buffer)
+        block = self.read(len(view))
+        view[: len(block)] = block
+        return len(block)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        with faults_of_archives():
+            return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+
+@contextmanager
+def faults_of_archives() -> Iterator[None]:
+    """Turns what the readers of archives raise on damaged ones, which is nearly anything, into OSError."""
+    try:
+        yield
+    except (OSError, AnnotationError):
+        raise
+    except RecursionError as error:
+        raise OSError("its headers are chained without end") from error
+    except MemoryError as error:
+        raise OSError("it asks for more memory than there is") from error
+    except (
+        *(EOFError, ValueError, LookupError, ArithmeticError, RuntimeError, TypeError, AttributeError, AssertionError),
+        *(struct.error, zlib.error, tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError),
+    ) as error:
+        raise OSError(str(error) or type(error).__name__) from error
 
 
 def members(name: str, stream: BinaryIO) -> Iterator[tuple[str, BinaryIO]]:
@@ -97,35 +189,49 @@ def peek(stream: BinaryIO) -> bytes:
 def _gunzipped(stream: BinaryIO) -> BinaryIO:
     """Returns the unpacked content, which has been read once: whole, and of a bearable size."""
     stream.seek(0)
-    unpacked = cast(BinaryIO, gzip.GzipFile(fileobj=stream))
-    num_bytes = 0
-    while block := unpacked.read(BLOCK_BYTES):
-        num_bytes += len(block)
-        if num_bytes > MAX_FILE_BYTES:
-            raise OSError(f"it unpacks to more than {MAX_FILE_BYTES} bytes")
+    unpacked = _guarded(cast(BinaryIO, gzip.GzipFile(fileobj=stream)))
+    while unpacked.read(BLOCK_BYTES):
+        pass
     return unpacked
 
 
+def _guarded(stream: BinaryIO) -> BinaryIO:
+    return cast(BinaryIO, io.BufferedReader(_Guarded(stream), BLOCK_BYTES))
+
+
 def _tarred(name: str, stream: BinaryIO) -> Iterator[tuple[str, BinaryIO]]:
-    with tarfile.open(fileobj=stream, mode="r:") as archive:
-        files = {member.name: member for member in archive if member.isfile() and _is_wanted(member.name)}
-        for member in _tables(name, files):
-            with cast(BinaryIO, archive.extractfile(files[member])) as data:
-                yield f"{name}:{member}", data
+    headers = cast(BinaryIO, _Guarded(stream, max_read=_MAX_HEADER_BYTES))
+    with faults_of_archives():
+        archive = tarfile.open(fileobj=headers, mode="r:")  # noqa: SIM115
+        files = {member.name: member for member in _headers(archive) if member.isfile() and _is_wanted(member.name)}
+    for member in _tables(name, files):
+        # A few bytes can stand for a petabyte of holes.
+        if files[member].issparse() or files[member].size > MAX_FILE_BYTES:
+            raise OSError(f"{member} is a sparse file, or claims more than {MAX_FILE_BYTES} bytes")
+        with _guarded(cast(BinaryIO, archive.extractfile(files[member]))) as data:
+            yield f"{name}:{member}", data
+
+
+def _headers(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    for number, member in enumerate(archive):
+        if number >= MAX_ARCHIVE_MEMBERS:
+            raise OSError(f"it holds more than {MAX_ARCHIVE_MEMBERS} members")
+        yield member
 
 
 def _zipped(name: str, stream: BinaryIO) -> Iterator[tuple[str, BinaryIO]]:
-    with zipfile.ZipFile(stream) as archive:
+    with faults_of_archives():
+        archive = zipfile.ZipFile(cast(BinaryIO, _Guarded(stream, max_read=_MAX_HEADER_BYTES)))
         files = {info.filename: info for info in archive.infolist() if not info.is_dir() and _is_wanted(info.filename)}
-        if sum(info.file_size for info in files.values()) > MAX_FILE_BYTES:
-            raise OSError(f"it unpacks to more than {MAX_FILE_BYTES} bytes")
-        for member in _tables(name, files):
-            try:
-                content = archive.open(files[member])
-            except RuntimeError as error:  # Encrypted, or packed in an unknown way.
-                raise OSError(str(error)) from error
-            with cast(BinaryIO, content) as data:
-                yield f"{name}:{member}", data
+    if sum(info.file_size for info in files.values()) > MAX_FILE_BYTES:
+        raise OSError(f"it unpacks to more than {MAX_FILE_BYTES} bytes")
+    for member in _tables(name, files):
+        if files[member].compress_type not in _ZIP_METHODS:
+            raise OSError(f"{member} is packed in a way that is not read (deflate is)")
+        with faults_of_archives():  # Encrypted, or of a name that its own header does not have.
+            content = archive.open(files[member])
+        with _guarded(cast(BinaryIO, content)) as data:
+            yield f"{name}:{member}", data
 
 
 def _tables(name: str, members: Collection[str]) -> list[str]:
