@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from k700_text.cli.common import emit_json, emit_table
+from k700_text.cli.common import emit_json, emit_table, say
 from k700_text.errors import UsageError
 
 
@@ -30,7 +30,10 @@ def merge(
     files = [file for path in ledgers for file in _files(path)]
     with Ledger(out / LEDGER_NAME) as target:
         summary = merge_ledgers(target, files)
+    for line in summary.damage:
+        say(line)
     values = {**asdict(summary), "ledger": str(out / LEDGER_NAME)}
+    del values["damage"]
     if json:
         emit_json("merge", values)
     else:

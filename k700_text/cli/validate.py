@@ -1,4 +1,4 @@
-"""k700-text validate: checks manifest files."""
+"""k700-text validate: checks manifest files and ledgers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from k700_text.cli.common import EXIT_FAILED, emit_json, emit_table, shown
 
 
 def validate(
-    files: Annotated[list[Path], typer.Argument(help="Manifest files (Parquet).", show_default=False)],
+    files: Annotated[list[Path], typer.Argument(help="Manifest files (Parquet), or ledgers.", show_default=False)],
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Checks schema, keys, order, values and flags of manifest files; lists all problems, exit code 1 if any.
+
+    Of a ledger (*.sqlite): whether every answer fits its checksum, and its evidence its hash.
 
     Of all files together it tells of clips in two splits, or over each other; that is no problem of a file.
 
@@ -22,8 +24,10 @@ def validate(
     """
     from k700_text.manifest.validate import manifest_clashes, validate_manifests
 
-    problems = validate_manifests(files)
-    clashes = manifest_clashes(files)
+    ledgers = [file for file in files if file.suffix == ".sqlite"]
+    manifests = [file for file in files if file not in ledgers]
+    problems = [*validate_manifests(manifests), *_problems_of(ledgers)]
+    clashes = manifest_clashes(manifests)
     if json:
         values = {"valid": not problems, "problems": [str(problem) for problem in problems]}
         emit_json("validate", {**values, "clashes": clashes.as_dict()})
@@ -34,3 +38,16 @@ def validate(
         emit_table("validate", [*((str(file), "valid") for file in files), *clashes.rows()])
     if problems:
         raise typer.Exit(EXIT_FAILED)
+
+
+def _problems_of(ledgers: list[Path]) -> list[str]:
+    from k700_text.crawl.answers import check_answers
+    from k700_text.errors import LedgerError
+
+    problems = []
+    for ledger in ledgers:
+        try:
+            check_answers(ledger)
+        except LedgerError as error:
+            problems.append(str(error))
+    return problems
