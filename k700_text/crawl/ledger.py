@@ -238,6 +238,8 @@ class Ledger:
         """
         self.flush()
         counts = ReparseSummary()
+        with self.transaction() as connection:
+            connection.execute("REINDEX outcomes_by_video")  # It may be what is damaged, and holds nothing of its own.
         names = ", ".join(f"{name} = ?" for name in (*DERIVED_COLUMNS, "checksum"))
         update = f"UPDATE outcomes SET {names} WHERE outcome_id = ?"
         for rows in self._pages_to_reparse():
