@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,7 +84,8 @@ def read_answers(path: Path, *, leave_out: tuple[str, datetime] | None = None) -
             sql = f"SELECT {published_sql(connection)} FROM outcomes WHERE status <> 'transient' {condition}"
             # The order of the ledger's index: nothing has to be sorted.
             sql += " ORDER BY youtube_id, source, status, fetched_at"
-            yield from _by_video(_sound(connection.execute(sql, values), damage), path)
+            pages = _sound(connection.execute(sql, values), damage)
+            yield from _by_video(chain.from_iterable(pages), path)
     finally:
         connection.close()
     if damage.num_rows:
@@ -100,10 +102,10 @@ def _check_index(connection: Connection, path: Path) -> None:
         raise LedgerError(DAMAGED.format(path=path))
 
 
-def _sound(cursor: Cursor, damage: Damage) -> Iterator[tuple[Any, ...]]:
-    """Yields the rows that are as they were written."""
+def _sound(cursor: Cursor, damage: Damage) -> Iterator[Iterable[tuple[Any, ...]]]:
+    """Yields the rows that are as they were written, in pages."""
     while rows := cursor.fetchmany(_ROWS_AT_ONCE):
-        yield from rows if are_intact(rows) else damage.sound(rows)
+        yield rows if are_intact(rows) else damage.sound(rows)
 
 
 def _by_video(rows: Iterable[tuple[Any, ...]], path: Path) -> Iterator[tuple[str, list[Answer]]]:

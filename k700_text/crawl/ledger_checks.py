@@ -42,12 +42,15 @@ def checksum_of(published: Sequence[Any]) -> int:
     return zlib.crc32(marshal.dumps(tuple(published), _FORMAT))
 
 
-def checksum_of_values(**values: Any) -> int:
-    """Returns the checksum that a row will have; the values by the names of PUBLISHED_COLUMNS, as they are written."""
-    seconds, has_audio = values["video_duration_seconds"], values["web_has_audio"]
-    values["video_duration_seconds"] = None if seconds is None or seconds != seconds else float(seconds)
-    values["web_has_audio"] = None if has_audio is None else int(has_audio)
-    return checksum_of([values[name] for name in PUBLISHED_COLUMNS])
+def checksum_of_written(published: tuple[Any, ...]) -> int:
+    """Returns the checksum that a row will have, from values of PUBLISHED_COLUMNS as they are written."""
+    seconds, has_audio = published[8:10]
+    if seconds is not None or has_audio is not None:
+        # SQLite gives numbers back as what their columns are, and NaN as nothing.
+        seconds = None if seconds is None or seconds != seconds else float(seconds)
+        has_audio = None if has_audio is None else int(has_audio)
+        published = (*published[:8], seconds, has_audio, published[10])
+    return checksum_of(published)
 
 
 def are_intact(rows: Sequence[Sequence[Any]]) -> bool:

@@ -9,10 +9,11 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from k700_text.crawl.ledger_checks import PUBLISHED_COLUMNS, checksum_of_values
+from k700_text.crawl.ledger_checks import PUBLISHED_COLUMNS, checksum_of_written
 from k700_text.errors import LedgerError
 from k700_text.records import Availability, OutcomeStatus, TitleOutcome
 
@@ -120,10 +121,12 @@ def row_of(outcome: TitleOutcome) -> tuple[Any, ...]:
     )
 
 
+_published_of = itemgetter(*map(OUTCOME_COLUMNS.index, PUBLISHED_COLUMNS))
+
+
 def checksum_of_row(values: Sequence[Any]) -> int:
     """Returns the checksum of the values of OUTCOME_COLUMNS."""
-    named = dict(zip(OUTCOME_COLUMNS, values, strict=True))
-    return checksum_of_values(**{name: named[name] for name in PUBLISHED_COLUMNS})
+    return checksum_of_written(_published_of(values))
 
 
 def published_sql(connection: Connection) -> str:
