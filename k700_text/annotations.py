@@ -17,6 +17,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TextIO
 
@@ -32,6 +33,8 @@ from k700_text.records import LONGEST_CLIP_SECONDS, LONGEST_VIDEO_SECONDS, YOUTU
 from k700_text.terminal import readable
 
 MAX_PROBLEMS_SHOWN = 50
+MAX_PROBLEMS = 100_000
+MAX_PROBLEM_CHARACTERS = 500
 
 # Few enough to stay in the processor's cache: twice as fast as thousands.
 _CHUNK_ROWS = 512
@@ -96,7 +99,7 @@ def load_annotations(
     if not paths:
         raise AnnotationError("no annotation files given: name at least one with --annotations FILE")
     builder = ClipTableBuilder()
-    problems: list[str] = []
+    problems: list[str] = _Problems()
     digests: list[str] = []
     for path in map(Path, paths):
         num_before = len(builder) + len(problems)
@@ -114,6 +117,15 @@ def load_annotations(
         raise AnnotationError(f"no valid clips{wanted} in {', '.join(map(str, paths))}", problems)
     sha256 = digests[0] if len(digests) == 1 else hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
     return Annotations(clips, sha256, tuple(problems), num_duplicates)
+
+
+class _Problems(list[str]):
+    """Malformed rows; a file of nothing else ends early, for each is kept to be told."""
+
+    def append(self, problem: str, /) -> None:
+        if len(self) == MAX_PROBLEMS:
+            raise AnnotationError(f"more than {MAX_PROBLEMS} malformed rows: this is no annotation file", self[:1])
+        super().append(problem[:MAX_PROBLEM_CHARACTERS])
 
 
 def malformed_rows(problems: Sequence[str], what: str = "annotation") -> AnnotationError:
@@ -388,8 +400,9 @@ def _seconds(name: str, text: str) -> float:
     return value + 0.0  # Without the sign of "-0".
 
 
+@lru_cache(maxsize=4096)
 def _is_seen(label: str) -> bool:
-    """Tells whether a person sees anything of a label."""
+    """Tells whether a person sees anything of a label; hundreds of clips share one."""
     return any(
         sign.isprintable() and not sign.isspace() and sign not in _BLANKS and unicodedata.category(sign) != "Mn"
         for sign in label

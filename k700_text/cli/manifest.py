@@ -84,3 +84,9 @@ def _revise(path: Path, removed: list[str], *, reparse: bool) -> None:
                 f"({done.num_titles_gained} titles gained, {done.num_titles_lost} lost), "
                 f"{done.num_unreadable} cannot be read by today's rules and stay as they were"
             )
+            if done.num_mended:
+                say(f"{done.num_mended} damaged answers are as they were again, by what was kept of them")
+            if done.dropped.num_rows:
+                say(f"deleted, for k700-text crawl to ask again: {done.dropped}")
+            if done.evidence_damaged.num_rows:
+                say(f"kept, but they cannot be read again: {done.evidence_damaged}")

@@ -119,6 +119,6 @@ def parse_evidence(
             fetched_at=fetched_at,
             evidence=evidence,
         )
-    except (K700TextError, ValueError, KeyError, TypeError):
-        # Written by an older version in a form of its own: the old meaning stays.
+    except (K700TextError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError):
+        # Written by an older version in a form of its own, or by whoever filled a merged ledger: the old meaning stays.
         return None

@@ -184,7 +184,7 @@ def test_a_key_is_on_no_stream_and_in_no_file_of_a_crawl(mirror: Mirror, tmp_pat
         words += ["--endpoint", f"data-api={mirror.url}", "--rate", "data-api=1000", "--max-wait", "0"]
         done = call(*words, *options, YOUTUBE_API_KEY=KEY)
         assert KEY not in done.stdout + done.stderr and KEY.encode() not in files_of(tmp_path)
-        assert KEY not in evidence_of(tmp_path / "out" / "ledger.sqlite")
+        assert KEY not in evidence_of(tmp_path / "out" / "_ledger.sqlite")
 
 
 def test_the_password_of_a_proxy_is_in_no_message_and_no_log(

@@ -166,7 +166,7 @@ def test_a_crawl_stops_with_one_line_and_records_nothing(
     summary = json.loads(done.stdout)
     assert summary["sources"][0]["num_left"] == 30 and "certificate" in summary["sources"][0]["stopped"]
     assert f"{source}: 30 videos left (" in done.stderr and "clock of this machine" in done.stderr
-    assert list(read_videos(tmp_path / "ledger.sqlite")) == []
+    assert list(read_videos(tmp_path / "_ledger.sqlite")) == []
     assert summary["availability"] == {"unknown": 30}
 
 
@@ -228,7 +228,7 @@ def crawl_through(proxy: str, folder: Path, scheme: str, source: str) -> subproc
 
 
 def check_nothing_is_said_of_a_video(folder: Path) -> None:
-    for video in read_videos(folder / "ledger.sqlite"):
+    for video in read_videos(folder / "_ledger.sqlite"):
         assert all(outcome.title is None for outcome in video.outcomes)
         state, _ = judge(video.youtube_id, video.outcomes)
         assert not state.is_gone and not state.is_alive, video.outcomes
@@ -288,6 +288,6 @@ def test_a_crawl_through_a_proxy_that_refuses_says_so_and_keeps_all_work(source:
         done = crawl_through(f"http://name:pass-word-of-mine@127.0.0.1:{port}", tmp_path, "https", source)
     assert done.returncode in (1, 3) and "Traceback" not in done.stderr
     assert "pass-word-of-mine" not in done.stderr + done.stdout
-    assert sqlite3.connect(tmp_path / "ledger.sqlite").execute(
+    assert sqlite3.connect(tmp_path / "_ledger.sqlite").execute(
         "SELECT count(*) FROM outcomes WHERE status <> 'transient'"
     ).fetchone() == (0,)
