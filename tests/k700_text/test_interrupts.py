@@ -62,6 +62,7 @@ def words_of(name: str, folder: Path) -> list[str | Path]:
         "merge": [folder / "ledger.sqlite", "--out", folder],
         "manifest": ["--annotations", annotations, "--out", folder],
         "diff": [manifest, manifest],
+        "show": [manifest, "--out", folder / "sheet.html"],
         "probe": [folder, "--out", folder / "probe.parquet"],
         "prepare": [folder, "--manifest", manifest, "--out", folder / "prepared"],
         "tokenizer": ["--manifest", manifest, "--out", folder / "tokenizer.json"],
