@@ -46,6 +46,7 @@ COMMANDS = {
     "validate": "k700_text.manifest.validate:validate_manifests",
     "stats": "k700_text.manifest.stats:manifest_stats",
     "diff": "k700_text.manifest.diff:diff_manifests",
+    "show": "k700_text.report.sheet:make_sheet",
     "probe": "k700_text.media.probe:probe_folder",
     "prepare": "k700_text.media.prepare:plan_run",
     "tokenizer": "k700_text.cli.tokenizer:_titles",
