@@ -1,155 +1,154 @@
-"""Opens annotation files: plain, gzipped, and inside tar and zip archives; none is held in memory as a whole.
-
-What an archive says of itself is not believed: members are counted, unpacked bytes too, before anything grows by them.
-"""
+"""Opens annotation files: plain, gzipped, and inside tar and zip archives; none is held in memory as a whole."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
 import io
+import lzma
+import stat
+import struct
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Collection, Iterator
+import zlib
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, TypeVar, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from k700_text.errors import AnnotationError
 
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
 MAX_FILE_BYTES = 2**30
-MAX_MEMBERS = 100_000
+"""What a file may have, and what all of an archive may unpack to."""
+MAX_ARCHIVE_MEMBERS = 100_000
 BLOCK_BYTES = 1 << 20
-# The official archives have names of 30 characters.
-_MAX_HEADER_BYTES = 1 << 16
-_ZIP_END, _ZIP64_END = b"PK\x05\x06", b"PK\x06\x07"
-_ZIP_END_BYTES = 22 + 0xFFFF
-_ZIP64_LOCATOR_BYTES = 20
-_SPECIAL_TYPES = (
-    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
-    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
-)
 
-_OTHERS = "these are not the annotations of Kinetics"
-
-_Result = TypeVar("_Result")
+# Long names, pax headers and the list of a zip are read in one go; those of real archives have kilobytes.
+_MAX_HEADER_BYTES = 8 << 20
+# The others of zip (LZMA) take as much memory as the archive likes.
+_ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path, what: str = "annotation file") -> Iterator[BinaryIO]:
     """Opens a file such that it can be read several times, which a pipe cannot.
 
+    Args:
+        path: the file.
+        what: it is, for messages.
+
     Raises:
-        AnnotationError: it is missing or cannot be read.
+        AnnotationError: it is missing, cannot be read, or has more than MAX_FILE_BYTES.
     """
     try:
         with ExitStack() as stack:
             file: BinaryIO = stack.enter_context(path.open("rb"))
-            if not file.seekable():
+            if not stat.S_ISREG(path.stat().st_mode) or not file.seekable():
+                # A pipe, or a device: it may be without an end.
                 pipe, file = file, cast(BinaryIO, stack.enter_context(tempfile.TemporaryFile()))
-                _copy(pipe, file)
+                _copy(pipe, file, f"{what} {path}")
+            elif path.stat().st_size > MAX_FILE_BYTES:
+                raise _too_large(f"{what} {path}")
             yield file
     except FileNotFoundError as error:
-        raise AnnotationError(f"no such annotation file: {path}") from error
-    except _TooLargeError as error:
-        raise AnnotationError(f"annotation file {path} {error}: {_OTHERS}") from error
+        raise AnnotationError(f"no such {what}: {path}") from error
     except OSError as error:
-        raise AnnotationError(f"cannot read annotation file {path}: {error.strerror or error}") from error
+        raise AnnotationError(f"cannot read {what} {path}: {error.strerror or error}") from error
 
 
-class _TooLargeError(OSError):
-    """More than annotations have; an OSError without a number, as damage is."""
-
-
-def _copy(pipe: BinaryIO, file: BinaryIO) -> None:
+def _copy(pipe: BinaryIO, file: BinaryIO, name: str) -> None:
     num_bytes = 0
     while block := pipe.read(BLOCK_BYTES):
         num_bytes += len(block)
-        _check_size(num_bytes, "gives")
+        if num_bytes > MAX_FILE_BYTES:
+            raise _too_large(name)
         file.write(block)
 
 
-def _check_size(num_bytes: int, what: str) -> None:
-    if num_bytes > MAX_FILE_BYTES:
-        raise _TooLargeError(f"{what} more than {MAX_FILE_BYTES} bytes")
+def _too_large(name: str) -> AnnotationError:
+    return AnnotationError(f"{name} is too large (more than {MAX_FILE_BYTES} bytes): name the list itself")
 
 
 @contextmanager
 def damage_told(name: str) -> Iterator[None]:
-    """Turns the errors that a damaged archive causes, wherever it is read, into one clear line.
+    """Turns the errors that a damaged file causes, wherever it is read, into one clear line.
 
     Raises:
-        AnnotationError: the archive is damaged.
+        AnnotationError: the file is damaged.
     """
     try:
         yield
-    except _TooLargeError as error:
-        raise AnnotationError(f"{name} {error}: {_OTHERS}") from error
     except OSError as error:
         if error.errno:
             raise  # The disk's fault, not the file's.
         raise AnnotationError(f"{name} is a damaged archive ({error}): download it again") from error
 
 
-def _of_archive(work: Callable[[], _Result]) -> _Result:
-    """Does one step of a library that unpacks; whatever it fails with is damage.
-
-    Raises:
-        OSError: without a number, or that of the disk.
-    """
-    try:
-        return work()
-    except OSError as error:
-        if error.errno or isinstance(error, _TooLargeError):
-            raise
-        raise OSError(str(error)) from error
-    except RecursionError as error:
-        raise OSError("headers without end") from error
-    except Exception as error:
-        # Hostile bytes reach every corner of tarfile, zipfile and the unpackers.
-        raise OSError(str(error) or type(error).__name__) from error
-
-
-class _Unpacked(io.RawIOBase):
-    """What a library unpacks, with its errors told as damage, and a bound on the bytes.
+class _Guarded(io.RawIOBase):
+    """What is read of an archive: within bounds, and with every fault of it as an OSError without a number.
 
     Args:
-        stream: that can be read from its beginning again.
+        stream: the archive, or a member of it.
+        max_read: how much at a time; more is a fault.
     """
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BinaryIO, max_read: int | None = None) -> None:
         self._stream = stream
-        self._num_bytes = 0
+        self._max_read = max_read
 
     def readable(self) -> bool:
-        """It is for reading."""
         return True
 
     def seekable(self) -> bool:
-        """Back to places that were read, at least."""
         return True
 
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """As the stream does it."""
-        self._num_bytes = _of_archive(lambda: self._stream.seek(offset, whence))
-        return self._num_bytes
+    def read(self, size: int = -1, /) -> bytes:
+        """Returns so many bytes, fewer only at the end."""
+        with faults_of_archives():
+            if self._max_read is None:
+                block = self._stream.read(size)
+            else:
+                block = self._stream.read(self._max_read + 1 if size < 0 else min(size, self._max_read + 1))
+                if len(block) > self._max_read:
+                    raise OSError(f"a header of it has more than {self._max_read} bytes")
+            if self._stream.tell() > MAX_FILE_BYTES:
+                raise OSError(f"it unpacks to more than {MAX_FILE_BYTES} bytes")
+        return block
 
-    def tell(self) -> int:
-        """Returns the place in what is unpacked."""
-        return self._num_bytes
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Reads up to the size of the buffer."""
-        block = _of_archive(lambda: self._stream.read(len(buffer)))
-        self._num_bytes += len(block)
-        _check_size(self._num_bytes, "unpacks to")
-        buffer[: len(block)] = block
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        view = memoryview(buffer)
+        block = self.read(len(view))
+        view[: len(block)] = block
         return len(block)
 
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        with faults_of_archives():
+            return self._stream.seek(offset, whence)
 
-def _unpacked(stream: BinaryIO) -> BinaryIO:
-    return cast(BinaryIO, io.BufferedReader(_Unpacked(stream), BLOCK_BYTES))
+    def tell(self) -> int:
+        return self._stream.tell()
+
+
+@contextmanager
+def faults_of_archives() -> Iterator[None]:
+    """Turns what the readers of archives raise on damaged ones, which is nearly anything, into OSError."""
+    try:
+        yield
+    except (OSError, AnnotationError):
+        raise
+    except RecursionError as error:
+        raise OSError("its headers are chained without end") from error
+    except MemoryError as error:
+        raise OSError("it asks for more memory than there is") from error
+    except (
+        *(EOFError, ValueError, LookupError, ArithmeticError, RuntimeError, TypeError, AttributeError, AssertionError),
+        *(struct.error, zlib.error, tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError),
+    ) as error:
+        raise OSError(str(error) or type(error).__name__) from error
 
 
 def members(name: str, stream: BinaryIO) -> Iterator[tuple[str, BinaryIO]]:
@@ -194,71 +193,51 @@ def peek(stream: BinaryIO) -> bytes:
 def _gunzipped(stream: BinaryIO) -> BinaryIO:
     """Returns the unpacked content, which has been read once: whole, and of a bearable size."""
     stream.seek(0)
-    unpacked = _unpacked(cast(BinaryIO, gzip.GzipFile(fileobj=stream)))
+    unpacked = _guarded(cast(BinaryIO, gzip.GzipFile(fileobj=stream)))
     while unpacked.read(BLOCK_BYTES):
         pass
     return unpacked
 
 
-class _Member(tarfile.TarInfo):
-    """A member whose headers are bounded."""
-
-    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
-        # Where tarfile decides how to go on behind a header, before it takes in what the header announces.
-        if self.type in _SPECIAL_TYPES and not 0 <= self.size <= _MAX_HEADER_BYTES:
-            raise _TooLargeError(f"has a header of {self.size} bytes")
-        member: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
-        return member
-
-
-def _listed(archive: tarfile.TarFile) -> list[tarfile.TarInfo]:
-    """Returns the files of an archive."""
-    files = []
-    for number, member in enumerate(archive):
-        if number == MAX_MEMBERS:
-            raise _TooLargeError(f"has more than {MAX_MEMBERS} members")
-        if member.size < 0:  # So the next header would stand before this one, again and again.
-            raise OSError(f"{member.name} has a size below zero")
-        if member.isfile():
-            files.append(member)
-    return files
+def _guarded(stream: BinaryIO) -> BinaryIO:
+    return cast(BinaryIO, io.BufferedReader(_Guarded(stream), BLOCK_BYTES))
 
 
 def _tarred(name: str, stream: BinaryIO) -> Iterator[tuple[str, BinaryIO]]:
-    archive = _of_archive(lambda: tarfile.open(fileobj=stream, mode="r:", tarinfo=_Member))  # noqa: SIM115
-    files = {each.name: each for each in _of_archive(lambda: _listed(archive)) if _is_wanted(each.name)}
+    headers = cast(BinaryIO, _Guarded(stream, max_read=_MAX_HEADER_BYTES))
+    with faults_of_archives():
+        archive = tarfile.open(fileobj=headers, mode="r:")  # noqa: SIM115
+        files = {member.name: member for member in _headers(archive) if member.isfile() and _is_wanted(member.name)}
     for member in _tables(name, files):
-        if files[member].issparse():
-            raise OSError(f"{member} is a sparse file: pack it without --sparse")
-        _check_size(files[member].size, "unpacks to")
-        content = _of_archive(lambda info=files[member]: archive.extractfile(info))  # type: ignore[misc]
-        with _unpacked(cast(BinaryIO, content)) as data:
+        # A few bytes can stand for a petabyte of holes.
+        if files[member].issparse() or files[member].size > MAX_FILE_BYTES:
+            raise OSError(f"{member} is a sparse file, or claims more than {MAX_FILE_BYTES} bytes")
+        with _guarded(cast(BinaryIO, archive.extractfile(files[member]))) as data:
             yield f"{name}:{member}", data
+
+
+def _headers(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    for number, member in enumerate(archive):
+        if number >= MAX_ARCHIVE_MEMBERS:
+            raise OSError(f"it holds more than {MAX_ARCHIVE_MEMBERS} members")
+        if member.size < 0:  # So the next header would stand before this one, again and again.
+            raise OSError(f"{member.name} has a size below zero")
+        yield member
 
 
 def _zipped(name: str, stream: BinaryIO) -> Iterator[tuple[str, BinaryIO]]:
-    _check_directory(stream)
-    archive = _of_archive(lambda: zipfile.ZipFile(stream))
-    files = {info.filename: info for info in archive.infolist() if not info.is_dir() and _is_wanted(info.filename)}
-    _check_size(sum(info.file_size for info in files.values()), "unpacks to")
+    with faults_of_archives():
+        archive = zipfile.ZipFile(cast(BinaryIO, _Guarded(stream, max_read=_MAX_HEADER_BYTES)))
+        files = {info.filename: info for info in archive.infolist() if not info.is_dir() and _is_wanted(info.filename)}
+    if sum(info.file_size for info in files.values()) > MAX_FILE_BYTES:
+        raise OSError(f"it unpacks to more than {MAX_FILE_BYTES} bytes")
     for member in _tables(name, files):
-        # Also where it is encrypted, or packed in an unknown way.
-        with _unpacked(cast(BinaryIO, _of_archive(lambda info=files[member]: archive.open(info)))) as data:  # type: ignore[misc]
+        if files[member].compress_type not in _ZIP_METHODS:
+            raise OSError(f"{member} is packed in a way that is not read (deflate is)")
+        with faults_of_archives():  # Encrypted, or of a name that its own header does not have.
+            content = archive.open(files[member])
+        with _guarded(cast(BinaryIO, content)) as data:
             yield f"{name}:{member}", data
-
-
-def _check_directory(stream: BinaryIO) -> None:
-    """Refuses a directory that zipfile would take into memory whole, many times as large as the file has it."""
-    size = stream.seek(0, io.SEEK_END)
-    stream.seek(max(0, size - _ZIP_END_BYTES - _ZIP64_LOCATOR_BYTES))
-    tail = stream.read()
-    at = tail.rfind(_ZIP_END)
-    stream.seek(0)
-    if at < 0:
-        return  # Damaged, as zipfile will say.
-    is_large = tail[max(0, at - _ZIP64_LOCATOR_BYTES) : at].startswith(_ZIP64_END)
-    if is_large or int.from_bytes(tail[at + 10 : at + 12], "little") == 0xFFFF:
-        raise _TooLargeError("has more than 65,534 members, or says so")
 
 
 def _tables(name: str, members: Collection[str]) -> list[str]:

@@ -17,6 +17,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TextIO
 
@@ -32,6 +33,8 @@ from k700_text.records import LONGEST_CLIP_SECONDS, LONGEST_VIDEO_SECONDS, YOUTU
 from k700_text.terminal import readable
 
 MAX_PROBLEMS_SHOWN = 50
+MAX_PROBLEMS = 100_000
+MAX_PROBLEM_CHARACTERS = 500
 
 # Few enough to stay in the processor's cache: twice as fast as thousands.
 _CHUNK_ROWS = 512
@@ -75,13 +78,18 @@ class _RowError(Exception):
 
 
 def load_annotations(
-    paths: Sequence[str | Path], *, split: Split | None = None, skip_invalid: bool = False
+    paths: Sequence[str | Path],
+    *,
+    split: Split | None = None,
+    as_split: Split | None = None,
+    skip_invalid: bool = False,
 ) -> Annotations:
     """Reads annotation files into sorted clips.
 
     Args:
         paths: CSV or JSON files, plain or gzipped, or tar/zip archives of them.
         split: keep the clips of this split only.
+        as_split: what rows are of whose split neither a column nor the name of their file tells.
         skip_invalid: leave malformed rows out (they are listed in ``skipped``) in place of failing.
 
     Raises:
@@ -91,18 +99,18 @@ def load_annotations(
     if not paths:
         raise AnnotationError("no annotation files given: name at least one with --annotations FILE")
     builder = ClipTableBuilder()
-    problems: list[str] = []
+    problems: list[str] = _Problems()
     digests: list[str] = []
     for path in map(Path, paths):
         num_before = len(builder) + len(problems)
         with opened(path) as file, damage_told(path.name):
             digests.append(sha256_of(file))
             for name, stream in members(path.name, file):
-                _read(name, stream, builder, problems)
+                _read(name, stream, builder, problems, as_split)
         if len(builder) + len(problems) == num_before:
             raise AnnotationError(f"{path} holds no annotation rows: expected a header line and at least one clip")
     if problems and not skip_invalid:
-        raise _too_many_problems(problems)
+        raise malformed_rows(problems)
     clips, num_duplicates = builder.finish(split)
     if not clips:
         wanted = f" of split {split.value}" if split else ""
@@ -111,15 +119,25 @@ def load_annotations(
     return Annotations(clips, sha256, tuple(problems), num_duplicates)
 
 
-def _too_many_problems(problems: list[str]) -> AnnotationError:
-    shown = problems[:MAX_PROBLEMS_SHOWN]
+class _Problems(list[str]):
+    """Malformed rows; a file of nothing else ends early, for each is kept to be told."""
+
+    def append(self, problem: str, /) -> None:
+        if len(self) == MAX_PROBLEMS:
+            raise AnnotationError(f"more than {MAX_PROBLEMS} malformed rows: this is no annotation file", self[:1])
+        super().append(problem[:MAX_PROBLEM_CHARACTERS])
+
+
+def malformed_rows(problems: Sequence[str], what: str = "annotation") -> AnnotationError:
+    """Returns the error that names malformed rows, the first of them where there are many."""
+    shown = list(problems[:MAX_PROBLEMS_SHOWN])
     if len(problems) > len(shown):
         shown.append(f"... and {len(problems) - len(shown)} more")
-    rows = "row" if len(problems) == 1 else "rows"
-    return AnnotationError(f"{len(problems)} malformed annotation {rows} (--skip-invalid leaves them out):", shown)
+    rows = f"{what} row" if len(problems) == 1 else f"{what} rows"
+    return AnnotationError(f"{len(problems)} malformed {rows} (--skip-invalid leaves them out):", shown)
 
 
-def _read(name: str, stream: BinaryIO, builder: ClipTableBuilder, problems: list[str]) -> None:
+def _read(name: str, stream: BinaryIO, builder: ClipTableBuilder, problems: list[str], as_split: Split | None) -> None:
     """Gives the clips of an annotation file to the builder, and its malformed rows to the problems."""
     head = peek(stream)
     kind = foreign_kind(head)
@@ -130,7 +148,8 @@ def _read(name: str, stream: BinaryIO, builder: ClipTableBuilder, problems: list
     is_json = head.removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"{", b"[")
     text = io.TextIOWrapper(stream, "utf-8-sig", newline="")
     try:
-        (_read_json if is_json else _read_csv)(name, text, builder, problems)
+        default_split = split_of_name(name) or as_split
+        (_read_json if is_json else _read_csv)(name, text, builder, problems, default_split)
     except UnicodeDecodeError as error:
         line = _line_of_fault(text.detach())
         raise AnnotationError(f"{name} line {line}: not UTF-8 text; expected an annotation CSV or JSON") from error
@@ -151,7 +170,8 @@ def _line_of_fault(stream: BinaryIO) -> int:
     return line
 
 
-def _split_of_name(name: str) -> str | None:
+def split_of_name(name: str) -> str | None:
+    """Returns what the name of a file, or of a member of an archive, says about the split."""
     match = _SPLIT_IN_NAME.search(PurePosixPath(name.rsplit(":", 1)[-1]).name.lower())
     return match[1] if match else None
 
@@ -165,7 +185,9 @@ class _Layout:
     default_split: str | None
 
 
-def _read_csv(name: str, text: TextIO, builder: ClipTableBuilder, problems: list[str]) -> None:
+def _read_csv(
+    name: str, text: TextIO, builder: ClipTableBuilder, problems: list[str], default_split: str | None
+) -> None:
     line = next(text, None)
     if line is None:
         return
@@ -174,9 +196,11 @@ def _read_csv(name: str, text: TextIO, builder: ClipTableBuilder, problems: list
     header = spelling.cells(line)
     if isinstance(header, BrokenRow):
         raise AnnotationError(f"{name} line 1: not CSV ({header[0]})")
-    layout = _Layout(len(header), _columns(name, header), _split_of_name(name))
+    layout = _Layout(len(header), _columns(name, header), default_split)
     if "split" not in layout.positions and layout.default_split is None:
-        raise AnnotationError(f"{name}: no split column, and the file name holds none of train, val, test")
+        raise AnnotationError(
+            f"{name}: no split column, and the file name holds none of train, val, test: add --as-split"
+        )
     # No row goes over several lines: no label does.
     for lines, rows in RowReader(text, spelling, tuple(header), rows_at_once=_CHUNK_ROWS).chunks():
         columns = _plain_columns(rows, layout)
@@ -275,8 +299,9 @@ def _columns(name: str, header: Sequence[str]) -> dict[str, int]:
     return {column: spellings.index(known) for column, known in found.items()}
 
 
-def _read_json(name: str, text: TextIO, builder: ClipTableBuilder, problems: list[str]) -> None:
-    default_split = _split_of_name(name)
+def _read_json(
+    name: str, text: TextIO, builder: ClipTableBuilder, problems: list[str], default_split: str | None
+) -> None:
     for entry in _json_entries(name, text):
         try:
             key, fields = _json_fields(entry)
@@ -342,7 +367,7 @@ def _clip(fields: Mapping[str, str], default_split: str | None, *, is_labelled: 
         raise _RowError(f"{start_seconds:g} to {end_seconds:g} is no clip: longer than {LONGEST_CLIP_SECONDS} s")
     spelling = fields.get("split", "").strip() or default_split
     if spelling is None:
-        raise _RowError("no split")
+        raise _RowError("no split (--as-split names one)")
     try:
         split = Split.parse(spelling)
     except ValueError as error:
@@ -375,8 +400,9 @@ def _seconds(name: str, text: str) -> float:
     return value + 0.0  # Without the sign of "-0".
 
 
+@lru_cache(maxsize=4096)
 def _is_seen(label: str) -> bool:
-    """Tells whether a person sees anything of a label."""
+    """Tells whether a person sees anything of a label; hundreds of clips share one."""
     return any(
         sign.isprintable() and not sign.isspace() and sign not in _BLANKS and unicodedata.category(sign) != "Mn"
         for sign in label

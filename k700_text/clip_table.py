@@ -68,7 +68,7 @@ class ClipTable(Sequence[Clip]):
 
     def part(self, start: int, stop: int) -> ClipTable:
         """Returns the clips from one position up to another; they share their memory with these."""
-        return ClipTable(self._batch.slice(start, stop - start))
+        return type(self)(self._batch.slice(start, stop - start))
 
     def by_split(self) -> list[tuple[Split, ClipTable]]:
         """Returns the clips of every split that has some, in order."""
@@ -129,6 +129,26 @@ class ClipTable(Sequence[Clip]):
         ids = self._batch.column("youtube_id")
         view: NDArray[np.bytes_] = np.frombuffer(ids.buffers()[1], f"S{ID_BYTES}")
         return view[ids.offset : ids.offset + len(ids)]
+
+
+class VideoTable(ClipTable):
+    """Whole videos, of which no span is annotated: a row is called by its youtube_id and has no times in a manifest.
+
+    As ``Clip`` records they begin and end at 0.
+    """
+
+    def columns(self) -> dict[str, pa.Array]:
+        """Returns the columns that identify a row; the times are null."""
+        nothing = pa.nulls(len(self), pa.float64())
+        return {**super().columns(), "start_seconds": nothing, "end_seconds": nothing}
+
+    def spans(self) -> pa.RecordBatch:
+        """Returns no rows: without times nothing can clash."""
+        return self._batch.slice(0, 0)
+
+    def clip_ids(self) -> pa.Array:
+        """Returns the ids of the videos."""
+        return self._id_texts()
 
 
 class ClipTableBuilder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
@@ -148,8 +149,10 @@ def _read(source: _Source, columns: Sequence[str], optional: Collection[str], ch
 
 
 def _no_such_column(name: str, source: _Source) -> UsageError:
+    near = difflib.get_close_matches(name, source.found.names, n=1)
     known = ", ".join(readable(each, 60) for each in source.found.names)
-    return UsageError(f"where: {source.name} has no column {readable(name, 60)!r}: it has {known}")
+    hint = f"did you mean {readable(near[0], 60)}?" if near else f"it has {known}"
+    return UsageError(f"where: {source.name} has no column {readable(name, 60)!r}: {hint}")
 
 
 def _check_identities(table: pa.Table, given: Collection[str], name: str) -> None:

@@ -18,6 +18,8 @@ from k700_text.terminal import readable
 SCHEMA_VERSION = "1"
 VERSION_KEY = b"k700_text.schema_version"
 ANNOTATIONS_KEY = b"k700_text.annotations_sha256"
+MAX_TABLE_BYTES = 4 << 30
+"""Of the columns that are read at once, unpacked; those of all Kinetics-700 have a hundredth of it."""
 TOOL_KEY = b"k700_text.tool_version"
 PROBE_SETTINGS_KEY = b"k700_text.probe_settings"
 
@@ -149,6 +151,13 @@ SHARD_SCHEMA = pa.schema([column.field() for column in SHARD_COLUMNS])
 SHARD_INDEX_SCHEMA = SHARD_SCHEMA.append(pa.field("by_clip_id", pa.int32(), nullable=False))
 
 
+def of_videos(schema: pa.Schema) -> pa.Schema:
+    """Returns the manifest's schema for rows of whole videos, which have no times; all readers take both."""
+    times = ("start_seconds", "end_seconds")
+    fields = [field.with_nullable(field.nullable or field.name in times) for field in schema]
+    return pa.schema(fields, metadata=schema.metadata)
+
+
 def with_metadata(schema: pa.Schema, **values: str) -> pa.Schema:
     """Returns the schema with the schema version and the given values as Parquet metadata.
 
@@ -184,9 +193,9 @@ def read_schema(path: str | Path) -> pa.Schema:
         return pq.read_schema(path)
     except FileNotFoundError as error:
         raise ManifestError(f"no such file: {path}") from error
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         kind = kind_of_ours(path) or kind_of_file(path)
-        reason = f"it is {kind}" if kind else error
+        reason = f"it is {kind}" if kind else " ".join(str(error).split())[:200]
         raise ManifestError(f"cannot read {path} as Parquet: {reason}") from error
 
 
@@ -202,7 +211,7 @@ def read_table(
         optional: those of them that are null where the file does not have them.
 
     Raises:
-        ManifestError: the file is missing or is not Parquet.
+        ManifestError: the file is missing, is not Parquet, is damaged, or claims more than MAX_TABLE_BYTES.
         SchemaMismatchError: it is of another schema version, or columns are missing or cannot be ours.
     """
     wanted = list(columns) if columns is not None else schema.names
@@ -215,12 +224,29 @@ def read_columns(path: str | Path, names: Sequence[str]) -> pa.Table:
     """Reads columns of a Parquet file as they are; it must have them.
 
     Raises:
-        ManifestError: it is damaged.
+        ManifestError: it is damaged, or claims more than MAX_TABLE_BYTES.
     """
     try:
-        return pq.read_table(path, columns=list(names))
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ManifestError(f"{path} is damaged ({error}): write it again, or restore a copy") from error
+        num_bytes = _declared_bytes(path, names)
+        if num_bytes > MAX_TABLE_BYTES:
+            raise ManifestError(
+                f"{path} claims {num_bytes} bytes in the columns that are read, more than {MAX_TABLE_BYTES}: split it"
+            )
+        table = pq.read_table(path, columns=list(names))
+        table.validate(full=True)  # Parquet does not check that text is UTF-8.
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ManifestError(f"{path} is damaged ({reason}): write it again, or restore a copy") from error
+    return table
+
+
+def _declared_bytes(path: str | Path, names: Sequence[str]) -> int:
+    """Returns how many bytes the columns unpack to, by what the file says of itself."""
+    metadata = pq.read_metadata(path)
+    wanted = set(names)
+    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+    chunks = (group.column(number) for group in groups for number in range(group.num_columns))
+    return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] in wanted)
 
 
 def fitted(table: pa.Table, schema: pa.Schema, columns: Sequence[str], name: str | Path) -> pa.Table:

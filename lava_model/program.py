@@ -13,7 +13,7 @@ from typing import NoReturn
 from k700_text.errors import K700TextError
 from k700_text.starting import EXIT_INTERRUPTED as EXIT_INTERRUPTED
 from k700_text.starting import ending_at_once, interrupting
-from k700_text.terminal import one_line, shown
+from k700_text.terminal import drop_stream, hold_streams, one_line, reader_has_gone, shown, write_out
 from lava_model.errors import ConfigError, LavaError, MissingExtraError
 
 EXIT_COMPLETE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
@@ -35,18 +35,38 @@ def run_program(run: Callable[[list[str]], int], arguments: Sequence[str] | None
         arguments: these words; None: those of this process.
         interrupted: what to do after Ctrl-C, SIGTERM or SIGUSR1, for the line about it.
     """
+    hold_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
+    code = _guarded(run, words, interrupted)
+    error = write_out()
+    if error is None:
+        return code
+    return EXIT_FAILED if isinstance(error, BrokenPipeError) else _unwritten(error)
+
+
+def _guarded(run: Callable[[list[str]], int], words: list[str], interrupted: str) -> int:
     try:
         with interrupting():
             return run(words)
     except KeyboardInterrupt:
         say(f"interrupted: {interrupted}")
         return EXIT_INTERRUPTED
+    except SystemExit as stop:  # argparse has shown its help
+        return stop.code if isinstance(stop.code, int) else EXIT_COMPLETE
     except (LavaError, K700TextError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and reader_has_gone():
+            return EXIT_FAILED
+        if isinstance(error, OSError) and write_out() is not None:
+            return _unwritten(error)
         if "--debug" in words:
             traceback.print_exc()
         say(f"{_rank_prefix()}error: {one_line(str(error))}")
         return error.exit_code if isinstance(error, LavaError | K700TextError) else EXIT_FAILED
+
+
+def _unwritten(error: OSError) -> int:
+    say(f"error: the answer cannot be written: {one_line(str(error))}")
+    return EXIT_FAILED
 
 
 def import_modules(*names: str, purpose: str) -> None:
@@ -69,7 +89,10 @@ def import_modules(*names: str, purpose: str) -> None:
 
 def say(line: str) -> None:
     """Prints a line of progress; stdout is for the answer."""
-    print(shown(line), file=sys.stderr, flush=True)
+    try:
+        print(shown(line), file=sys.stderr, flush=True)
+    except OSError:  # Nobody can hear it; that is no reason to fail.
+        drop_stream("stderr")
 
 
 def tell(text: str) -> None:

@@ -51,7 +51,7 @@ def readme_commands() -> list[list[str]]:
 def test_the_readme_goes_from_the_lists_to_the_probe() -> None:
     names = [words[1] if words[1] != "-m" else words[2] for words in readme_commands()]
     assert names == [
-        *("crawl", "crawl", "probe", "manifest", "stats", "tokenizer", "prepare"),
+        *("crawl", "crawl", "probe", "manifest", "stats", "show", "tokenizer", "prepare"),
         *("lava_model.pretrain", "lava_model.evaluate"),
     ]
 

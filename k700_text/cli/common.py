@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,7 +17,7 @@ from rich.text import Text
 from k700_text.confidential import hide_in_text
 from k700_text.errors import AnnotationError, K700TextError
 from k700_text.starting import takes_last_word
-from k700_text.terminal import one_line, shown
+from k700_text.terminal import drop_stream, hold_streams, one_line, reader_has_gone, shown, write_out
 
 EXIT_COMPLETE = 0
 EXIT_FAILED = 1
@@ -28,7 +27,16 @@ EXIT_INTERRUPTED = 130
 
 JSON_VERSION = 1
 
-stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class _Messages(Console):
+    """Stderr; where its reader has gone the work goes on without a word."""
+
+    def on_broken_pipe(self) -> None:
+        """Rich would end the process, and silence stdout."""
+        drop_stream("stderr")
+
+
+stderr = _Messages(stderr=True, highlight=False, soft_wrap=True)
 
 
 def emit_json(command: str, values: Mapping[str, Any]) -> None:
@@ -54,7 +62,10 @@ def _cell(value: Any) -> str:
 
 def say(message: str) -> None:
     """Prints one line for the person at the terminal on stderr."""
-    stderr.print(shown(message), markup=False)
+    try:
+        stderr.print(shown(message), markup=False)
+    except OSError:  # Nobody can hear it; that is no reason to fail.
+        drop_stream("stderr")
 
 
 def tell(line: str) -> None:
@@ -69,6 +80,20 @@ def run_guarded(main: Callable[[], None], *, debug: bool) -> int:
         main: the program; leaves by returning or raising.
         debug: show the traceback as well.
     """
+    hold_streams()
+    code = _guarded(main, debug=debug)
+    error = write_out()
+    if error is None:
+        return code
+    return EXIT_FAILED if isinstance(error, BrokenPipeError) else _unwritten(error)
+
+
+def _unwritten(error: OSError) -> int:
+    say(f"error: the answer cannot be written: {describe(error)}")
+    return EXIT_FAILED
+
+
+def _guarded(main: Callable[[], None], *, debug: bool) -> int:
     try:
         main()
     except typer.Exit as stop:
@@ -77,11 +102,13 @@ def run_guarded(main: Callable[[], None], *, debug: bool) -> int:
         if takes_last_word():
             say("interrupted: what was finished is saved; run the same command to continue")
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader of stdout (head, less) went away; point stdout elsewhere so that the flush at exit is quiet.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILED
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else EXIT_FAILED  # Rich, whose reader has gone.
     except (K700TextError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and reader_has_gone():
+            return EXIT_FAILED
+        if isinstance(error, OSError) and write_out() is not None:
+            return _unwritten(error)
         if debug:
             traceback.print_exc()
         say(f"error: {describe(error)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
@@ -14,22 +14,21 @@ import typer
 from k700_text.cli.common import EXIT_WORK_LEFT, emit_json, emit_table, say
 from k700_text.cli.options import (
     MAX_DAYS,
+    load_clips,
     parse_columns,
     parse_names,
     parse_pairs,
     parse_rates,
     parse_shard,
-    parse_split,
     read_removal_list,
 )
-from k700_text.errors import UsageError
+from k700_text.errors import NetworkDownError, UsageError
 
 if TYPE_CHECKING:
     from k700_text.annotations import Annotations
     from k700_text.crawl.job import CrawlJob
     from k700_text.crawl.planner import CrawlPlan
     from k700_text.crawl.summary import CrawlSummary, SourceSummary
-    from k700_text.crawl.transport import Endpoints
 
 ENGINES = ("local", "ray")
 
@@ -40,7 +39,16 @@ def crawl(
         list[Path] | None,
         typer.Option(help="Official CSV, JSON or tar.gz; one or several. Default: the official files are downloaded."),
     ] = None,
+    ids: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE|-", help="In their place ids or addresses of videos, one a line or in a column; repeatable."
+        ),
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Only this split: train, val or test.")] = None,
+    as_split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Split of rows of which the file tells none. Lists: test.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Ask about the first N videos only.")] = None,
     sources: Annotated[
         str | None,
@@ -84,6 +92,10 @@ def crawl(
         int | None, typer.Option(min=1, help="Parts for --engine ray. Default: one per node.", show_default=False)
     ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print what it would cost, ask nothing.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="In the end also write <split>.csv, as it is.")] = False,
+    spreadsheet: Annotated[
+        bool, typer.Option("--spreadsheet", help="And <split>.spreadsheet.csv, in which no title is a formula.")
+    ] = False,
     skip_invalid: Annotated[bool, typer.Option(help="Leave malformed rows out and list them on stderr.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -91,7 +103,7 @@ def crawl(
 
     Exit codes: 0 complete, 3 work left (prints when to resume), 130 interrupted, 1 failed, 2 usage.
 
-    Example: k700-text crawl --annotations validate.csv --out titles
+    Example: k700-text crawl --ids my-videos.txt --csv --out titles
     """
     from k700_text.crawl import archive
     from k700_text.crawl.crawler import CrawlSettings
@@ -119,12 +131,21 @@ def crawl(
         refresh_api=refresh_api,
     )
     make_sources(job.sources, endpoints=Endpoints(job.endpoints))  # A wrong name is told before anything is read.
-    clips = _load(annotations, out, split, skip_invalid=skip_invalid, endpoints=places)
+    if not (annotations or ids):
+        annotations = [archive.fetch_annotations(archive.archive_folder(out), endpoints=places, say=say)]
+    clips = load_clips(annotations, ids, split, as_split, skip_invalid=skip_invalid)
     if plan:
         _show_plan(plan_job(job, _first_ids(clips, limit)), as_json=json)
         return
-    summary = _run(job, clips, limit, engine, parts)
-    _report(job, summary, clips, as_json=json)
+    try:
+        summary = _run(job, clips, limit, engine, parts)
+    except NetworkDownError:
+        if job.dumps and not job.shard:
+            for file in _write_manifest(job, clips, csv=csv, spreadsheet=spreadsheet):
+                say(f"{file}: has what the dumps told")
+        raise
+    files = [] if job.shard else _write_manifest(job, clips, csv=csv, spreadsheet=spreadsheet)
+    _report(job, summary, clips, files, as_json=json)
 
 
 def _show_plan(cost: CrawlPlan, *, as_json: bool) -> None:
@@ -156,19 +177,24 @@ def _tell_plan(cost: CrawlPlan, job: CrawlJob) -> None:
 
     for name, text in cost.rows():
         say(f"{name}: {text}")
-    if not os.environ.get(CONTACT_VARIABLE) and not job.endpoints:
+    is_asking = any(source.num_requests for source in cost.sources)
+    if is_asking and not os.environ.get(CONTACT_VARIABLE) and not job.endpoints:
         say(f"set {CONTACT_VARIABLE} to an address under which the services can reach you")
 
 
-def _report(job: CrawlJob, summary: CrawlSummary, clips: Annotations, *, as_json: bool) -> None:
-    """Writes the manifest, prints the summary; leaves with the exit code for work left, if any is."""
-    from k700_text.clashes import find_clashes
+def _write_manifest(job: CrawlJob, clips: Annotations, *, csv: bool, spreadsheet: bool) -> list[Path]:
     from k700_text.manifest.build import build_manifest
+    from k700_text.manifest.spreadsheet import write_csvs
+
+    files = build_manifest(clips, job.ledger_path, None, job.out, keep_probe=True, on_wait=say)
+    return files + write_csvs(files, plain=csv, for_spreadsheets=spreadsheet)
+
+
+def _report(job: CrawlJob, summary: CrawlSummary, clips: Annotations, files: Sequence[Path], *, as_json: bool) -> None:
+    """Prints the summary; leaves with the exit code for work left, if any is."""
+    from k700_text.clashes import find_clashes
 
     clashes = find_clashes(clips.clips.spans())
-    files: list[Path] = []
-    if job.shard is None:
-        files = build_manifest(clips, job.ledger_path, None, job.out, keep_probe=True, on_wait=say)
     if as_json:
         values = {**summary.as_dict(), "clashes": clashes.as_dict(), "files": [str(file) for file in files]}
         emit_json("crawl", values)
@@ -193,21 +219,6 @@ def _why_left(source: SourceSummary) -> str:
     # An archive waits for the live sources: what these could not be asked about is no failure of its own.
     is_failed = source.num_left <= source.num_transient
     return "the service failed on them" if is_failed else "the sources before it have not answered about all of them"
-
-
-def _load(
-    files: list[Path] | None, out: Path, split: str | None, *, skip_invalid: bool, endpoints: Endpoints
-) -> Annotations:
-    """Reads the annotations, the official ones where no file is given."""
-    from k700_text.annotations import load_annotations
-    from k700_text.crawl.archive import archive_folder, fetch_annotations
-
-    wanted = parse_split(split)
-    paths = files or [fetch_annotations(archive_folder(out), endpoints=endpoints, say=say)]
-    found = load_annotations(paths, split=wanted, skip_invalid=skip_invalid)
-    for problem in found.skipped:
-        say(f"left out: {problem}")
-    return found
 
 
 def _first_ids(clips: Annotations, limit: int | None) -> Iterator[str]:

@@ -18,6 +18,7 @@ from k700_text.cli import merge as merge_command
 from k700_text.cli import prepare as prepare_command
 from k700_text.cli import probe as probe_command
 from k700_text.cli import sandbox as sandbox_command
+from k700_text.cli import show as show_command
 from k700_text.cli import stats as stats_command
 from k700_text.cli import tokenizer as tokenizer_command
 from k700_text.cli import validate as validate_command
@@ -27,7 +28,7 @@ from k700_text.starting import end_interrupted, interrupt_surely
 # Typer carries click inside or beside itself, depending on its version: only this way names both.
 _UsageProblem: type[Exception] = typer.BadParameter.__bases__[0]
 
-_TAKING_SEVERAL = ("--annotations", "--dump", "--manifest")
+_TAKING_SEVERAL = ("--annotations", "--dump", "--ids", "--manifest")
 
 app = typer.Typer(
     name="k700-text",
@@ -59,6 +60,7 @@ app.command("manifest")(manifest_command.manifest)
 app.command("validate")(validate_command.validate)
 app.command("stats")(stats_command.stats)
 app.command("diff")(diff_command.diff)
+app.command("show")(show_command.show)
 app.command("probe")(probe_command.probe)
 app.command("prepare")(prepare_command.prepare)
 app.command("sandbox")(sandbox_command.sandbox)

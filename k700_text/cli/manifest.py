@@ -9,16 +9,23 @@ from typing import Annotated
 import typer
 
 from k700_text.cli.common import emit_json, emit_table, say
-from k700_text.cli.options import MAX_DAYS, parse_split, read_removal_list
+from k700_text.cli.options import MAX_DAYS, load_clips, read_removal_list
 
 
 def manifest(
-    annotations: Annotated[
-        list[Path], typer.Option(help="Official CSV, JSON or tar.gz; one or several.", show_default=False)
-    ],
     out: Annotated[Path, typer.Option(help="Folder of the ledger and the manifest.", show_default=False)],
+    annotations: Annotated[
+        list[Path] | None, typer.Option(help="Official CSV, JSON or tar.gz; one or several.", show_default=False)
+    ] = None,
+    ids: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE|-", help="In their place ids or addresses of videos; repeatable."),
+    ] = None,
     probe: Annotated[Path | None, typer.Option(help="File written by k700-text probe.")] = None,
     split: Annotated[str | None, typer.Option(help="Only this split: train, val or test.")] = None,
+    as_split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Split of rows of which the file tells none. Lists: test.")
+    ] = None,
     reparse: Annotated[
         bool, typer.Option("--reparse", help="First read the kept answers again by today's rules; asks nobody.")
     ] = False,
@@ -29,23 +36,23 @@ def manifest(
     removal_list: Annotated[
         Path | None, typer.Option(help="Ids to forget and never to ask about, one a line.", show_default=False)
     ] = None,
-    csv: Annotated[bool, typer.Option("--csv", help="Also write <split>.csv for spreadsheets.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Also write <split>.csv, as it is.")] = False,
+    spreadsheet: Annotated[
+        bool, typer.Option("--spreadsheet", help="And <split>.spreadsheet.csv, in which no title is a formula.")
+    ] = False,
     skip_invalid: Annotated[bool, typer.Option(help="Leave malformed rows out and list them on stderr.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Writes one row per annotated clip from the ledger in OUT (none: rows without titles) and a probe file.
+    """Writes one row per annotated clip, or video of a list, from the ledger in OUT (none: no titles) and a probe file.
 
     Example: k700-text manifest --annotations validate.csv --out titles --probe clips.parquet
     """
-    from k700_text.annotations import load_annotations
     from k700_text.crawl.ledger_place import ledger_in, settle_ledger
     from k700_text.manifest.build import build_manifest
-    from k700_text.manifest.spreadsheet import write_csv
+    from k700_text.manifest.spreadsheet import write_csvs
 
     removed = read_removal_list(removal_list)
-    found = load_annotations(annotations, split=parse_split(split), skip_invalid=skip_invalid)
-    for problem in found.skipped:
-        say(f"left out: {problem}")
+    found = load_clips(annotations, ids, split, as_split, skip_invalid=skip_invalid)
     ledger = ledger_in(out)
     if not ledger.exists():
         say(f"no ledger in {out}: the rows carry no titles (k700-text crawl recovers them)")
@@ -54,8 +61,7 @@ def manifest(
         _revise(ledger, removed, reparse=reparse)
     since = None if max_api_age is None else datetime.now(UTC) - timedelta(days=max_api_age)
     files = build_manifest(found, ledger if ledger.exists() else None, probe, out, api_since=since, on_wait=say)
-    if csv:
-        files += [write_csv(file, file.with_suffix(".csv")) for file in files]
+    files += write_csvs(files, plain=csv, for_spreadsheets=spreadsheet)
     if json:
         emit_json("manifest", {"num_clips": len(found.clips), "files": [str(file) for file in files]})
     else:
@@ -78,3 +84,9 @@ def _revise(path: Path, removed: list[str], *, reparse: bool) -> None:
                 f"({done.num_titles_gained} titles gained, {done.num_titles_lost} lost), "
                 f"{done.num_unreadable} cannot be read by today's rules and stay as they were"
             )
+            if done.num_mended:
+                say(f"{done.num_mended} damaged answers are as they were again, by what was kept of them")
+            if done.dropped.num_rows:
+                say(f"deleted, for k700-text crawl to ask again: {done.dropped}")
+            if done.evidence_damaged.num_rows:
+                say(f"kept, but they cannot be read again: {done.evidence_damaged}")

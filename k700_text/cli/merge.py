@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from k700_text.cli.common import emit_json, emit_table
+from k700_text.cli.common import emit_json, emit_table, say
 from k700_text.errors import UsageError
 
 
@@ -31,7 +31,10 @@ def merge(
     path = ledger_in(out)
     with Ledger(path) as target:
         summary = merge_ledgers(target, files)
+    for line in summary.damage:
+        say(line)
     values = {**asdict(summary), "ledger": str(path)}
+    del values["damage"]
     if json:
         emit_json("merge", values)
     else:

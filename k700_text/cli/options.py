@@ -1,4 +1,4 @@
-"""Reading of option values that several commands share: ``NAME=VALUE`` pairs, lists, splits, shards, id lists."""
+"""Reading of option values that several commands share, and of the clips and videos that files name."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from k700_text.cli.common import say
 from k700_text.errors import UsageError
-from k700_text.records import YOUTUBE_ID_PATTERN, Split
+from k700_text.records import Split
 
 if TYPE_CHECKING:
+    from k700_text.annotations import Annotations
     from k700_text.crawl.job import Shard
 
 MIN_RATE = 1 / 86_400
@@ -25,6 +27,38 @@ def parse_split(text: str | None) -> Split | None:
         return Split.parse(text)
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def load_clips(
+    annotations: Sequence[Path] | None,
+    ids: Sequence[Path] | None,
+    split: str | None,
+    as_split: str | None,
+    *,
+    skip_invalid: bool,
+) -> Annotations:
+    """Returns what annotation files, or plain lists of videos, hold; says what was left out.
+
+    Raises:
+        UsageError: neither is given, or both.
+        AnnotationError: a file cannot be read, or a row.
+    """
+    from k700_text.annotations import load_annotations
+    from k700_text.crawl.id_lists import load_id_lists
+
+    if bool(annotations) == bool(ids):
+        raise UsageError("name either annotations (--annotations FILE) or a list of videos (--ids FILE)")
+    read = load_id_lists if ids else load_annotations
+    found = read(
+        ids or annotations or [], split=parse_split(split), as_split=parse_split(as_split), skip_invalid=skip_invalid
+    )
+    for problem in found.skipped:
+        say(f"left out: {problem}")
+    if ids:
+        counts = [(found.num_duplicates, "named again"), (len(found.skipped), "left out")]
+        told = [f"{len(found.clips):,} videos", *(f"{count:,} {what}" for count, what in counts if count)]
+        say(f"list: {', '.join(told)}")
+    return found
 
 
 def parse_names(text: str | None) -> list[str] | None:
@@ -79,22 +113,26 @@ def parse_columns(text: str | None) -> tuple[str, str] | None:
 
 
 def read_removal_list(path: Path | None) -> list[str]:
-    """Returns the ids of a removal list: one a line, ``#`` begins a comment.
+    """Returns the ids of a removal list: one a line, or an address of the video; ``#`` begins a comment.
 
     Raises:
         UsageError: a line is no id, or the file is no UTF-8 text; nothing is removed then.
     """
     if path is None:
         return []
+    from k700_text.crawl.id_lists import id_in_line
+
     ids = []
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 text: save it as UTF-8, one video id a line") from error
     for number, line in enumerate(lines, 1):
-        word = line.partition("#")[0].strip()
-        if word and not YOUTUBE_ID_PATTERN.fullmatch(word):
-            raise UsageError(f"{path}, line {number}: {word!r} is not a video id of 11 characters")
-        if word:
-            ids.append(word)
+        youtube_id = id_in_line(line)
+        if youtube_id is None:
+            raise UsageError(
+                f"{path}, line {number}: {line.strip()!r} is not a video id of 11 characters, or an address"
+            )
+        if youtube_id:
+            ids.append(youtube_id)
     return ids

@@ -33,6 +33,9 @@ def probe(
     missing: Annotated[
         Path | None, typer.Option(help="CSV to write: manifest clips without a file, files without a row.")
     ] = None,
+    spreadsheet: Annotated[
+        bool, typer.Option("--spreadsheet", help="The CSV of --missing is for spreadsheets: no name is a formula.")
+    ] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")] = None,
     engine: Annotated[str, typer.Option(help="local, or ray: files are measured on a Ray cluster.")] = "local",
     silence_dbfs: Annotated[float, typer.Option(help="Audio below this level is near-silent, dB (RMS).")] = -60.0,
@@ -54,7 +57,12 @@ def probe(
         raise UsageError("--missing compares with a manifest: name it with --manifest")
     settings = ProbeSettings(silence_dbfs=silence_dbfs, min_covered_share=min_covered_share, max_seconds=clip_timeout)
     options = ProbeOptions(
-        packets=packets, manifests=manifest or (), missing=missing, workers=workers, engine=check_engine(engine)
+        packets=packets,
+        manifests=manifest or (),
+        missing=missing,
+        for_spreadsheets=spreadsheet,
+        workers=workers,
+        engine=check_engine(engine),
     )
     with phase_progress() as show:
         summary = probe_folder(folder, out, settings, options, on_progress=show)

@@ -1,4 +1,4 @@
-"""k700-text validate: checks manifest files."""
+"""k700-text validate: checks manifest files and ledgers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ _VALID = {False: "valid", True: "valid; rewritten by another program"}
 
 def validate(
     paths: Annotated[
-        list[Path], typer.Argument(metavar="FILES...", help="Manifest files, or folders of them.", show_default=False)
+        list[Path],
+        typer.Argument(metavar="FILES...", help="Manifest files or folders of them, or ledgers.", show_default=False),
     ],
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -22,6 +23,7 @@ def validate(
 
     Of what another program wrote the columns count: other types for the same values, further columns and another order
     are no problem.
+    Of a ledger (*.sqlite): whether every answer fits its checksum, and its evidence its hash.
 
     Of all files together it tells of clips in two splits, or over each other; that is no problem of a file.
 
@@ -30,8 +32,9 @@ def validate(
     from k700_text.manifest.validate import is_rewritten, manifest_clashes, validate_manifests
     from k700_text.manifest_files import manifest_files
 
-    files = manifest_files(paths)
-    problems = validate_manifests(files)
+    ledgers = [path for path in paths if path.suffix == ".sqlite"]
+    files = manifest_files([path for path in paths if path not in ledgers])
+    problems = [*validate_manifests(files), *_problems_of(ledgers)]
     clashes = manifest_clashes(files)
     if json:
         values = {"valid": not problems, "problems": [str(problem) for problem in problems]}
@@ -43,3 +46,16 @@ def validate(
         emit_table("validate", [*((str(file), _VALID[is_rewritten(file)]) for file in files), *clashes.rows()])
     if problems:
         raise typer.Exit(EXIT_FAILED)
+
+
+def _problems_of(ledgers: list[Path]) -> list[str]:
+    from k700_text.crawl.answers import check_answers
+    from k700_text.errors import LedgerError
+
+    problems = []
+    for ledger in ledgers:
+        try:
+            check_answers(ledger)
+        except LedgerError as error:
+            problems.append(str(error))
+    return problems

@@ -23,8 +23,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from k700_text.crawl.crawler import plan_crawl, summarise
-from k700_text.crawl.job import RETRY_SETTING, CrawlJob, begin_job, finish_job, run_job, sources_of
+from k700_text.crawl.crawler import summarise
+from k700_text.crawl.job import RETRY_SETTING, CrawlJob, begin_job, finish_job, plan_of, run_job, sources_of
 from k700_text.crawl.ledger import Ledger
 from k700_text.crawl.ledger_place import PART_PATTERNS, part_ledgers
 from k700_text.crawl.merge import merge_ledgers, seed_part
@@ -88,7 +88,7 @@ def run_on_ray(
         for left_over in (folder, folder.with_name(EARLIER_PARTS_FOLDER)):
             _take_in(whole, left_over)
         begun = begin_job(job, whole, youtube_ids, say)
-        on_plan(plan_crawl(whole, sources, begun.settings, begun.num_ids))
+        on_plan(plan_of(job, whole, sources, begun.settings, begun.num_ids))
         try:
             # A task asks for a core; a crawl mostly waits, so a local Ray may promise more than there are.
             with ray_session(parts or 1):

@@ -18,7 +18,7 @@ from k700_text.crawl.planner import CrawlPlan
 from k700_text.crawl.quota import DailyQuota
 from k700_text.crawl.source_run import SourceProgress, SourceRun, pending_query
 from k700_text.crawl.sources import origin, source_rank
-from k700_text.crawl.sources.base import Source
+from k700_text.crawl.sources.base import Source, SourcePlan
 from k700_text.crawl.summary import CrawlSummary, SourceSummary
 from k700_text.crawl.transport import Limits, Transport
 from k700_text.crawl.verdict import judge
@@ -79,14 +79,30 @@ class CrawlSettings:
         return max(1, int((self.daily_quota or source.daily_quota) * self.share))
 
 
-def plan_crawl(ledger: Ledger, sources: Sequence[Source], settings: CrawlSettings, num_ids: int) -> CrawlPlan:
-    """Returns what asking the sources about everything still open would cost."""
-    plans = []
-    for source in sources:
+def plan_crawl(
+    ledger: Ledger,
+    sources: Sequence[Source],
+    settings: CrawlSettings,
+    num_ids: int,
+    *,
+    without_key: Source | None = None,
+) -> CrawlPlan:
+    """Returns what asking the sources about everything still open would cost.
+
+    Args:
+        ledger: with its wanted videos set.
+        sources: in order of preference.
+        settings: rates and quotas.
+        num_ids: number of wanted videos.
+        without_key: a source that would be asked if there were a key for it.
+    """
+
+    def plan(source: Source) -> SourcePlan:
         num_pending = ledger.num_pending(pending_query(source, settings.freshness))
         rate = settings.pace(source.name, source.pace).max_rate
-        plans.append(source.plan(num_pending, rate, settings.quota(source)))
-    return CrawlPlan(num_ids, tuple(plans))
+        return source.plan(num_pending, rate, settings.quota(source))
+
+    return CrawlPlan(num_ids, tuple(map(plan, sources)), None if without_key is None else plan(without_key))
 
 
 def crawl(

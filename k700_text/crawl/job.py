@@ -14,7 +14,7 @@ from k700_text.crawl.ledger import Ledger
 from k700_text.crawl.ledger_place import LEDGER_NAME, ledger_in, settle_ledger
 from k700_text.crawl.pending import Freshness
 from k700_text.crawl.planner import CrawlPlan
-from k700_text.crawl.registry import make_sources
+from k700_text.crawl.registry import left_out_for_key, make_sources
 from k700_text.crawl.source_run import SourceProgress
 from k700_text.crawl.sources import data_api, dumps
 from k700_text.crawl.sources.base import Source
@@ -109,7 +109,16 @@ def plan_job(job: CrawlJob, youtube_ids: Iterable[str]) -> CrawlPlan:
     sources = sources_of(job)
     with Ledger(job.ledger_path) as ledger:
         num_ids = ledger.want(job.own_ids(youtube_ids))
-        return plan_crawl(ledger, sources, _settings(job, _retry_since(job, ledger)), num_ids)
+        return plan_of(job, ledger, sources, _settings(job, _retry_since(job, ledger)), num_ids)
+
+
+def plan_of(
+    job: CrawlJob, ledger: Ledger, sources: Sequence[Source], settings: CrawlSettings, num_ids: int
+) -> CrawlPlan:
+    """Returns the plan of a job whose ledger is open, with what it leaves out for want of a key."""
+    endpoints = Endpoints(job.endpoints)
+    without_key = None if job.refresh_api else left_out_for_key(job.sources, endpoints=endpoints)
+    return plan_crawl(ledger, sources, settings, num_ids, without_key=without_key)
 
 
 def run_job(
@@ -137,7 +146,7 @@ def run_job(
     sources = sources_of(job)
     with Ledger(job.settle(say)) as ledger:
         begun = begin_job(job, ledger, youtube_ids, say)
-        on_plan(plan_crawl(ledger, sources, begun.settings, begun.num_ids))
+        on_plan(plan_of(job, ledger, sources, begun.settings, begun.num_ids))
         summary = crawl(ledger, sources, begun.settings, num_ids=begun.num_ids, progress=progress)
         finish_job(job, ledger, summary.sources, say)
     return replace(summary, sources=(*begun.imported, *summary.sources))

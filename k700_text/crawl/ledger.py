@@ -10,25 +10,35 @@ from __future__ import annotations
 
 import json
 import threading
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from k700_text.crawl.ledger_checks import (
+    MAX_EVIDENCE_BYTES,
+    PUBLISHED_COLUMNS,
+    Damage,
+    fault_of,
+    fault_of_values,
+    unpacked,
+)
 from k700_text.crawl.ledger_store import (
     DERIVED_COLUMNS,
     INSERT_OUTCOME,
     OUTCOME_COLUMNS,
     Connection,
+    checksum_of_row,
     connect,
     connect_read_only,
+    damage_told,
     derived_of,
     outcome_of,
     prepare,
+    readable_text,
     row_of,
     stamp,
     translated,
@@ -40,7 +50,7 @@ from k700_text.errors import LedgerError, LockedError
 from k700_text.files.lock import FileLock
 from k700_text.records import TitleOutcome
 
-REPARSE_PAGE = 1000
+REPARSE_PAGE = 10  # an answer has 32 MB at most
 
 Parse = Callable[[str, str, bytes, int | None, datetime], TitleOutcome | None]
 
@@ -62,7 +72,7 @@ class Ledger:
         self._closed = False
         try:
             self._connection = connect(path)
-            with translated(path):
+            with translated(path), damage_told(path):
                 prepare(self._connection, path)
                 started = stamp(datetime.now(UTC))
                 with self._connection:
@@ -156,7 +166,8 @@ class Ledger:
         """Returns the quota units booked for a day, those of merged ledgers included."""
         self.flush()
         rows = self._read("SELECT sum(units) FROM quota WHERE source = ? AND day = ?", (source, day))
-        return int(rows[0][0] or 0)
+        with damage_told(self.path):
+            return int(rows[0][0] or 0)
 
     def save_host(self, host: str, state: HostState) -> None:
         """Keeps a host's pause for the next run."""
@@ -166,7 +177,8 @@ class Ledger:
     def host(self, host: str) -> HostState | None:
         """Returns a host's pause as an earlier run left it."""
         for until, level, rates in self._read("SELECT until, level, rates FROM hosts WHERE host = ?", (host,)):
-            return HostState(until=datetime.fromisoformat(until), level=level, rates=json.loads(rates))
+            with damage_told(self.path):
+                return HostState(until=datetime.fromisoformat(until), level=int(level), rates=dict(json.loads(rates)))
         return None
 
     def last_start(self) -> datetime | None:
@@ -223,21 +235,49 @@ class Ledger:
     def reparse(self, parse: Parse) -> ReparseSummary:
         """Writes anew what the kept answers mean, by today's rules; the answers themselves stay as they are.
 
+        A damaged row is mended where its evidence gives what its checksum was made of; else it is deleted, so that the
+        next crawl asks again. A row without a checksum (of an older ledger) gets one.
+
         Args:
             parse: gives the outcome for (source, youtube_id, evidence, http_status, fetched_at), None where it cannot.
         """
         self.flush()
         counts = ReparseSummary()
-        columns = f"outcome_id, source, youtube_id, http_status, fetched_at, evidence, {', '.join(DERIVED_COLUMNS)}"
-        sql = f"SELECT {columns} FROM outcomes WHERE outcome_id > ? AND evidence IS NOT NULL ORDER BY 1 LIMIT ?"
-        update = f"UPDATE outcomes SET {', '.join(f'{name} = ?' for name in DERIVED_COLUMNS)} WHERE outcome_id = ?"
-        after = 0
-        while rows := self._read(sql, (after, REPARSE_PAGE)):
-            after = rows[-1][0]
-            changes = [change for row in rows if (change := _reparsed(row, parse, counts)) is not None]
+        with self.transaction() as connection:
+            connection.execute("REINDEX outcomes_by_video")  # It may be what is damaged, and holds nothing of its own.
+        names = ", ".join(f"{name} = ?" for name in (*DERIVED_COLUMNS, "checksum"))
+        update = f"UPDATE outcomes SET {names} WHERE outcome_id = ?"
+        for rows in self._pages_to_reparse():
+            changes: list[tuple[Any, ...]] = []
+            dropped: list[tuple[int]] = []
+            for row in rows:
+                found = _reparsed(_Row(*row), parse, counts)
+                if found is _DROPPED:
+                    dropped.append((row[0],))
+                elif found is not None:
+                    changes.append(found)
             with self.transaction() as connection:
                 connection.executemany(update, changes)
+                connection.executemany("DELETE FROM outcomes WHERE outcome_id = ?", dropped)
         return counts
+
+    def _pages_to_reparse(self) -> Iterator[list[Any]]:
+        """Yields all rows in the order of ``_Row``; what is no UTF-8 in them is marked, not refused."""
+        sql = (
+            f"SELECT outcome_id, http_status, raw_title, reason, evidence_sha256, evidence IS NOT NULL,"
+            f" CASE WHEN length(evidence) <= {MAX_EVIDENCE_BYTES} THEN evidence END,"
+            f" {', '.join(PUBLISHED_COLUMNS)}, checksum FROM outcomes WHERE outcome_id > ? ORDER BY 1 LIMIT ?"
+        )
+        connection = connect_read_only(self.path)
+        connection.text_factory = readable_text
+        try:
+            after = -(2**63)
+            with translated(self.path):
+                while rows := connection.execute(sql, (after, REPARSE_PAGE)).fetchall():
+                    after = rows[-1][0]
+                    yield rows
+        finally:
+            connection.close()
 
     def wanted_videos(self) -> Iterator[Video]:
         """Yields what is known about each wanted video that has outcomes, in order of id."""
@@ -283,6 +323,9 @@ class ReparseSummary:
         num_titles_gained: answers that have a title now and had none.
         num_titles_lost: answers whose title is none by today's rules.
         num_unreadable: answers that today's rules cannot read; they keep their old meaning.
+        num_mended: damaged rows that their evidence gave back as they were.
+        dropped: damaged rows that it did not; they were deleted.
+        evidence_damaged: sound rows whose evidence is damaged; they keep their meaning.
     """
 
     num_answers: int = 0
@@ -290,23 +333,80 @@ class ReparseSummary:
     num_titles_gained: int = 0
     num_titles_lost: int = 0
     num_unreadable: int = 0
+    num_mended: int = 0
+    dropped: Damage = field(default_factory=Damage)
+    evidence_damaged: Damage = field(default_factory=Damage)
 
 
-def _reparsed(row: Sequence[Any], parse: Parse, counts: ReparseSummary) -> tuple[Any, ...] | None:
-    """Returns the values of the update, None where nothing changes."""
-    outcome_id, source, youtube_id, http_status, fetched_at, evidence = row[:6]
-    old = tuple(row[6:])
-    outcome = parse(source, youtube_id, zlib.decompress(evidence), http_status, datetime.fromisoformat(fetched_at))
-    counts.num_answers += 1
+_DROPPED = ("dropped",)
+
+
+class _Row:
+    """A row that is read again: ``published`` as of PUBLISHED_COLUMNS, with the checksum behind them."""
+
+    def __init__(self, outcome_id: int, *values: Any) -> None:
+        self.outcome_id = outcome_id
+        self.http_status, self.raw_title, self.reason, self.sha256, self.has_evidence, self.evidence = values[:6]
+        self.published = values[6:]
+        self.named = dict(zip(PUBLISHED_COLUMNS, self.published[:-1], strict=True))
+        self.checksum = self.published[-1]
+
+    @property
+    def derived(self) -> tuple[Any, ...]:
+        """The values of DERIVED_COLUMNS."""
+        values = {**self.named, "raw_title": self.raw_title, "reason": self.reason}
+        return tuple(values[name] for name in DERIVED_COLUMNS)
+
+    def checksum_with(self, derived: Sequence[Any]) -> int:
+        """Returns the checksum that the row has with other values of DERIVED_COLUMNS."""
+        identity = (self.named["youtube_id"], self.named["source"], self.http_status, self.named["fetched_at"])
+        return checksum_of_row((*identity, *derived))
+
+
+def _reparsed(row: _Row, parse: Parse, counts: ReparseSummary) -> tuple[Any, ...] | None:
+    """Returns the values of the update, _DROPPED for a row that cannot be mended, None where nothing changes."""
+    fault = fault_of(row.published)
+    evidence = unpacked(row.evidence, row.sha256) if row.has_evidence else None
+    if row.has_evidence and evidence is None and fault is None:
+        counts.evidence_damaged.add(row.published, "its evidence does not fit its hash")
+    outcome = _parsed(row, evidence, parse)
+    counts.num_answers += evidence is not None
+    if fault is not None:
+        return _mended(row, outcome, fault, counts)
     if outcome is None:
-        counts.num_unreadable += 1
-        return None
-    new = derived_of(outcome)
+        counts.num_unreadable += evidence is not None
+        return None if row.checksum is not None else (*row.derived, row.checksum_with(row.derived), row.outcome_id)
+    old, new = row.derived, derived_of(outcome)
     title = DERIVED_COLUMNS.index("title")
     counts.num_titles_gained += old[title] is None and new[title] is not None
     counts.num_titles_lost += old[title] is not None and new[title] is None
     counts.num_changed += old != new
-    return (*new, outcome_id) if old != new else None
+    is_same = old == new and row.checksum is not None
+    return None if is_same else (*new, row.checksum_with(new), row.outcome_id)
+
+
+def _parsed(row: _Row, evidence: bytes | None, parse: Parse) -> TitleOutcome | None:
+    if evidence is None or not isinstance(row.http_status, int | None):
+        return None
+    try:
+        fetched_at = datetime.fromisoformat(row.named["fetched_at"])
+        return parse(row.named["source"], row.named["youtube_id"], evidence, row.http_status, fetched_at)
+    except (ValueError, TypeError):
+        return None  # The row's own time, damaged; the parsers raise none of these.
+
+
+def _mended(row: _Row, outcome: TitleOutcome | None, fault: str, counts: ReparseSummary) -> tuple[Any, ...]:
+    """Returns a damaged row as its evidence tells it; what it cannot vouch for is dropped."""
+    if outcome is not None:
+        new = derived_of(outcome)
+        checksum = row.checksum_with(new)
+        named = {**row.named, **dict(zip(DERIVED_COLUMNS, new, strict=True))}
+        is_sound = fault_of_values([named[name] for name in PUBLISHED_COLUMNS]) is None
+        if row.checksum in (checksum, None) and is_sound:
+            counts.num_mended += 1
+            return (*new, checksum, row.outcome_id)
+    counts.dropped.add(row.published, fault)
+    return _DROPPED
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,7 +445,9 @@ def _videos(path: Path, condition: str, values: tuple[str | None, ...]) -> Itera
     try:
         with translated(path):
             for youtube_id, rows in groupby(connection.execute(sql, values), key=lambda row: str(row[0])):
-                yield Video(youtube_id, tuple(map(outcome_of, rows)))
+                with damage_told(path):
+                    video = Video(youtube_id, tuple(map(outcome_of, rows)))
+                yield video
     finally:
         connection.close()
 

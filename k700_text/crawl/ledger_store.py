@@ -10,15 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from k700_text.confidential import hide, is_echoed
+from k700_text.crawl.ledger_checks import PUBLISHED_COLUMNS, checksum_of_written
 from k700_text.errors import LedgerError
 from k700_text.our_files import LEDGER_APPLICATION_ID, kind_of_ours
 from k700_text.records import Availability, OutcomeStatus, TitleOutcome
 
-LEDGER_VERSION = 2
+LEDGER_VERSION = 3
 BUSY_SECONDS = 5.0
 _CACHE_KILOBYTES = 16 << 10
 _CHECKPOINT_PAGES = 4000
@@ -26,6 +28,7 @@ _CHECKPOINT_PAGES = 4000
 _SMALL_EVIDENCE_BYTES = 1 << 14
 
 Connection = sqlite3.Connection
+Cursor = sqlite3.Cursor
 
 _INDEX = "CREATE INDEX outcomes_by_video ON outcomes (youtube_id, source, status, fetched_at, run, availability);"
 _TABLES = """
@@ -54,6 +57,7 @@ CREATE TABLE outcomes (
     reason TEXT,
     fetched_at TEXT NOT NULL,
     attempt INTEGER NOT NULL,
+    checksum INTEGER,
     evidence_sha256 TEXT,
     evidence BLOB
 );
@@ -73,15 +77,18 @@ INSERT INTO quota SELECT source, day, 'upgraded', units FROM quota_1;
 DROP TABLE quota_1;
 """
 
+# Version 2 had no checksums; its rows stay without (``manifest --reparse`` gives them one).
+_UPGRADE_FROM_2 = "ALTER TABLE outcomes ADD COLUMN checksum INTEGER;"
+
 # What an answer was taken to mean: the part of a row that a better rule may write anew.
 DERIVED_COLUMNS = (
     *("status", "availability", "title", "raw_title", "title_language", "captured_at", "published_at"),
     *("video_duration_seconds", "web_has_audio", "reason"),
 )
 OUTCOME_COLUMNS = ("youtube_id", "source", "http_status", "fetched_at", *DERIVED_COLUMNS)
-_OUTCOME_VALUES = f"({', '.join('?' * (len(OUTCOME_COLUMNS) + 4))})"
+_OUTCOME_VALUES = f"({', '.join('?' * (len(OUTCOME_COLUMNS) + 5))})"
 INSERT_OUTCOME = (
-    f"INSERT INTO outcomes ({', '.join(OUTCOME_COLUMNS)}, evidence_sha256, evidence, run, attempt)"
+    f"INSERT INTO outcomes ({', '.join(OUTCOME_COLUMNS)}, checksum, evidence_sha256, evidence, run, attempt)"
     f" VALUES {_OUTCOME_VALUES}"
 )
 # SQLite gives the interpreter away at every statement, and among busy threads it takes long to get it back.
@@ -99,19 +106,23 @@ def insert_outcomes(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> 
 
 
 def row_of(outcome: TitleOutcome) -> tuple[Any, ...]:
-    """Returns the values of OUTCOME_COLUMNS, then the hash and the compressed evidence.
+    """Returns the values of OUTCOME_COLUMNS, then the checksum, the hash and the compressed evidence.
 
     The one way of what a server said into a ledger: what is confidential ends here.
     """
     if is_echoed():
         outcome = _without_secrets(outcome)
     evidence = outcome.evidence
-    return (
+    values = (
         outcome.youtube_id,
         outcome.source,
         outcome.http_status,
         stamp(outcome.fetched_at),
         *derived_of(outcome),
+    )
+    return (
+        *values,
+        checksum_of_row(values),
         hashlib.sha256(evidence).hexdigest() if evidence is not None else None,
         _compress(evidence) if evidence is not None else None,
     )
@@ -125,6 +136,20 @@ def _without_secrets(outcome: TitleOutcome) -> TitleOutcome:
         for name, text in found.items()
     }
     return replace(outcome, evidence=None if outcome.evidence is None else hide(outcome.evidence), **hidden)
+
+
+_published_of = itemgetter(*map(OUTCOME_COLUMNS.index, PUBLISHED_COLUMNS))
+
+
+def checksum_of_row(values: Sequence[Any]) -> int:
+    """Returns the checksum of the values of OUTCOME_COLUMNS."""
+    return checksum_of_written(_published_of(values))
+
+
+def published_sql(connection: Connection) -> str:
+    """Returns PUBLISHED_COLUMNS and the checksum, as a SELECT of this ledger's version names them."""
+    checksum = "checksum" if version_of(connection) >= 3 else "NULL AS checksum"
+    return f"{', '.join(PUBLISHED_COLUMNS)}, {checksum}"
 
 
 def derived_of(outcome: TitleOutcome) -> tuple[Any, ...]:
@@ -173,6 +198,11 @@ def _compress(evidence: bytes) -> bytes:
 def _storable(text: str | None) -> str | None:
     """Replaces lone surrogates (legal in JSON, illegal in UTF-8); the evidence keeps them as they came."""
     return text.encode("utf-8", "replace").decode() if text is not None else None
+
+
+def readable_text(text: bytes) -> str:
+    """Reads text of a ledger that may be damaged; what is no UTF-8 is marked."""
+    return text.decode("utf-8", "replace")
 
 
 def stamp(moment: datetime | None) -> str | None:
@@ -238,6 +268,7 @@ def prepare(connection: Connection, path: Path) -> None:
     Raises:
         LedgerError: foreign, or of a newer version.
     """
+    is_named = False
     is_empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
     script = _SCHEMA if is_empty else ""
     if not is_empty:
@@ -246,10 +277,11 @@ def prepare(connection: Connection, path: Path) -> None:
         if problem:
             connection.close()
             raise LedgerError(problem)
-        script = _UPGRADE_FROM_1 if versions[1] == 1 else ""
+        script = {1: _UPGRADE_FROM_1 + _UPGRADE_FROM_2, 2: _UPGRADE_FROM_2}.get(versions[1], "")
+        is_named = versions[1] == 2
     if script:
         stamps = f"PRAGMA application_id = {LEDGER_APPLICATION_ID}; PRAGMA user_version = {LEDGER_VERSION};"
-        name = f"INSERT INTO settings VALUES ('ledger', '{uuid.uuid4().hex}');"
+        name = "" if is_named else f"INSERT INTO settings VALUES ('ledger', '{uuid.uuid4().hex}');"
         connection.executescript(f"BEGIN; {script} {name} {stamps} COMMIT;")
 
 
@@ -275,6 +307,10 @@ def _version_problem(versions: tuple[int, int], path: Path) -> str | None:
     return None
 
 
+DAMAGED = (
+    "{path} is damaged: restore a copy, or take what can be read of it into a new one with"
+    " k700-text merge {path} --out FOLDER, and crawl there what is missing"
+)
 _PROBLEMS: Mapping[int, str] = {
     sqlite3.SQLITE_FULL: "the disk is full while writing {path}: free some space and run the same command to continue",
     sqlite3.SQLITE_BUSY: "{path} is locked by another program: close it and run the same command to continue",
@@ -282,10 +318,22 @@ _PROBLEMS: Mapping[int, str] = {
     sqlite3.SQLITE_READONLY: "no permission to write {path}: choose another --out",
     sqlite3.SQLITE_CANTOPEN: "cannot open {path}: check that it is a file and that its folder can be used",
     sqlite3.SQLITE_PERM: "no permission to use {path}: choose another --out",
-    sqlite3.SQLITE_CORRUPT: "{path} is damaged: move it away and crawl again, or restore a copy",
+    sqlite3.SQLITE_CORRUPT: DAMAGED,
     sqlite3.SQLITE_NOTADB: "{path} is not a ledger (not an SQLite file{kind}): move it away or choose another --out",
     sqlite3.SQLITE_IOERR: "reading or writing {path} fails: check the disk (full or over quota?) and run again",
 }
+
+
+MEND = "k700-text manifest --reparse mends what the kept answers tell, and drops the rest, for crawl to ask again"
+
+
+@contextmanager
+def damage_told(path: Path) -> Iterator[None]:
+    """Turns what values cause that are none of ours into one clear line."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
+        raise LedgerError(DAMAGED.format(path=path)) from error
 
 
 @contextmanager
@@ -294,6 +342,8 @@ def translated(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
+        if isinstance(error, sqlite3.OperationalError) and "decode" in str(error):
+            raise LedgerError(f"{path} holds text that is damaged: {MEND}") from error
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         text = _PROBLEMS.get(code, "{path} cannot be used as a ledger (" + str(error).replace("{", "(") + ")")
         kind = kind_of_ours(path)

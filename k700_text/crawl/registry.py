@@ -85,6 +85,13 @@ def make_sources(
     return sources
 
 
+def left_out_for_key(names: Sequence[str] | None, *, endpoints: Endpoints) -> Source | None:
+    """Returns the source that ``make_sources`` leaves out of its own accord, because there is no key for it, if any."""
+    is_wanted = names is None and data_api.NAME in _default_names(endpoints, has_key=True)
+    has_key = bool(os.environ.get(data_api.KEY_VARIABLE, "").strip())
+    return data_api.DataApi("") if is_wanted and not has_key else None
+
+
 def _default_names(places: Endpoints, *, has_key: bool) -> list[str]:
     names = [name for name in ENDPOINT_NAMES if name != yt_dlp.NAME and (has_key or name != data_api.NAME)]
     given = [name for name in names if not places.is_own(name)]
@@ -112,6 +119,6 @@ def parse_evidence(
             fetched_at=fetched_at,
             evidence=evidence,
         )
-    except (K700TextError, ValueError, KeyError, TypeError):
-        # Written by an older version in a form of its own: the old meaning stays.
+    except (K700TextError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError):
+        # Written by an older version in a form of its own, or by whoever filled a merged ledger: the old meaning stays.
         return None

@@ -53,6 +53,10 @@ _ID_PARAMETERS = {
     **dict.fromkeys(("", "watch", "watch.php", "watch_popup", "details"), "v"),
     **dict.fromkeys(("get_video_info", "get_video"), "video_id"),
 }
+_PICTURE = re.compile(
+    r"(?:https?:)?(?://)?(?:[a-z0-9-]+\.)*(?:ytimg|youtube)\.com/vi(?:_webp|_lc)?/(?P<youtube_id>[A-Za-z0-9_-]{11})/",
+    re.IGNORECASE,
+)
 _FEED_PATH = ["feeds", "api", "videos"]
 # Players of a playlist and of a channel's broadcast stand where others have an id, and are as long as one.
 _NO_IDS = frozenset({"videoseries", "live_stream"})
@@ -261,6 +265,19 @@ def id_in_url(url: str | None) -> str | None:
         return None
     found = _AFTER_ID.split(found)[0]
     return found if YOUTUBE_ID_PATTERN.fullmatch(found) and found not in _NO_IDS else None
+
+
+def youtube_id_of(text: str) -> str | None:
+    """Returns the id that a cell or line of somebody's table names: as such, by an address, or by a picture's address.
+
+    Args:
+        text: spaces around it do not count. Words that are as long as an id cannot be told from one.
+    """
+    text = text.strip()
+    if YOUTUBE_ID_PATTERN.fullmatch(text):
+        return text
+    picture = _PICTURE.match(text)
+    return picture["youtube_id"] if picture else id_in_url(text)
 
 
 def _site_parts(url: str | None) -> SplitResult | None:

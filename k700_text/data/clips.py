@@ -50,6 +50,9 @@ class ClipSource(Protocol):
     def locate(self, clip_ids: pa.ChunkedArray) -> pa.Array:
         """Returns where each clip is, large_string or int64; null for one that it does not have."""
 
+    def skipped(self, clip_ids: pa.ChunkedArray) -> pa.Array:
+        """Returns why clips that were there were left out when others were prepared, text; null for all others."""
+
     def open(self, place: str | int, note_plain_read: NotePlainRead) -> OpenClip:
         """Returns a clip, open.
 
@@ -105,6 +108,10 @@ class FileClips:
         except UnicodeEncodeError as error:
             raise UsageError(f"{error.object!r} is not UTF-8 text: rename that file or folder") from error
 
+    def skipped(self, clip_ids: pa.ChunkedArray) -> pa.Array:
+        """Returns nothing: what a file holds is seen when it is read."""
+        return pa.nulls(len(clip_ids), pa.string())
+
     def open(self, place: str | int, note_plain_read: NotePlainRead) -> OpenClip:
         """Returns the file, open."""
         return ClipReader(str(place), limits=self._limits)
@@ -138,6 +145,10 @@ class FolderClips:
     def locate(self, clip_ids: pa.ChunkedArray) -> pa.Array:
         """Returns the files, relative to the folder."""
         return index_clips(self._root).find(clip_ids)
+
+    def skipped(self, clip_ids: pa.ChunkedArray) -> pa.Array:
+        """Returns nothing: what a file holds is seen when it is read."""
+        return pa.nulls(len(clip_ids), pa.string())
 
     def open(self, place: str | int, note_plain_read: NotePlainRead) -> OpenClip:
         """Returns the file, open."""
@@ -176,6 +187,10 @@ class ShardClips:
     def locate(self, clip_ids: pa.ChunkedArray) -> pa.Array:
         """Returns the row numbers of the records, in the order in which they are stored."""
         return self._clips.find_all(clip_ids).cast(pa.int64())
+
+    def skipped(self, clip_ids: pa.ChunkedArray) -> pa.Array:
+        """Returns why clips were skipped."""
+        return self._clips.index.skipped(clip_ids)
 
     def open(self, place: str | int, note_plain_read: NotePlainRead) -> OpenClip:
         """Returns the record."""

@@ -133,6 +133,7 @@ def select_rows(query: RowQuery, source: ClipSource) -> tuple[pa.Table, dict[str
     if query.split is not None:
         table = table.filter(pc.equal(table["split"], query.split.value))
     table = table.append_column("place", source.locate(table["clip_id"]))
+    table = table.append_column("skipped", source.skipped(table["clip_id"]))
     kept, dropped = _kept(table, query.require)
     table = table.filter(kept).select(list(Row._fields))
     if pa.types.is_integer(table.schema.field("place").type):
@@ -152,6 +153,7 @@ def _kept(table: pa.Table, require: Collection[str]) -> tuple[pa.ChunkedArray, d
     """Returns a mask of the rows that have what is required, and the number of the others by reason."""
     masks: list[tuple[str, pa.ChunkedArray]] = []
     if "video" in require or "audio" in require:
+        masks.append(("skipped when clips were prepared", pc.is_null(table["skipped"])))
         masks.append((WITHOUT_FILE, pc.is_valid(table["place"])))
     if "video" in require:
         masks.append(("known to have no video", pc.fill_null(table["has_video"], True)))

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 CHUNK_CHARACTERS = 1 << 16
+MAX_VALUE_CHARACTERS = 1 << 25
+"""One entry; what a service tells about one video has a million at most."""
 # The longest word of JSON is "-Infinity": an error this near to the end of what was read may be a mere cut.
 _CUT_MARGIN = 16
 
@@ -23,7 +25,8 @@ def iter_json(
         object_pairs_hook: as of ``json.loads``, for the values.
 
     Raises:
-        ValueError: it is not JSON, or neither array nor object; what comes before the fault has been yielded.
+        ValueError: it is not JSON, neither array nor object, or an entry of it is longer than MAX_VALUE_CHARACTERS;
+            what comes before the fault has been yielded.
         RecursionError: it is nested too deeply.
     """
     reader = _Reader(text, json.JSONDecoder(object_pairs_hook=object_pairs_hook))
@@ -103,6 +106,8 @@ class _Reader:
         self._num_dropped += self._at
         self._window = self._window[self._at :]
         self._at = 0
+        if len(self._window) > MAX_VALUE_CHARACTERS:
+            raise self.fault(f"An entry of more than {MAX_VALUE_CHARACTERS} characters")
         more = self._text.read(max(CHUNK_CHARACTERS, len(self._window)))
         self._is_end = not more
         self._window += more

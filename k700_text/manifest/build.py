@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import k700_text
 from k700_text import schema
 from k700_text.annotations import Annotations
-from k700_text.clip_table import ClipTable
+from k700_text.clip_table import ClipTable, VideoTable
 from k700_text.errors import ManifestError
 from k700_text.files.atomic import PartFile
 from k700_text.files.lock import FileLock
@@ -107,7 +107,9 @@ def _stamped(annotations: Annotations, disk: DiskJoin | None) -> pa.Schema:
     values = {"annotations_sha256": annotations.sha256, "tool_version": k700_text.__version__}
     if disk is not None and disk.settings is not None:
         values["probe_settings"] = disk.settings
-    return schema.with_metadata(schema.MANIFEST_SCHEMA, **values)
+    columns = schema.MANIFEST_SCHEMA
+    is_of_videos = isinstance(annotations.clips, VideoTable)
+    return schema.with_metadata(schema.of_videos(columns) if is_of_videos else columns, **values)
 
 
 class _ManifestFile:

@@ -146,7 +146,16 @@ def _report(table: pa.Table, is_bad: pa.ChunkedArray, text: str) -> Iterator[str
 def _null_problems(table: pa.Table) -> Iterator[str]:
     for field in schema.MANIFEST_SCHEMA:
         if not field.nullable and table[field.name].null_count:
-            yield from _report(table, pc.is_null(table[field.name]), f"{field.name} is null")
+            is_bad = pc.is_null(table[field.name])
+            if field.name in ("start_seconds", "end_seconds"):
+                is_bad = pc.and_not(is_bad, _is_video(table))
+            yield from _report(table, is_bad, f"{field.name} is null")
+
+
+def _is_video(table: pa.Table) -> pa.ChunkedArray:
+    """Tells of every row whether it is a whole video: it is called by the video's id, and has no times."""
+    has_no_times = pc.and_(pc.is_null(table["start_seconds"]), pc.is_null(table["end_seconds"]))
+    return pc.and_(has_no_times, pc.fill_null(pc.equal(table["clip_id"], table["youtube_id"]), False))
 
 
 def _enum_problems(table: pa.Table) -> Iterator[str]:
@@ -160,7 +169,8 @@ def _identity_problems(table: pa.Table) -> Iterator[str]:
     id_pattern = rf"^(?:{YOUTUBE_ID_PATTERN.pattern})$"
     yield from _report(table, _not(pc.match_substring_regex(table["youtube_id"], id_pattern)), "youtube_id is no id")
     clip_pattern = "^" + CLIP_ID_PATTERN.pattern + "$"
-    yield from _report(table, _not(pc.match_substring_regex(table["clip_id"], clip_pattern)), "clip_id is no clip id")
+    is_other = _not(pc.match_substring_regex(table["clip_id"], clip_pattern))
+    yield from _report(table, pc.and_not(is_other, _is_video(table)), "clip_id is no clip id")
     prefix = pc.utf8_slice_codeunits(table["clip_id"], 0, 11)
     yield from _report(table, pc.not_equal(prefix, table["youtube_id"]), "clip_id is not of this youtube_id")
     yield from _time_problems(table, clip_pattern)
@@ -193,7 +203,7 @@ def _order_problems(table: pa.Table) -> Iterator[str]:
     keys = ["split", "clip_id", "label"]
     flat = {name: pc.fill_null(table[name], "").combine_chunks() for name in keys}
     # Two clips that begin within one second share their clip_id and label: the exact times tell them apart.
-    times = {name: table[name].combine_chunks() for name in ("start_seconds", "end_seconds")}
+    times = {name: pc.fill_null(table[name], -1.0).combine_chunks() for name in ("start_seconds", "end_seconds")}
     before = {name: values.slice(0, len(table) - 1) for name, values in (flat | times).items()}
     after = {name: values.slice(1) for name, values in (flat | times).items()}
     is_equal, is_less = pa.scalar(True), pa.scalar(False)
@@ -252,7 +262,7 @@ def manifest_clashes(paths: Sequence[str | Path]) -> Clashes:
     Raises:
         ManifestError: a file is missing, not Parquet at all, or damaged.
     """
-    tables = [schema.MANIFEST_SCHEMA.empty_table().select(list(SPAN_COLUMNS))]
+    tables = [schema.of_videos(schema.MANIFEST_SCHEMA).empty_table().select(list(SPAN_COLUMNS))]
     for path in paths:
         with suppress(SchemaMismatchError):
             table = schema.read_table(path, schema.MANIFEST_SCHEMA, SPAN_COLUMNS)

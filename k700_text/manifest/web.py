@@ -78,7 +78,7 @@ def _row(youtube_id: str, answers: list[Answer]) -> _Row:
 
 def _rest(answers: Sequence[Answer]) -> tuple[str | None, float | None, int | None]:
     """Returns upload time, length and whether there is audio, as the first answers tell that know."""
-    published, duration, has_audio = answers[0][-3:]
+    published, duration, has_audio = answers[0][7:10]
     for answer in answers[1:]:
         published = answer.published if published is None else published
         duration = answer.video_duration_seconds if duration is None else duration

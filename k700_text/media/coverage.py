@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ NO_ROW = "no row names this clip"
 NO_CLIP_NAME = "the name is no clip id"
 SPARE = "another file is taken for this clip"
 HALF_DOWNLOAD = "a half download, no clip"
+
+# What spreadsheet programs take for the beginning of a formula.
+_FORMULA = r"^[=+\-@\t\r]"
 
 _COLUMNS = ("clip_id", "split", "label")
 
@@ -64,8 +68,16 @@ def compare(clip_files: Sequence[str], manifests: Sequence[str | Path]) -> Cover
     )
 
 
-def write_lists(coverage: Coverage, half_downloads: Sequence[str], path: Path) -> None:
+def write_lists(
+    coverage: Coverage, half_downloads: Sequence[str], path: Path, *, for_spreadsheets: bool = False
+) -> None:
     """Writes one CSV file: clips without a file, files without a row, then half downloads; all cells are quoted.
+
+    Args:
+        coverage: what was compared.
+        half_downloads: paths, as text.
+        path: the file.
+        for_spreadsheets: begin with a byte order mark, and put an apostrophe before cells that would be formulas.
 
     Raises:
         OSError: the file cannot be written.
@@ -82,5 +94,18 @@ def write_lists(coverage: Coverage, half_downloads: Sequence[str], path: Path) -
     table = pa.table(
         {"problem": pa.chunked_array(problems, text), "clip_file": pa.chunked_array(files, text), **columns}
     )
+    if for_spreadsheets:
+        table = pa.table(
+            {name: pa.chunked_array(map(escaped, table[name].chunks), text) for name in table.column_names}
+        )
     with whole_file(path) as file:
+        file.write(codecs.BOM_UTF8 if for_spreadsheets else b"")
         pacsv.write_csv(table, file, pacsv.WriteOptions(quoting_style="all_valid"))
+
+
+def escaped(column: pa.Array) -> pa.Array:
+    """Returns cells for a spreadsheet: before text that it would take for a formula stands an apostrophe."""
+    if not pa.types.is_string(column.type):
+        return column
+    is_formula = pc.match_substring_regex(column, _FORMULA)
+    return pc.if_else(is_formula, pc.binary_join_element_wise("'", column, ""), column)

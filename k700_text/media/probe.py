@@ -43,6 +43,7 @@ class ProbeOptions:
         packets: packet index to write as well.
         manifests: manifests to compare the folder with.
         missing: CSV file for the clips without a file and the files without a row.
+        for_spreadsheets: no cell of it is a formula, and a byte order mark stands at its beginning.
         workers: processes, or Ray workers; all cores when None. 0 is this process alone, where a file that crashes or
             hangs the decoder takes the run with it.
         engine: ``local`` or ``ray``; see ``pool.each_result``.
@@ -51,6 +52,7 @@ class ProbeOptions:
     packets: Path | None = None
     manifests: Sequence[Path] = ()
     missing: Path | None = None
+    for_spreadsheets: bool = False
     workers: int | None = 0
     engine: str = "local"
 
@@ -125,7 +127,7 @@ def probe_folder(
     # First, because it is quick, and so that a wrong manifest is told at once.
     coverage = compare(list(listing.places), options.manifests) if options.manifests else None
     if coverage is not None and options.missing is not None:
-        write_lists(coverage, listing.half_downloads, options.missing)
+        write_lists(coverage, listing.half_downloads, options.missing, for_spreadsheets=options.for_spreadsheets)
     with ExitStack() as stack:
         for path in filter(None, (out, options.packets)):
             stack.enter_context(FileLock(lock_beside(path), f"another probe is writing {path}"))

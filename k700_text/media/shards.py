@@ -304,6 +304,16 @@ class ShardIndex:
             wanted = wanted.combine_chunks()
         return stored.take(pc.index_in(wanted.cast(pa.string()), value_set=ids)).cast(pa.int32())
 
+    def skipped(self, clip_ids: pa.Array | pa.ChunkedArray) -> pa.Array:
+        """Returns why clips were skipped when the shards were made; null for those that were not."""
+        table = self.table
+        rows = table.filter(pc.equal(table["record_bytes"], 0))
+        wanted = clip_ids.combine_chunks() if isinstance(clip_ids, pa.ChunkedArray) else clip_ids
+        places = pc.index_in(wanted.cast(pa.string()), value_set=rows["clip_id"].combine_chunks())
+        # A clip may be in the shards of one split, and skipped in those of another.
+        stored = pc.is_valid(self.find_all(wanted))
+        return pc.if_else(stored, None, rows["reason"].combine_chunks().take(places))
+
     def _sorted_id(self, place: int) -> str:
         clip_id: str = self._value("clip_id", self._value("by_clip_id", place))
         return clip_id

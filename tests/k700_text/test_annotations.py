@@ -10,6 +10,7 @@ import sys
 import tarfile
 import threading
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -514,3 +515,104 @@ def test_ten_times_the_clips_take_little_more_memory(tmp_path: Path) -> None:
         command = [sys.executable, "-c", program, str(tmp_path / "train.csv")]
         peaks.append(int(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
     assert peaks[1] < 1.2 * peaks[0]
+
+
+def _tar(path: Path, body: bytes = b"", *, name: str = "val.csv", **pax: str) -> Path:
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        member = tarfile.TarInfo(name)
+        member.size, member.pax_headers = len(body), pax
+        archive.addfile(member, io.BytesIO(body))
+    return path
+
+
+def _refusal(path: Path) -> str:
+    with pytest.raises(AnnotationError) as caught:
+        load_annotations([path])
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("pax", "body"),
+    [
+        ({"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": str(1 << 50)}, b"1\n0\n9\n"),
+        ({"GNU.sparse.size": str(1 << 50), "GNU.sparse.map": "0,9", "GNU.sparse.numblocks": "1"}, b"a"),
+        ({"GNU.sparse.map": "three,four"}, b"a"),
+        ({"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}, b"none\n"),
+        ({"size": "9" * 300}, b"a"),
+        ({"size": "-512"}, b"a"),
+    ],
+)
+def test_members_that_claim_what_they_do_not_hold_are_one_line(
+    tmp_path: Path, pax: dict[str, str], body: bytes
+) -> None:
+    text = f"{HEADER}\nyoga,abcdefghijk,1,11,train\n".encode()
+    assert _refusal(_tar(tmp_path / "k.tar", body.ljust(512, b"\0") + text, **pax))
+
+
+def test_long_and_chained_headers_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    long = tarfile.TarInfo("././@LongLink")
+    long.type, long.size = tarfile.GNUTYPE_LONGNAME, 1
+    (tmp_path / "chain.tar").write_bytes((long.tobuf(tarfile.GNU_FORMAT) + b"a".ljust(512, b"\0")) * 4000 + bytes(1024))
+    assert "damaged" in _refusal(tmp_path / "chain.tar")
+    long.size = 1 << 30
+    with gzip.open(tmp_path / "long.tar.gz", "wb", 1) as file:
+        file.write(long.tobuf(tarfile.GNU_FORMAT) + bytes(9 << 20))
+    assert "header" in _refusal(tmp_path / "long.tar.gz")
+
+
+def test_too_many_members_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("k700_text.annotation_files.MAX_ARCHIVE_MEMBERS", 20)
+    with tarfile.open(tmp_path / "k.tar", "w") as archive:
+        for number in range(30):
+            archive.addfile(tarfile.TarInfo(f"{number}.txt"))
+    assert "more than 20 members" in _refusal(tmp_path / "k.tar")
+
+
+def test_zip_members_of_other_methods_and_of_lying_sizes(tmp_path: Path) -> None:
+    text = f"{HEADER}\nyoga,abcdefghijk,1,11,train\n".encode() * 50
+    with zipfile.ZipFile(tmp_path / "lzma.zip", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("val.csv", text)
+    assert "packed in a way" in _refusal(tmp_path / "lzma.zip")
+    with zipfile.ZipFile(tmp_path / "k.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("val.csv", text)
+    lying = (tmp_path / "k.zip").read_bytes().replace(len(text).to_bytes(4, "little"), (40).to_bytes(4, "little"))
+    (tmp_path / "lying.zip").write_bytes(lying)
+    assert "damaged" in _refusal(tmp_path / "lying.zip")
+
+
+def test_damaged_archives_are_rows_or_one_line(tmp_path: Path) -> None:
+    text = f"{HEADER}\nyoga,abcdefghijk,1,11,train\n".encode() * 20
+    _tar(tmp_path / "k.tar", text, comment="é" * 40)
+    for name, method in (("d.zip", zipfile.ZIP_DEFLATED), ("b.zip", zipfile.ZIP_BZIP2), ("s.zip", zipfile.ZIP_STORED)):
+        with zipfile.ZipFile(tmp_path / name, "w", method) as archive:
+            archive.writestr("val.csv", text)
+    (tmp_path / "k.tar.gz").write_bytes(gzip.compress((tmp_path / "k.tar").read_bytes()))
+    rng = random.Random(5)
+    for path in sorted(tmp_path.iterdir()):
+        content = path.read_bytes()
+        for _ in range(60):
+            damaged = bytearray(content)
+            for _ in range(rng.choice((1, 1, 8))):
+                damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
+            path.write_bytes(damaged)
+            with suppress(AnnotationError):
+                load_annotations([path], skip_invalid=True)
+
+
+def test_a_pipe_or_device_without_an_end_stops_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("k700_text.annotation_files.MAX_FILE_BYTES", 1 << 20)
+    assert "too large" in _refusal(Path("/dev/zero"))
+
+
+def test_a_json_entry_without_an_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("k700_text.files.json_stream.MAX_VALUE_CHARACTERS", 1 << 17)
+    (tmp_path / "train.json").write_text('{"abcdefghijk": {"annotations": "' + "a" * (1 << 20))
+    assert "more than 131072 characters" in _refusal(tmp_path / "train.json")
+
+
+def test_a_file_of_nothing_but_malformed_rows_ends_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("k700_text.annotations.MAX_PROBLEMS", 100)
+    (tmp_path / "train.csv").write_text(HEADER + "\n" + "a,b\n" * 101)
+    with pytest.raises(AnnotationError, match="no annotation file"):
+        load_annotations([tmp_path / "train.csv"], skip_invalid=True)

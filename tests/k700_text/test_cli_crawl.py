@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ import pytest
 from k700_text.cli import main
 from k700_text.cli.common import run_guarded
 from k700_text.cli.options import read_removal_list
+from k700_text.crawl import job as job_module
+from k700_text.errors import NetworkDownError
 from k700_text.records import Clip, Split
 from k700_text.sandbox.messages import Answer
 from k700_text.sandbox.server import SandboxServer
@@ -122,6 +125,49 @@ def test_plan_asks_nothing(server: SandboxServer, tmp_path: Path, capsys: pytest
     assert invoke(*crawl_arguments(server, annotations, tmp_path), "--plan", "--json") == 0
     (plan,) = json.loads(capsys.readouterr().out)["plan"]["sources"]
     assert plan["num_requests"] == 30 and server.count() == 0
+
+
+def test_a_plan_says_what_a_key_would_save(
+    server: SandboxServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    annotations = write_annotations(tmp_path / "validate.csv", make_ids(1200))
+    command = crawl_arguments(server, annotations, tmp_path, rate=1.0)
+    assert invoke(*command, "--plan") == 0
+    text = " ".join(re.sub(r"[^\x00-\x7f]", " ", capsys.readouterr().out).split())
+    assert "left out: YOUTUBE_API_KEY is not set" in text and "24 requests, 24 quota units" in text
+    assert "up to 1,200 requests" in text and "total" in text and "1200" not in text
+    assert invoke(*command, "--plan", "--json") == 0
+    plan = json.loads(capsys.readouterr().out)["plan"]
+    assert plan["num_requests"] == 1200 and plan["without_key"]["num_requests"] == 24
+    # By name, or with the key, nothing is left out.
+    assert invoke(*command, "--plan", "--json", "--sources", "oembed") == 0
+    assert json.loads(capsys.readouterr().out)["plan"]["without_key"] is None
+    monkeypatch.setenv("YOUTUBE_API_KEY", "any")
+    assert invoke(*command, "--plan", "--json") == 0
+    plan = json.loads(capsys.readouterr().out)["plan"]
+    assert plan["without_key"] is None and [each["source"] for each in plan["sources"]] == ["data-api", "oembed"]
+    assert server.count() == 0
+
+
+def test_dumps_alone_ask_nobody_and_their_titles_need_no_network(
+    server: SandboxServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_network(*arguments: object, **options: object) -> None:
+        raise NetworkDownError("no way out: check the network", host="h")
+
+    ids = make_ids(3)
+    annotations = write_annotations(tmp_path / "validate.csv", ids)
+    (tmp_path / "dump.csv").write_text(f"id,title\n{ids[0]},of a dump\n")
+    command = ["crawl", "--annotations", annotations, "--dump", tmp_path / "dump.csv"]
+    assert invoke(*command, "--out", tmp_path / "a", "--sources", "dumps") == 0
+    assert "K700_TEXT_CONTACT" not in capsys.readouterr().err
+    monkeypatch.setattr(job_module, "crawl", without_network)
+    assert invoke(*command, "--out", tmp_path / "b", "--endpoint", f"oembed={server.url}") == 1
+    told = capsys.readouterr().err
+    assert "val.parquet: has what the dumps told" in told and "check the network" in told
+    for out in ("a", "b"):
+        titles = {row["youtube_id"]: row["title"] for row in pq.read_table(tmp_path / out / "val.parquet").to_pylist()}
+        assert titles == {ids[0]: "of a dump", ids[1]: None, ids[2]: None}
 
 
 def test_tables_for_people(server: SandboxServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,7 +54,9 @@ def age(path: Path, days: float, source: str | None = None) -> None:
             "SELECT outcome_id, fetched_at FROM outcomes WHERE ? IS NULL OR source = ?", (source, source)
         ).fetchall():
             moment = (datetime.fromisoformat(text) - timedelta(days=days)).isoformat()
-            connection.execute("UPDATE outcomes SET fetched_at = ? WHERE outcome_id = ?", (moment, number))
+            connection.execute(
+                "UPDATE outcomes SET fetched_at = ?, checksum = NULL WHERE outcome_id = ?", (moment, number)
+            )
     connection.close()
 
 
@@ -210,7 +212,7 @@ def test_reparse_applies_todays_rules_without_asking(
     connection = sqlite3.connect(job.ledger_path)
     with connection:
         connection.execute("UPDATE outcomes SET title = 'worse ' || title WHERE title IS NOT NULL")
-        connection.execute("UPDATE outcomes SET availability = 'unknown'")
+        connection.execute("UPDATE outcomes SET availability = 'unknown', checksum = NULL")
     connection.close()
     num_asked = server.count()
     assert invoke(*words) == 0 and (tmp_path / "val.parquet").read_bytes() != before

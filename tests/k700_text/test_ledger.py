@@ -191,12 +191,15 @@ def test_reading_answers_again_alters_their_meaning_and_nothing_else(path: Path)
             summary = ledger.reparse(today)
         assert connection.execute(kept).fetchall() == before
     connection.close()
-    assert asdict(summary) == {
+    assert (summary.dropped.num_rows, summary.evidence_damaged.num_rows) == (0, 0)
+    numbers = {name: value for name, value in asdict(summary).items() if name.startswith("num_")}
+    assert numbers == {
         "num_answers": 4,
         "num_changed": 2,
         "num_titles_gained": 1,
         "num_titles_lost": 1,
         "num_unreadable": 1,
+        "num_mended": 0,
     }
     titles = {video.youtube_id: video.outcomes[0].title for video in read_videos(path)}
     assert titles == dict(zip(IDS, (None, "found", "same", "foreign", "no evidence"), strict=False))

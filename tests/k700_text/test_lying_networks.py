@@ -249,7 +249,7 @@ def test_what_a_proxy_says_itself_gives_no_title_and_no_death(name: str, tmp_pat
         try:
             places = Endpoints(dict.fromkeys([*ASKED, "thumbnail"], "http://titles.example"))
             for source in ASKED:
-                with Ledger(tmp_path / source / "ledger.sqlite") as ledger:
+                with Ledger(tmp_path / source / "_ledger.sqlite") as ledger:
                     ledger.want(make_ids(2))
                     sources = make_sources([source], endpoints=places, environment={"YOUTUBE_API_KEY": "any"})
                     settings = CrawlSettings(rates=dict.fromkeys(ASKED, 1000.0), limits=Limits(total_seconds=3.0))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -161,12 +162,37 @@ def test_a_spreadsheet_never_computes_a_title_or_an_id(tmp_path: Path) -> None:
         [outcome(each, title=title, availability=Availability.PUBLIC) for each, title in zip(ids, titles, strict=True)],
     )
     (file,) = build_manifest(annotate(*map(clip, ids)), ledger, None, tmp_path)
-    with write_csv(file, tmp_path / "val.csv").open(encoding="utf-8", newline="") as source:
+    written = write_csv(file, tmp_path / "val.spreadsheet.csv", for_spreadsheets=True)
+    assert written.read_bytes().startswith(b"\xef\xbb\xbf")
+    with written.open(encoding="utf-8-sig", newline="") as source:
         rows = {row["youtube_id"]: row for row in csv.DictReader(source)}
     assert rows["'-1234567890"]["title"] == "'=1+1"
     assert [rows[each]["title"] for each in IDS if each in rows][-1] == titles[-1]
     assert rows["'-1234567890"]["availability_sources"] == "oembed"
     assert not any(cell[:1] in ("=", "+", "-", "@") for row in rows.values() for cell in row.values())
+
+
+def test_a_plain_csv_has_the_very_titles_and_ids(tmp_path: Path) -> None:
+    titles = [
+        "=1+1",
+        "-y",
+        'a "quoted", b',
+        "NA",
+        "007",
+        "two  spaces;\ttab",
+        "\u0627\u2764\U0001f600",
+        "back\\slash\\",
+    ]
+    ids = ["-1234567890", "00000000000", *IDS, *[f"9999999999{digit}" for digit in "048"]][: len(titles)]
+    assert len(ids) == len(titles)
+    answers = [outcome(each, title=title) for each, title in zip(ids, titles, strict=True)]
+    ledger = write_ledger(tmp_path / "l.sqlite", answers)
+    (file,) = build_manifest(annotate(*map(clip, ids)), ledger, None, tmp_path)
+    table = pd.read_csv(write_csv(file, tmp_path / "val.csv"), dtype=str, keep_default_na=False)
+    rows = rows_of(file)
+    assert table["title"].tolist() == [row["title"] for row in rows] and set(table["title"]) == set(titles)
+    assert table["clip_id"].tolist() == [row["clip_id"] for row in rows]
+    assert not (tmp_path / "val.csv").read_bytes().startswith(b"\xef\xbb\xbf")
 
 
 def test_statistics_count_what_is_there(tmp_path: Path) -> None:

@@ -429,6 +429,14 @@ class TestManifests:
                 ["the name is no clip id", names[3], "", "", ""],
                 ["no row names this clip", names[2], "", "", ""],
             ]
+        sheet = [*arguments, "--manifest", str(first), "--missing", str(lists), "--spreadsheet"]
+        (root / "=cmd.mp4").write_bytes((clips / "mute.mp4").read_bytes())
+        _invoke(sheet)
+        assert lists.read_bytes().startswith(b"\xef\xbb\xbf") and b'"\'=cmd.mp4"' in lists.read_bytes()
+        _invoke(sheet[:-1])
+        assert not lists.read_bytes().startswith(b"\xef\xbb\xbf") and b'"=cmd.mp4"' in lists.read_bytes()
+        (root / "=cmd.mp4").unlink()
+        capsys.readouterr()
         _invoke([*arguments[:-1], "--manifest", str(first)])
         assert "manifest clips without a file" in capsys.readouterr().out
 

@@ -306,7 +306,9 @@ def test_a_column_that_people_added_may_be_named(manifest: Path, clips: Path) ->
     frame = pd.read_parquet(manifest).assign(score=[0.1, 0.9, 0.2, 0.8, 0.7])
     frame["kind"] = pd.Categorical(["x", "y", "x", "x", "x"])
     assert served(opened(frame, clips, where="score > 0.5 and kind in ['x']")) == [clip_id_of(3)]
-    with pytest.raises(UsageError, match="where: the table has no column 'scroe': it has clip_id, youtube_id"):
+    with pytest.raises(
+        UsageError, match=r"where: the table has no column 'scroe': (did you mean score|it has clip_id)"
+    ):
         opened(frame, clips, where="scroe > 0.5")
 
 

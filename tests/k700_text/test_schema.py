@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from k700_text import schema
 from k700_text.errors import ManifestError, SchemaMismatchError
 from k700_text.records import ClipProbe
 from k700_text.schema import MANIFEST_SCHEMA, PROBE_SCHEMA, read_table, with_metadata
@@ -68,3 +69,26 @@ def test_what_is_not_parquet_is_one_line(tmp_path: Path) -> None:
         read_table(tmp_path / "x.parquet", MANIFEST_SCHEMA)
     with pytest.raises(ManifestError, match=r"no such file: .*nowhere"):
         read_table(tmp_path / "nowhere.parquet", MANIFEST_SCHEMA)
+
+
+def test_text_that_is_no_utf8_is_damage_not_a_value(tmp_path: Path) -> None:
+    field = schema.PROBE_SCHEMA.field("clip_file")
+    columns = {each.name: pa.array([None], each.type) for each in schema.PROBE_SCHEMA if each.name != field.name}
+    damaged = pa.StringArray.from_buffers(1, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xc3\x28"))
+    table = pa.table({"clip_file": damaged, **columns}, schema=schema.with_metadata(schema.PROBE_SCHEMA))
+    pq.write_table(table, tmp_path / "probe.parquet")
+    with pytest.raises(ManifestError, match="damaged"):
+        schema.read_table(tmp_path / "probe.parquet", schema.PROBE_SCHEMA)
+
+
+def test_columns_of_more_bytes_than_bearable_are_refused_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns = {each.name: pa.array([None] * 100, each.type) for each in schema.PROBE_SCHEMA}
+    columns["clip_file"] = pa.array(["a" * 1000 + str(number) for number in range(100)])
+    table = pa.table(columns, schema=schema.with_metadata(schema.PROBE_SCHEMA))
+    pq.write_table(table, tmp_path / "probe.parquet", compression="zstd")
+    monkeypatch.setattr(schema, "MAX_TABLE_BYTES", 50_000)
+    with pytest.raises(ManifestError, match="more than 50000"):
+        schema.read_table(tmp_path / "probe.parquet", schema.PROBE_SCHEMA)
+    assert len(schema.read_table(tmp_path / "probe.parquet", schema.PROBE_SCHEMA, ["video_status"])) == 100

@@ -120,7 +120,7 @@ def earlier(tmp_path: Path) -> Path:
     (out / f"{LEDGER_NAME}.lock").rename(out / f"{EARLIER_NAME}.lock")
     connection = sqlite3.connect(out / EARLIER_NAME)
     connection.execute("PRAGMA wal_autocheckpoint = 0")
-    connection.execute("UPDATE outcomes SET title = 'of the log' WHERE youtube_id = ?", (IDS[0],))
+    connection.execute("UPDATE outcomes SET title = 'of the log', checksum = NULL WHERE youtube_id = ?", (IDS[0],))
     connection.commit()
     for name in (EARLIER_NAME, f"{EARLIER_NAME}-wal"):
         shutil.copy(out / name, tmp_path / name)

@@ -25,10 +25,11 @@ from numpy.typing import NDArray
 
 from k700_text.crawl.dump_files import Columns, open_table
 from k700_text.crawl.summary import SourceSummary
+from k700_text.crawl.watch_pages import youtube_id_of
 from k700_text.delimited import Names
 from k700_text.errors import UsageError
 from k700_text.file_kinds import visible
-from k700_text.records import YOUTUBE_ID_PATTERN, OutcomeStatus, TitleOutcome
+from k700_text.records import OutcomeStatus, TitleOutcome
 from k700_text.terminal import readable
 from k700_text.titles import clean_plain_title, is_junk_title
 
@@ -38,7 +39,7 @@ SAY_SECONDS = 10.0
 
 # Compared without case, spaces, hyphens and underscores. Where several id columns are there, the first that holds an
 # id in the row counts: many tables have a running number called "id" beside an address.
-_ID_COLUMNS = (
+ID_COLUMNS = (
     *("youtubeid", "videoid", "id", "vid", "yid", "ytid", "displayid", "url", "webpageurl", "originalurl", "link"),
 )
 _TITLE_COLUMNS = ("title", "videotitle", "fulltitle", "name")
@@ -46,14 +47,6 @@ _TITLE_COLUMNS = ("title", "videotitle", "fulltitle", "name")
 _RIVAL_TITLES = frozenset({"title", "videotitle"})
 _LANGUAGE_COLUMNS = ("titlelanguage", "language")
 
-# The forms of web-contracts section 0, and addresses of preview pictures. Two words of 11 characters are no ids.
-_ADDRESS = re.compile(
-    r"(?:https?:)?(?://)?(?:[a-z0-9-]+\.)*"
-    r"(?:youtu\.be/|youtube(?:-nocookie)?\.com/(?:watch/?[?#]!?(?:[^\s#]*?[&;])??v=|(?:shorts|embed|v|e|live|vi)/)"
-    r"|ytimg\.com/vi(?:_webp|_lc)?/)"
-    r"(?!videoseries|live_stream)(?P<youtube_id>[A-Za-z0-9_-]{11})(?![A-Za-z0-9_-])",
-    re.IGNORECASE,
-)
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}(?:-[A-Za-z0-9]{1,8})*")
 # No title has these: a quote that was not closed has swallowed the rows that follow, or the file is damaged.
 _DAMAGE = re.compile(r"[\0\r\n\ufffd]")
@@ -158,47 +151,42 @@ def _row(number: int, cells: Sequence[Any], places: _Places) -> DumpRow:
 
 def _youtube_id(cell: Any) -> str | None:
     """Returns the id that a cell holds, as such or in an address; what is no text is no id."""
-    if not isinstance(cell, str):
-        return None
-    text = cell.strip()
-    if YOUTUBE_ID_PATTERN.fullmatch(text):
-        return text
-    match = _ADDRESS.match(text)
-    return match["youtube_id"] if match else None
+    return youtube_id_of(cell) if isinstance(cell, str) else None
 
 
 def _find(names: Names, columns: tuple[str, str] | None) -> _Places | None:
-    spellings = list(map(_spelling, names))
+    spellings = list(map(spelling, names))
     if columns is not None:
         given = [_place_of(column, names, spellings) for column in columns]
         ids, titles = ([place] if place is not None else [] for place in given)
     else:
-        ids = [spellings.index(name) for name in _ID_COLUMNS if name in spellings]
+        ids = [spellings.index(name) for name in ID_COLUMNS if name in spellings]
         titles = [spellings.index(name) for name in _TITLE_COLUMNS if name in spellings]
     languages = [spellings.index(name) for name in _LANGUAGE_COLUMNS if name in spellings]
     return _Places(tuple(ids), titles[0], languages[0] if languages else None) if ids and titles else None
 
 
-def _spelling(name: str) -> str:
+def spelling(name: str) -> str:
+    """Returns the name of a column as names are compared: without case, spaces, hyphens and underscores."""
     return re.sub(r"[\s_-]", "", visible(name)).lower()
 
 
 def _place_of(column: str, names: Names, spellings: Sequence[str]) -> int | None:
     if column in names:
         return names.index(column)
-    spelling = _spelling(column)
-    return spellings.index(spelling) if spelling in spellings else None
+    plain = spelling(column)
+    return spellings.index(plain) if plain in spellings else None
 
 
 def _check_columns(path: Path, names: Names, places: _Places | None, columns: tuple[str, str] | None) -> None:
     if places is None:
         raise _no_columns(path, names, columns)
     # Which of two columns holds the titles is not for us to guess; a name given letter by letter means one.
-    spelled = list(names) if columns else list(map(_spelling, names))
-    doubled = [name for name in places.names(names) if spelled.count(name if columns else _spelling(name)) > 1]
+    spelled = list(names) if columns else list(map(spelling, names))
+    doubled = [name for name in places.names(names) if spelled.count(name if columns else spelling(name)) > 1]
     if doubled:
         raise UsageError(f"{path} has column {readable(doubled[0])} twice: remove or rename one of them")
-    rivals = [] if columns else [name for name in names if _spelling(name) in _RIVAL_TITLES]
+    rivals = [] if columns else [name for name in names if spelling(name) in _RIVAL_TITLES]
     if len(rivals) > 1:
         shown = readable(" and ".join(rivals))
         raise UsageError(f"{path} has columns {shown}: name the one of titles with --dump-columns ID,TITLE")
