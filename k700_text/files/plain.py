@@ -64,7 +64,11 @@ def check_plain(status: os.stat_result, path: str | os.PathLike[str]) -> None:
 
 def _check_one_name(descriptor: int, path: str | os.PathLike[str]) -> None:
     if os.fstat(descriptor).st_nlink > 1:
-        raise OSError(errno.EMLINK, "the file has a second name (hard link) and is not written into", os.fspath(path))
+        raise OSError(
+            errno.EMLINK,
+            "the file has a second name (hard link) and is not written into: put a copy in its place",
+            os.fspath(path),
+        )
 
 
 def _told(error: OSError, path: str | os.PathLike[str]) -> OSError:
