@@ -190,7 +190,7 @@ def test_what_does_not_exist_is_named_by_its_option(data: Path) -> None:
         (["--manifest", "{root}/elsewhere.parquet"], r"no clip .*: 4 without a clip file; k700-text probe DIR"),
         (["--manifest", "{root}/empty.parquet"], r"no clip to serve from .*: the manifest has no rows"),
         (["--manifest", "{root}/untitled.parquet", "--loss.weights.av", "0", "--loss.weights.avt", "0"], "has a title"),
-        (["--tokenizer", "{root}/manifest.parquet"], r"cannot be read as a tokenizer.json"),
+        (["--tokenizer", "{root}/manifest.parquet"], r"is a manifest .*: name a tokenizer"),
         (["--model.vocab-size", "64"], r"has \d+ entries but the model only 64: pass --model.vocab-size"),
         (["--model.trunk-weights", "{root}/tokenizer.json"], r"tokenizer.json"),
         (["--val-manifest", "{root}/one.parquet"], r"held-out evaluation needs at least 2 clips, got 1"),
