@@ -499,6 +499,10 @@ def test_who_names_no_length_changes_none(tmp_path, capsys):
     assert "is finished at step 3" in answer_of(words, capsys)
 
 
+def slow(*values: object) -> object:
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 class Signalling(SyntheticAVT):
     """Held-out samples, at one of which Ctrl-C is pressed."""
 
@@ -511,7 +515,7 @@ class Signalling(SyntheticAVT):
         return super().__getitem__(item)
 
 
-@pytest.mark.parametrize(("reads", "step"), [(20, 0), (64 + 20, 2), (2 * 64 + 20, 4)])
+@pytest.mark.parametrize(("reads", "step"), [slow(20, 0), (64 + 20, 2), slow(2 * 64 + 20, 4)])
 def test_ctrl_c_in_an_evaluation_ends_it_and_the_run_goes_on_as_if_nobody_had(tmp_path, reads, step):
     """At the first, in the middle, and at the last; four batches of 16 clips each."""
 
