@@ -99,7 +99,7 @@ def load_annotations(
     if not paths:
         raise AnnotationError("no annotation files given: name at least one with --annotations FILE")
     builder = ClipTableBuilder()
-    problems: list[str] = _Problems()
+    problems: list[str] = Problems()
     digests: list[str] = []
     for path in map(Path, paths):
         num_before = len(builder) + len(problems)
@@ -119,12 +119,25 @@ def load_annotations(
     return Annotations(clips, sha256, tuple(problems), num_duplicates)
 
 
-class _Problems(list[str]):
-    """Malformed rows; a file of nothing else ends early, for each is kept to be told."""
+class Problems(list[str]):
+    """Malformed rows; a file of nothing else ends early, for each is kept to be told.
+
+    Args:
+        what: the rows are of, for messages.
+    """
+
+    def __init__(self, what: str = "annotation file") -> None:
+        super().__init__()
+        self._what = what
 
     def append(self, problem: str, /) -> None:
+        """Keeps one, cut to MAX_PROBLEM_CHARACTERS.
+
+        Raises:
+            AnnotationError: there are MAX_PROBLEMS of them.
+        """
         if len(self) == MAX_PROBLEMS:
-            raise AnnotationError(f"more than {MAX_PROBLEMS} malformed rows: this is no annotation file", self[:1])
+            raise AnnotationError(f"more than {MAX_PROBLEMS} malformed rows: this is no {self._what}", self[:1])
         super().append(problem[:MAX_PROBLEM_CHARACTERS])
 
 

@@ -227,7 +227,7 @@ def read_columns(path: str | Path, names: Sequence[str]) -> pa.Table:
         ManifestError: it is damaged, or claims more than MAX_TABLE_BYTES.
     """
     try:
-        num_bytes = _declared_bytes(path, names)
+        num_bytes = declared_bytes(pq.read_metadata(path), names)
         if num_bytes > MAX_TABLE_BYTES:
             raise ManifestError(
                 f"{path} claims {num_bytes} bytes in the columns that are read, more than {MAX_TABLE_BYTES}: split it"
@@ -240,9 +240,8 @@ def read_columns(path: str | Path, names: Sequence[str]) -> pa.Table:
     return table
 
 
-def _declared_bytes(path: str | Path, names: Sequence[str]) -> int:
-    """Returns how many bytes the columns unpack to, by what the file says of itself."""
-    metadata = pq.read_metadata(path)
+def declared_bytes(metadata: pq.FileMetaData, names: Sequence[str]) -> int:
+    """Returns how many bytes the columns unpack to, by what a Parquet file says of itself."""
     wanted = set(names)
     groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
     chunks = (group.column(number) for group in groups for number in range(group.num_columns))

@@ -10,12 +10,13 @@ thread that does not end may keep it for ever. ``interrupt_surely`` has a thread
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -46,8 +47,14 @@ def interrupt_surely() -> None:
     It also ends if it has not done so ``PATIENCE_SECONDS`` after the first. Such an end has one line on stderr and exit
     code 130, takes child processes along, and writes nothing more: it is for programs that may be killed at any moment.
     """
+    if _handle(_interrupt_once):
+        _watch("interrupted: what was finished is saved; run the same command to continue")
+
+
+def _watch(last_words: str) -> None:
+    """Starts the thread that looks after the signals; once in a process."""
     global _last_word
-    if not _handle(_interrupt_once):
+    if _last_word is not None:
         return
     _last_word = threading.Lock()
     reader, writer = os.pipe()
@@ -57,19 +64,30 @@ def interrupt_surely() -> None:
     os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
     # Not to that thread: where the main thread holds signals back for a moment, they are to wait for it.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
-    threading.Thread(target=_insist, args=(reader,), name="interrupts", daemon=True).start()
+    threading.Thread(target=_insist, args=(reader, last_words), name="interrupts", daemon=True).start()
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
-def patience(seconds: float) -> Iterator[None]:
-    """Lets a program take so long to end after the first signal, where it has others to wait for (a cluster)."""
-    global _patience_seconds
-    before, _patience_seconds = _patience_seconds, seconds
+def patience(seconds: float, *, ended_by: Sequence[int] = STOPPING) -> Iterator[None]:
+    """Lets a program take so long to end after the first signal, where it has others to wait for, or much to save.
+
+    Args:
+        seconds: may be infinite.
+        ended_by: signals that end it at once when they come second.
+    """
+    global _patience_seconds, _ended_by
+    before = _patience_seconds, _ended_by
+    _patience_seconds, _ended_by = seconds, ended_by
     try:
         yield
     finally:
-        _patience_seconds = before
+        _patience_seconds, _ended_by = before
+
+
+def ends_surely() -> bool:
+    """Returns whether this process ends at once at the second signal, so that nobody else needs to see to it."""
+    return _last_word is not None
 
 
 def takes_last_word() -> bool:
@@ -88,14 +106,23 @@ def ending_at_once() -> Iterator[None]:
 
 
 @contextmanager
-def interrupting() -> Iterator[None]:
-    """Makes these signals raise KeyboardInterrupt inside; after the work of a whole program they have no effect."""
-    before = _handle(signal.default_int_handler)
+def interrupting(*, last_words: str | None = None) -> Iterator[None]:
+    """Makes these signals raise KeyboardInterrupt inside; after the work of a whole program they have no effect.
+
+    Args:
+        last_words: of a process that does nothing else: it then ends as surely as ``interrupt_surely`` says, with
+            these. None: whoever called the program handles the interrupt.
+    """
+    before = _handle(signal.default_int_handler if last_words is None else _interrupt_once)
+    if before and last_words is not None:
+        _watch(last_words)
     try:
         yield
     finally:
-        # What was asked for is done or saved: a signal now would only spoil the exit code.
-        _put_back({number: signal.SIG_IGN if handler is _end else handler for number, handler in before.items()})
+        # What was asked for is done or saved: a signal now would only spoil the exit code. Where the program is ending
+        # for one, the second one still is to be heard.
+        if _do_nothing not in map(signal.getsignal, before):
+            _put_back({number: signal.SIG_IGN if handler is _end else handler for number, handler in before.items()})
 
 
 @contextmanager
@@ -148,6 +175,7 @@ def _put_back(handlers: dict[int, _Handler]) -> None:
 
 
 _patience_seconds = PATIENCE_SECONDS
+_ended_by: Sequence[int] = STOPPING
 _last_word: threading.Lock | None = None
 
 
@@ -161,18 +189,18 @@ def _do_nothing(number: int, frame: FrameType | None) -> None:
     pass
 
 
-def _insist(reader: int) -> None:
+def _insist(reader: int, last_words: str) -> None:
     """Waits for the first signal, then for the second one or for patience to end, and ends the process."""
-    while not _comes_stop(reader, None):
+    while not _comes(STOPPING, reader, math.inf):
         pass
     began = time.monotonic()
     while (left := began + _patience_seconds - time.monotonic()) > 0:
-        if _comes_stop(reader, left) and time.monotonic() - began > _ECHO_SECONDS:
+        if _comes(_ended_by, reader, left) and time.monotonic() - began > _ECHO_SECONDS:
             break
     if takes_last_word():
         # A progress bar may have hidden the cursor.
         shown = b"\x1b[?25h\n" if os.isatty(2) else b""
-        os.write(2, shown + b"interrupted: what was finished is saved; run the same command to continue\n")
+        os.write(2, shown + f"{last_words}\n".encode())
     end_interrupted()
 
 
@@ -184,10 +212,11 @@ def end_interrupted() -> NoReturn:
     os._exit(EXIT_INTERRUPTED)
 
 
-def _comes_stop(reader: int, seconds: float | None) -> bool:
-    """Waits for signals; returns whether one was to stop."""
-    ready, _, _ = select.select([reader], [], [], seconds)
-    return bool(ready) and any(number in STOPPING for number in os.read(reader, 64))
+def _comes(numbers: Sequence[int], reader: int, seconds: float) -> bool:
+    """Waits for signals, no longer than that; returns whether one of these came."""
+    ready, _, _ = select.select([reader], [], [], None if math.isinf(seconds) else seconds)
+    # Nothing may be looked up before: whom the second signal is to end may have changed while this waited.
+    return bool(ready) and any(number in numbers for number in os.read(reader, 64))
 
 
 def _descendants(process: int | str) -> Iterator[int]:

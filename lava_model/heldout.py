@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -56,27 +58,31 @@ def evaluate_heldout(
     device: torch.device,
     autocast: torch.autocast,
     world_size: int = 1,
-) -> dict[str, float | int | None]:
+    *,
+    stops: Callable[[], bool] = lambda: False,
+) -> dict[str, float | int | None] | None:
     """Returns the numbers of ``metrics.report``, ``chance`` (the loss of a model that knows nothing) and ln N.
 
+    ``stops`` is asked after each batch; where it returns True before the last one, there are no numbers: None.
     ``recall_at_1_all_av`` is recall@1 among all rows of the pair in these batches, ``num_all_av`` of them, 8,192 at
     most. The model is put in eval mode and back; the objective and the random states stay as they are.
     """
     batches = heldout_batches(samples, config, world_size)
-    was_training = model.training
-    model.eval()
     measured, chances, pool = [], [], _Pool()
     order = [[(0, index) for index in indices] for indices in batches]
-    for batch in batches_of(samples, order, num_workers=config.data.num_workers, device=device):
-        # No more at once than in training, whose memory this has to do with.
-        at_once = min(config.data.batch_size, config.data.micro_batch or config.data.batch_size)
-        with autocast:
-            parts = [batch.rows(start, min(start + at_once, len(batch))) for start in range(0, len(batch), at_once)]
-            embeddings = Embeddings.cat([model(part) for part in parts])
-        measured.append(measure(embeddings, batch, objective(embeddings, batch)))
-        chances.append(loss_at_chance(objective, embeddings, batch))
-        pool.add(embeddings, batch)
-    model.train(was_training)
+    # No more at once than in training, whose memory this has to do with.
+    at_once = min(config.data.batch_size, config.data.micro_batch or config.data.batch_size)
+    loaded = batches_of(samples, order, num_workers=config.data.num_workers, device=device)
+    with _evaluating(model), closing(loaded):
+        for batch in loaded:
+            with autocast:
+                parts = [batch.rows(start, min(start + at_once, len(batch))) for start in range(0, len(batch), at_once)]
+                embeddings = Embeddings.cat([model(part) for part in parts])
+            measured.append(measure(embeddings, batch, objective(embeddings, batch)))
+            chances.append(loss_at_chance(objective, embeddings, batch))
+            pool.add(embeddings, batch)
+            if len(measured) < len(batches) and stops():
+                return None
     return {
         **report(measured),
         **pool.report(),
@@ -84,6 +90,16 @@ def evaluate_heldout(
         "batch_size": len(batches[0]),
         "ln_batch_size": math.log(len(batches[0])),
     }
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 class _Pool:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
+from contextlib import ExitStack
 from types import FrameType, TracebackType
 from typing import Self
+
+from k700_text.starting import ends_surely, patience
 
 _STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
@@ -16,8 +20,11 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal_name: str | None = None
         self._previous: dict[int, signal._HANDLER] = {}
+        self._patience = ExitStack()
 
     def __enter__(self) -> Self:
+        # A step, and a checkpoint of gigabytes, may take any time; schedulers send more than one of their signals.
+        self._patience.enter_context(patience(math.inf, ended_by=(signal.SIGINT,)))
         for number in _STOPPING:
             self._previous[number] = signal.signal(number, self._note)
         return self
@@ -27,9 +34,15 @@ class StopRequest:
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        self._patience.close()
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether one of them came."""
+        return self.signal_name is not None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.signal_name is not None:
+        if number == signal.SIGINT and self.signal_name is not None and not ends_surely():
             raise KeyboardInterrupt
         if self.signal_name is None:
             # Not by print, whose buffer this very moment may be half full.

@@ -13,6 +13,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from lava_model.errors import ConfigError, DataError
 from lava_model.files import located
 from lava_model.presets import OBJECTIVES, PRESETS, preset, with_objective
 from lava_model.program import EXIT_COMPLETE, EXIT_INTERRUPTED, Parser, import_modules, run_program, say, tell
-from lava_model.settings import from_file, override, to_dict
+from lava_model.settings import from_file, names_in, override, to_dict
 
 if TYPE_CHECKING:
     import torch
@@ -112,7 +113,35 @@ def _run(words: list[str]) -> int:
     )
     if asked.dry_run:
         return _dry_run(config, as_json=asked.json, device_gib=asked.device_memory)
+    if not _says_length(options, asked.config):
+        config = _with_length_of_run(config)
     return _pretrain(config, words, as_json=asked.json)
+
+
+_LENGTH_SETTINGS = ("run.epochs", "run.max_steps")
+
+
+def _says_length(options: list[str], file: str | None) -> bool:
+    """Returns whether the command line, or its file, says how long the run shall be; a preset says it to new runs."""
+    named = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in options}
+    return bool((named | (names_in(located(file)) if file else set())) & {*_LENGTH_SETTINGS})
+
+
+def _with_length_of_run(config: PretrainConfig) -> PretrainConfig:
+    """Returns the configuration with the length that the run had until now: who does not name one changes none."""
+    from lava_model.checkpoint import list_checkpoints
+
+    out = Path(config.run.out)
+    if not list_checkpoints(out / "checkpoints") or not (out / "config.json").is_file():
+        return config
+    try:
+        before = from_file(config, out).run
+    except ConfigError:  # of another version: the checkpoint tells what differs
+        return config
+    if (before.epochs, before.max_steps) != (config.run.epochs, config.run.max_steps):
+        of_run = f"--epochs {before.epochs}" + (f" --max-steps {before.max_steps}" if before.max_steps else "")
+        say(f"note: the length of the run stays as it is ({of_run}): name another one to change it")
+    return replace(config, run=replace(config.run, epochs=before.epochs, max_steps=before.max_steps))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -266,6 +295,8 @@ def _new_length(config: PretrainConfig, step: int, before: int, now: int) -> str
     change = f"its length changes from {before} to {now} steps"
     if step >= now:
         return f"{change}: it ends here"
+    if step >= before:
+        change = f"it was finished, and training goes on from step {step}: {change}"
     last, following = lr_at(step - 1, before, config.optim), lr_at(step, now, config.optim)
     return (
         f"{change}: the learning-rate schedule is stretched over all {now}, so the learning rate goes from"

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from k700_text.errors import K700TextError
 from k700_text.starting import EXIT_INTERRUPTED as EXIT_INTERRUPTED
-from k700_text.starting import ending_at_once, interrupting
+from k700_text.starting import end_interrupted, ending_at_once, interrupting, takes_last_word
 from k700_text.terminal import drop_stream, hold_streams, one_line, reader_has_gone, shown, write_out
 from lava_model.errors import ConfigError, LavaError, MissingExtraError
 
@@ -32,24 +32,29 @@ def run_program(run: Callable[[list[str]], int], arguments: Sequence[str] | None
 
     Args:
         run: takes the words of the command line and returns the exit code.
-        arguments: these words; None: those of this process.
+        arguments: these words; None: those of this process, which then is this program: a second Ctrl-C ends it at
+            once, and so does a first one that it does not obey within seconds.
         interrupted: what to do after Ctrl-C, SIGTERM or SIGUSR1, for the line about it.
     """
     hold_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    code = _guarded(run, words, interrupted)
+    code = _guarded(run, words, f"interrupted: {interrupted}", is_own=arguments is None)
     error = write_out()
     if error is None:
         return code
     return EXIT_FAILED if isinstance(error, BrokenPipeError) else _unwritten(error)
 
 
-def _guarded(run: Callable[[list[str]], int], words: list[str], interrupted: str) -> int:
+def _guarded(run: Callable[[list[str]], int], words: list[str], last_words: str, *, is_own: bool) -> int:
     try:
-        with interrupting():
+        with interrupting(last_words=last_words if is_own else None):
             return run(words)
     except KeyboardInterrupt:
-        say(f"interrupted: {interrupted}")
+        if takes_last_word():
+            say(last_words)
+        if is_own:
+            write_out()
+            end_interrupted()  # Threads and processes that still work are not waited for.
         return EXIT_INTERRUPTED
     except SystemExit as stop:  # argparse has shown its help
         return stop.code if isinstance(stop.code, int) else EXIT_COMPLETE

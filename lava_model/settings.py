@@ -80,22 +80,35 @@ def from_file(base: ConfigT, path: Path) -> ConfigT:
         ConfigError: the file cannot be read or parsed (with the line), or its settings do not fit.
     """
     path = path / "config.json" if path.is_dir() else path
+    values = _values(path)
+    try:
+        return from_dict(type(base), _merged(to_dict(base), values))
+    except ConfigError as error:
+        raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from error
+
+
+def names_in(path: Path) -> frozenset[str]:
+    """Returns the dotted names of the settings that a file as ``from_file`` takes it holds.
+
+    Raises:
+        ConfigError: it cannot be read or parsed.
+    """
+    return frozenset(flatten(_values(path / "config.json" if path.is_dir() else path)))
+
+
+def _values(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text("utf-8-sig")
         # A JSON object starts with a brace, and no TOML document does.
         if text.lstrip().startswith("{"):
-            values = json.loads(text, object_pairs_hook=_without_doubles)
-        else:
-            values = tomllib.loads(text)
+            values: dict[str, Any] = json.loads(text, object_pairs_hook=_without_doubles)
+            return values
+        return tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"--config {path} cannot be read: {error.strerror or error}") from error
     # Of JSON, of TOML, bytes that are no text, brackets without end; a parser's message names line and column.
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"--config {path} is no TOML or JSON: {error}") from error
-    try:
-        return from_dict(type(base), _merged(to_dict(base), values))
-    except ConfigError as error:
-        raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from error
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from k700_text.data.epochs import SharedEpoch, address_of
 from k700_text.data.sample import Sample
 from lava_model.config import LavaConfig
 from lava_model.errors import ConfigError
@@ -25,7 +26,8 @@ _MAPS_KEY, _LATENT_KEY, _SAMPLE_KEY = 0, 1, 2
 class SyntheticAVT(Dataset[Sample]):
     """Map-style data set of Samples that fit a model; an item is an index or an (epoch, index) pair.
 
-    The hidden vector of an index never changes; noise on video and audio differs from epoch to epoch. The video shows
+    The hidden vector of an index never changes; noise on video and audio differs from epoch to epoch. A plain index is
+    of the epoch that was set (``set_epoch``), or of another one each time, as in ``KineticsAVT``. The video shows
     the vector as colours of a 4x4 grid, the log-mel as levels of bands and times, the text as one word for each
     component. Frames come in the model's pixel format.
     """
@@ -67,20 +69,19 @@ class SyntheticAVT(Dataset[Sample]):
             )
         maps = np.random.default_rng((seed, _MAPS_KEY))
         self._video_map = maps.standard_normal((_NUM_LATENTS, _VIDEO_CELLS * _VIDEO_CELLS * 3)).astype(np.float32)
+        self._epoch = SharedEpoch()
         self._audio_map = maps.standard_normal((_NUM_LATENTS, _AUDIO_BANDS * _AUDIO_SEGMENTS)).astype(np.float32)
 
     def __len__(self) -> int:
         return self.num_samples
 
     def __getitem__(self, item: int | tuple[int, int]) -> Sample:
-        epoch, index = item if isinstance(item, tuple) else (0, item)
-        if not 0 <= index < self.num_samples:
-            raise IndexError(index)
+        epoch, index = address_of(item, self.num_samples)
         number = self.first_index + index
         hidden = np.random.default_rng((self.seed, _LATENT_KEY, number))
         latent = hidden.uniform(-1, 1, _NUM_LATENTS).astype(np.float32)
         has_audio, has_text = hidden.random() < self.audio_fraction, hidden.random() < self.text_fraction
-        noise = np.random.default_rng((self.seed, _SAMPLE_KEY, number, epoch))
+        noise = np.random.default_rng((self.seed, _SAMPLE_KEY, number, *(epoch or self._epoch.key())))
         token_ids, text_mask = self._text(latent, has_text)
         return Sample(
             video=self._video(latent, noise),
@@ -93,6 +94,15 @@ class SyntheticAVT(Dataset[Sample]):
             clip_id=f"synthetic{number:08d}_000000_000010",
             label=None,
         )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Says which epoch plain indexes are of, in this process and in all workers, running ones included.
+
+        Raises:
+            ValueError: it is negative, or has more than 63 bits.
+            TypeError: it is no whole number.
+        """
+        self._epoch.set(epoch)
 
     def _video(self, latent: NDArray[np.float32], noise: np.random.Generator) -> torch.Tensor:
         frames, size = self.config.num_frames, self.config.frame_size

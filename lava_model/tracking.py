@@ -66,7 +66,7 @@ class JsonlLog:
     """One JSON object a line, flushed at once; a resumed run never has a step twice."""
 
     def __init__(self, path: Path, *, resume_step: int | None) -> None:
-        """Opens the log; ``last`` then holds the last numbers of each kind that are kept.
+        """Opens the log; ``last`` and ``last_step`` then tell the last numbers of each kind that are kept.
 
         Args:
             path: of the file.
@@ -81,6 +81,7 @@ class JsonlLog:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
             self._file = os.fdopen(open_plain(path, os.O_WRONLY | os.O_APPEND), "a", encoding="utf-8")
+        self.last_step = {str(line["kind"]): int(line["step"]) for line in kept}
         self.last = {str(line.pop("kind")): {k: v for k, v in line.items() if k != "step"} for line in kept}
 
     def log(self, kind: str, step: int, values: Values) -> None:

@@ -27,7 +27,7 @@ from lava_model.config import PretrainConfig
 from lava_model.data import TrainingData, batches_per_epoch, total_steps
 from lava_model.distributed import Ranks, any_rank, from_main, wait_for_all
 from lava_model.ema import MovingAverage
-from lava_model.errors import CheckpointError
+from lava_model.errors import CheckpointError, DataError
 from lava_model.hardware import mfu, peak_memory_bytes
 from lava_model.heldout import evaluate_heldout
 from lava_model.interrupts import StopRequest
@@ -99,8 +99,8 @@ class TrainResult:
 
     @property
     def finished(self) -> bool:
-        """All steps are done."""
-        return self.step >= self.total_steps
+        """All steps are done, and the last evaluation."""
+        return self.step >= self.total_steps and self.stopped_by is None
 
 
 class Trainer:
@@ -168,6 +168,7 @@ class Trainer:
             self._resume(state)
         self._check_agreement()
         self._trackers: list[Tracker] = []
+        self._has_read = False
         self._last: dict[str, Values] = {"train": {}, "val": {}}
         self._pace = Pace()
 
@@ -178,7 +179,7 @@ class Trainer:
             NonFiniteLossError: the loss or its gradient is not a number; the weights of the last good step stay.
             CheckpointError: a checkpoint cannot be written.
             OutputError: the log cannot be written.
-            DataError: too many clips do not decode, or a loader process died.
+            DataError: too many clips do not decode, or all that were read; or a loader process died.
         """
         self._open_trackers()
         try:
@@ -188,7 +189,7 @@ class Trainer:
                 Profile(self.config, self.out, self.device, self.ranks, say=self.progress) as profile,
                 closing(self._batches()) as batches,
             ):
-                self._train(stop, profile, TimedBatches(batches))
+                was_stopped = self._train(stop, profile, TimedBatches(batches))
         finally:
             for tracker in self._trackers:
                 tracker.close()
@@ -196,35 +197,52 @@ class Trainer:
             step=self.step,
             total_steps=self.total_steps,
             resumed_from=self.resumed_from,
-            stopped_by=None if self.step >= self.total_steps else stop.signal_name,
+            stopped_by=(stop.signal_name or "a signal to another process") if was_stopped else None,
             samples_per_second=self._samples_per_second(self._pace),
             last_train=self._last["train"],
             last_val=self._last["val"],
         )
 
-    def _train(self, stop: StopRequest, profile: Profile, batches: TimedBatches) -> None:
-        run = self.config.run
-        if self.step == 0:
-            self._evaluate()
+    def _train(self, stop: StopRequest, profile: Profile, batches: TimedBatches) -> bool:
+        """Returns whether a signal stopped it before all was done."""
+        if self._lacks_evaluation() and self._evaluate(stop):
+            self._save()
+            return True
         window = Pace()  # since the last line of the log
         while self.step < self.total_steps:
             started, waited = time.perf_counter(), batches.waited_seconds
             is_last = self.step + 1 == self.total_steps
-            is_logged = is_last or (self.step + 1) % run.log_every == 0
+            is_logged = is_last or (self.step + 1) % self.config.run.log_every == 0
             result = self._train_step(batches, measuring=is_logged)
-            stopping = any_rank(stop.signal_name is not None, self.ranks, self.device)
+            stopping = any_rank(stop.is_asked, self.ranks, self.device)
             for pace in (self._pace, window):
                 pace.add(time.perf_counter() - started, batches.waited_seconds - waited)
             profile.step()  # after the clock: writing the recording takes seconds
             if is_logged:
                 self._log_train(result, window)
                 window = Pace()
-            if is_last or (run.eval_every and self.step % run.eval_every == 0):
-                self._evaluate()
-            if is_last or stopping or self.step % run.checkpoint_every == 0:
+            # A signal ends the evaluation too: it is made when the run goes on, before the next step.
+            was_cut = self._evaluates_at(self.step) and self._evaluate(stop)
+            stopping = stopping or was_cut
+            if is_last or stopping or self.step % self.config.run.checkpoint_every == 0:
+                self._check_reading()
                 self._save()
             if stopping:
-                return
+                return was_cut or not is_last
+        return False
+
+    def _evaluates_at(self, step: int) -> bool:
+        every = self.config.run.eval_every
+        return self.data.val is not None and (step in (0, self.total_steps) or (every > 0 and step % every == 0))
+
+    def _lacks_evaluation(self) -> bool:
+        """Returns whether the model as it stands was to be evaluated, and a signal came first."""
+        lacks = False
+        if self.ranks.is_main:  # which alone has the log
+            log = self._trackers[0]
+            assert isinstance(log, JsonlLog)
+            lacks = self._evaluates_at(self.step) and log.last_step.get("val") != self.step
+        return any_rank(lacks, self.ranks, self.device)
 
     def _train_step(self, batches: Iterator[Batch], *, measuring: bool) -> StepResult:
         lr = lr_at(self.step, self.total_steps, self.config.optim)
@@ -259,18 +277,26 @@ class Trainer:
             f"{used}  {clock(left)} left"
         )
 
-    def _evaluate(self) -> None:
-        if self.data.val is None or not self.ranks.is_main:  # the others wait at the next step
-            return
-        numbers = evaluate_heldout(
-            self.evaluated,
-            self.objective,
-            self.data.val,
-            self.config,
-            self.device,
-            self._make_step.autocast,
-            self.ranks.world_size,
-        )
+    def _evaluate(self, stop: StopRequest) -> bool:
+        """Evaluates, and returns whether a signal came before the end of it; of all ranks the main one does it."""
+        was_cut = False
+        if self.data.val is not None and self.ranks.is_main:
+            numbers = evaluate_heldout(
+                self.evaluated,
+                self.objective,
+                self.data.val,
+                self.config,
+                self.device,
+                self._make_step.autocast,
+                self.ranks.world_size,
+                stops=lambda: stop.is_asked,
+            )
+            was_cut = numbers is None
+            if numbers is not None:
+                self._tell_heldout(numbers)
+        return any_rank(was_cut, self.ranks, self.device)
+
+    def _tell_heldout(self, numbers: Values) -> None:
         self._log("val", numbers)
         self.progress(
             f"step {self.step}/{self.total_steps}  held-out loss {numbers['loss']:.3f} (chance {numbers['chance']:.3f})"
@@ -300,7 +326,22 @@ class Trainer:
             chunk_size=data.chunk_size,
             buffer_chunks=data.buffer_chunks,
         )
-        return batches_of(self.data.train, order, num_workers=data.num_workers, device=self.device)
+        with closing(batches_of(self.data.train, order, num_workers=data.num_workers, device=self.device)) as batches:
+            for batch in batches:
+                # Of a GPU this waits for the copy: once, as a rule.
+                self._has_read = self._has_read or bool((batch.has_video | batch.has_audio).any())
+                yield batch
+
+    def _check_reading(self) -> None:
+        """Refuses to save what has learned from no clip at all, of all ranks.
+
+        Raises:
+            DataError: not one clip that this process read has frames or sound.
+        """
+        self._has_read = any_rank(self._has_read, self.ranks, self.device)
+        if not self._has_read:
+            reason = next(iter(self.data.failures.values()), "clips without video and without sound")
+            raise DataError(f"not one of the clips that were read has frames or sound, nothing is saved: {reason}")
 
     def _open_trackers(self) -> None:
         if not self.ranks.is_main:

@@ -121,7 +121,7 @@ def _show_plan(run: PrepareRun, found: PreparePlan, estimate: PrepareEstimate, *
 def _plan_rows(found: PreparePlan, estimate: PrepareEstimate) -> list[tuple[str, str]]:
     rows = [
         ("clips", f"{found.num_rows:,}"),
-        ("done earlier", f"{found.num_finished:,}"),
+        ("done, or skipped as damaged, earlier", f"{found.num_finished:,}"),
         ("without a file", f"{found.num_missing:,}"),
         ("to prepare", f"{found.num_pending:,} in {found.num_shards:,} shards"),
     ]
@@ -153,7 +153,7 @@ def _report(run: PrepareRun, summary: PrepareSummary, forecast: Mapping[str, Any
             ("clips", summary.num_clips),
             ("done", summary.num_done),
             ("of these with something lost", summary.num_with_loss),
-            ("skipped", summary.num_skipped),
+            ("skipped as damaged", summary.num_skipped),
             ("without a file", summary.num_missing),
             ("listed twice, stored once", summary.num_repeated),
             ("left", summary.num_left),

@@ -15,7 +15,8 @@ _KINDS = (".html", ".htm", ".png")
 
 def show(
     manifests: Annotated[
-        list[Path], typer.Argument(metavar="MANIFEST...", help="Manifest files (Parquet).", show_default=False)
+        list[Path],
+        typer.Argument(metavar="MANIFEST...", help="Manifest files (Parquet), or folders of them.", show_default=False),
     ],
     out: Annotated[Path, typer.Option("--out", help="sheet.html or sheet.png.", show_default=False)],
     clips: Annotated[
@@ -41,7 +42,7 @@ def show(
     from k700_text.report.sheet import make_sheet
 
     check_pillow()
-    sheet = make_sheet(manifests, clips, where=where, count=count, seed=seed)
+    sheet = make_sheet(manifests, clips, where=where, count=count, seed=seed, workers=1)
     content = sheet_png(sheet) if out.suffix.lower() == ".png" else sheet_html(sheet).encode()
     with whole_file(out) as file:
         file.write(content)

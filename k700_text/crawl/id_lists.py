@@ -16,8 +16,8 @@ from typing import BinaryIO, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from k700_text.annotation_files import opened, peek, sha256_of
-from k700_text.annotations import Annotations, malformed_rows, split_of_name
+from k700_text.annotation_files import BLOCK_BYTES, MAX_FILE_BYTES, opened, peek, sha256_of
+from k700_text.annotations import Annotations, Problems, malformed_rows, split_of_name
 from k700_text.clip_table import ClipTableBuilder, VideoTable
 from k700_text.crawl.sources.dumps import ID_COLUMNS, spelling
 from k700_text.crawl.watch_pages import youtube_id_of
@@ -25,6 +25,7 @@ from k700_text.delimited import BrokenRow, Names, RowReader, Spelling, delimiter
 from k700_text.errors import AnnotationError
 from k700_text.file_kinds import foreign_kind
 from k700_text.records import Split
+from k700_text.schema import declared_bytes
 from k700_text.terminal import readable
 
 STANDARD_INPUT = "-"
@@ -35,6 +36,7 @@ _SPLIT_COLUMNS = ("split", "subset")
 # An address may hold "#" too, but never behind a space.
 _COMMENT = re.compile(r"(?:^|\s)#.*$", re.DOTALL)
 _PARQUET_ROWS = 10_000
+_MAX_LINE_BYTES = 4 * BLOCK_BYTES
 
 
 class _Entry(NamedTuple):
@@ -61,10 +63,11 @@ def load_id_lists(
         skip_invalid: leave lines that name no video out (they are listed in ``skipped``) in place of failing.
 
     Raises:
-        AnnotationError: a list is missing, unreadable or empty, or a line names no video (all of them are listed).
+        AnnotationError: a list is missing, unreadable, empty or too large, or a line names no video (all of them are
+            listed), and always where there are more than MAX_PROBLEMS of those.
     """
     builder = ClipTableBuilder()
-    problems: list[str] = []
+    problems: list[str] = Problems("list of videos")
     digests: list[str] = []
     for path in paths:
         is_input = str(path) == STANDARD_INPUT
@@ -115,6 +118,7 @@ def _entries(name: str, file: BinaryIO) -> Iterator[_Entry]:
     kind = foreign_kind(head)
     if kind is not None:
         raise AnnotationError(f"{name} is {kind}")
+    _check_lines(name, file)
     encoding = "utf-16" if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
     # What cannot be decoded is in no id: its line is told as it is seen.
     text = io.TextIOWrapper(file, encoding, errors="replace", newline="")
@@ -122,6 +126,18 @@ def _entries(name: str, file: BinaryIO) -> Iterator[_Entry]:
         yield from _of_text(name, text)
     finally:
         text.detach()  # Else it would close the file, which is not its own.
+
+
+def _check_lines(name: str, file: BinaryIO) -> None:
+    """Refuses a file with a line that is held in memory for nothing: zeros, or a film."""
+    file.seek(0)
+    length = 0
+    while block := file.read(BLOCK_BYTES):
+        end = max(block.rfind(b"\n"), block.rfind(b"\r"))
+        length = len(block) - end - 1 if end >= 0 else length + len(block)
+        if length > _MAX_LINE_BYTES:
+            raise AnnotationError(f"{name} has a line of more than {_MAX_LINE_BYTES:,} bytes: it is no list of videos")
+    file.seek(0)
 
 
 def _of_text(name: str, text: io.TextIOWrapper) -> Iterator[_Entry]:
@@ -181,8 +197,11 @@ def _of_parquet(name: str, file: BinaryIO) -> Iterator[_Entry]:
         places, splits = _id_places(names), _places(names, _SPLIT_COLUMNS)
         if not places:
             raise _no_column(name, names)
+        read = [names[each] for each in (*places, *splits[:1])]
+        if (num_bytes := declared_bytes(table.metadata, read)) > MAX_FILE_BYTES:
+            raise AnnotationError(f"{name} claims {num_bytes} bytes of ids, more than {MAX_FILE_BYTES}: split it")
         number = 0
-        for batch in table.iter_batches(_PARQUET_ROWS, columns=[names[each] for each in (*places, *splits[:1])]):
+        for batch in table.iter_batches(_PARQUET_ROWS, columns=read):
             for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                 number += 1
                 cells = ["" if cell is None else str(cell) for cell in row]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import operator
 import os
-import reprlib
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property, partial
@@ -17,7 +15,7 @@ from torch.utils.data import Dataset, Subset
 
 from k700_text.config import AudioConfig, TextConfig, VideoConfig
 from k700_text.data.clips import Clips, clip_source
-from k700_text.data.epochs import LARGEST_EPOCH, SharedEpoch
+from k700_text.data.epochs import SharedEpoch, address_of
 from k700_text.data.reader import SampleReader
 from k700_text.data.row_cache import open_rows
 from k700_text.data.rows import WITHOUT_FILE, Manifest, RowQuery
@@ -85,7 +83,7 @@ class KineticsAVT(Dataset[Sample]):
         num_spatial_views: squares per window for evaluation, spread evenly along the longer side.
         transform: called with every sample and its generator; what it returns is the sample.
         max_failures: clips that may fail to decode before reading stops with an error; None is a tenth of them, and
-            no less than 10.
+            no less than 10, but never all of several.
         on_error: ``mask`` as described; ``raise`` makes every clip that does not decode a DecodeError.
         silence_dbfs: an audio window below this level (RMS) is absent audio.
 
@@ -152,7 +150,9 @@ class KineticsAVT(Dataset[Sample]):
         self._needs_video = "video" in query.require
         self._on_error = on_error
         share = math.ceil(_DEFAULT_FAILURE_SHARE * len(self._rows))
-        self._max_failures = max(_DEFAULT_FAILURE_FLOOR, share) if max_failures is None else max_failures
+        if max_failures is None:
+            max_failures = min(max(_DEFAULT_FAILURE_FLOOR, share), max(1, len(self._rows) - 1))
+        self._max_failures = max_failures
         self._epoch = SharedEpoch()
         self._origin = f"{query.name} with {self._source.name}"
 
@@ -175,7 +175,7 @@ class KineticsAVT(Dataset[Sample]):
     def __getitem__(self, index: int | Address | slice) -> Sample | Subset[Sample]:
         if isinstance(index, slice):
             return Subset(self, range(*index.indices(len(self))))
-        key, position = self._address(index)
+        key, position = address_of(index, len(self))
         clip_view, spatial_index = divmod(position, self.num_spatial_views)
         row_index, temporal_index = divmod(clip_view, self.num_views)
         row = self._rows.row(row_index)
@@ -217,10 +217,7 @@ class KineticsAVT(Dataset[Sample]):
             ValueError: it is negative, or has more than 63 bits.
             TypeError: it is no whole number.
         """
-        number = operator.index(epoch)
-        if not 0 <= number <= LARGEST_EPOCH:
-            raise ValueError(f"epoch must be in 0..{LARGEST_EPOCH}, got {epoch}")
-        self._epoch.set(number)
+        self._epoch.set(epoch)
 
     @property
     def video(self) -> VideoConfig:
@@ -278,25 +275,6 @@ class KineticsAVT(Dataset[Sample]):
     def class_to_idx(self) -> dict[str, int]:
         """The place of each label in ``classes``."""
         return {label: index for index, label in enumerate(self.classes)}
-
-    def _address(self, index: Any) -> tuple[tuple[int, ...], int]:
-        """Returns the epoch that an index says, if any, and its place in 0..len - 1."""
-        try:
-            *epoch, position = map(operator.index, index if isinstance(index, tuple) else (index,))
-            if len(epoch) > 1:
-                raise TypeError("more than two numbers")
-        except (TypeError, ValueError) as error:
-            shown = " ".join(reprlib.repr(index).split())
-            raise TypeError(
-                f"an index is a whole number, (epoch, number) or a slice, got {type(index).__name__} {shown}: for"
-                " several clips take torch.utils.data.Subset(dataset, numbers)"
-            ) from error
-        if epoch and epoch[0] < 0:
-            raise ValueError(f"the epoch of index {index} must not be negative")
-        place = position + len(self) if position < 0 else position
-        if not 0 <= place < len(self):
-            raise IndexError(f"index {position} is outside 0..{len(self) - 1}")
-        return tuple(epoch), place
 
     def _num_not_false(self, column: str) -> int:
         return sum(len(chunk) - chunk.false_count for chunk in self._rows.column(column).chunks)

@@ -8,7 +8,9 @@ torchvision's random transforms do: by torch's generator, which every loader see
 from __future__ import annotations
 
 import ctypes
+import operator
 import os
+import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,6 +20,8 @@ from typing import Any
 
 import torch
 from torch.utils.data import get_worker_info
+
+from k700_text.data.slots import sharing_memory
 
 LARGEST_EPOCH = 2**63 - 1
 _UNSET = -1
@@ -34,6 +38,36 @@ def reading_for(iteration: int) -> Iterator[None]:
         _iteration.reset(token)
 
 
+def address_of(index: Any, length: int) -> tuple[tuple[int, ...], int]:
+    """Returns the epoch that an index of a dataset says, if any, and its place in 0..length - 1.
+
+    Args:
+        index: a whole number, from the end where it is negative, or (epoch, number).
+        length: of the dataset.
+
+    Raises:
+        IndexError: there is no such place.
+        TypeError: it is no index.
+        ValueError: the epoch is negative.
+    """
+    try:
+        *epoch, position = map(operator.index, index if isinstance(index, tuple) else (index,))
+        if len(epoch) > 1:
+            raise TypeError("more than two numbers")
+    except (TypeError, ValueError) as error:
+        shown = " ".join(reprlib.repr(index).split())
+        raise TypeError(
+            f"an index is a whole number, (epoch, number) or a slice, got {type(index).__name__} {shown}: for"
+            " several clips take torch.utils.data.Subset(dataset, numbers)"
+        ) from error
+    if epoch and epoch[0] < 0:
+        raise ValueError(f"the epoch of index {index} must not be negative")
+    place = position + length if position < 0 else position
+    if not 0 <= place < length:
+        raise IndexError(f"index {position} is outside 0..{length - 1}")
+    return tuple(epoch), place
+
+
 class SharedEpoch:
     """An epoch that a process and the workers it starts share, running ones included.
 
@@ -42,7 +76,8 @@ class SharedEpoch:
     """
 
     def __init__(self, epoch: int = _UNSET) -> None:
-        self._word: ctypes.Array[ctypes.c_int64] = sharedctypes.RawArray(ctypes.c_int64, [epoch])
+        with sharing_memory():
+            self._word: ctypes.Array[ctypes.c_int64] = sharedctypes.RawArray(ctypes.c_int64, [epoch])
         self._owner = os.getpid()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -52,9 +87,17 @@ class SharedEpoch:
         return _attached, (self._word, self._owner)
 
     def set(self, epoch: int) -> None:
-        """Sets it, 0 to LARGEST_EPOCH, for this process and its workers."""
+        """Sets it, for this process and its workers.
+
+        Raises:
+            ValueError: it is negative, or has more than 63 bits.
+            TypeError: it is no whole number.
+        """
+        number = operator.index(epoch)
+        if not 0 <= number <= LARGEST_EPOCH:
+            raise ValueError(f"epoch must be in 0..{LARGEST_EPOCH}, got {epoch}")
         self._own()
-        self._word[0] = epoch
+        self._word[0] = number
 
     def key(self) -> tuple[int, ...]:
         """Returns what the random numbers of one sample depend on, beside its index: none of them negative."""

@@ -6,6 +6,7 @@ copy. The memory has no name in any file system, so nothing is left of it howeve
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import math
 import mmap
@@ -80,6 +81,22 @@ class Layout:
         return places, position
 
 
+@contextmanager
+def sharing_memory() -> Iterator[None]:
+    """Makes one line of what the system says where it gives no memory to share.
+
+    Raises:
+        LoaderError: it gives none.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise LoaderError(
+            f"the system gives no memory that processes share ({error.strerror or error}): raise the limits of file"
+            " sizes and open files (ulimit -f, ulimit -n), and make room in /dev/shm"
+        ) from error
+
+
 class Slots:
     """The slots as tensors; each holds one batch of up to ``capacity`` samples, field by field.
 
@@ -131,11 +148,15 @@ class SharedMemory:
 
     Args:
         num_slots: batches that it holds.
+
+    Raises:
+        LoaderError: the system gives none.
     """
 
     def __init__(self, num_slots: int) -> None:
         # The locks lie on a file of their own: the system drops a process's locks with any mapping of their file.
-        self._open(num_slots, _anonymous_file(), _anonymous_file())
+        with sharing_memory():
+            self._open(num_slots, _anonymous_file(), _anonymous_file())
 
     def __reduce__(self) -> tuple[Callable[..., SharedMemory], tuple[Any, ...]]:
         # Only while a process is being started do descriptors pickle; that is the only time it is asked for.
@@ -213,6 +234,11 @@ class SharedMemory:
                 raise MemoryError
             _grow(self.file, _HEADER_BYTES + slots_bytes)
         except (OSError, MemoryError) as error:
+            if isinstance(error, OSError) and error.errno == errno.EFBIG:
+                raise LoaderError(
+                    f"batches of {capacity} need {megabytes(slots_bytes)} of shared memory, more than a file may have"
+                    " here (ulimit -f): raise that limit, or use smaller batches or fewer slots (num_slots)"
+                ) from error
             there = "" if room is None else f", there are {megabytes(room)}"
             raise LoaderError(
                 f"{self._num_slots} slots for batches of {capacity} need {megabytes(slots_bytes)} of shared memory"

@@ -19,15 +19,15 @@ from k700_text.terminal import readable
 if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
-    from PIL.ImageFont import FreeTypeFont, ImageFont
 
-_GAP, _LINE, _MARGIN, _MEL_HEIGHT = 8, 22, 16, 96
+    from k700_text.report.lettering import Lettering
+
+_GAP, _LINE, _MARGIN, _MEL_HEIGHT, _TEXT_SIZE = 8, 22, 16, 96, 15
 _WIDTH = NUM_FRAMES * FRAME_SIZE + (NUM_FRAMES - 1) * _GAP
 _COLUMNS = 2
 _NUM_LINES = 4
 _HEIGHT = _NUM_LINES * _LINE + FRAME_SIZE + _GAP + _MEL_HEIGHT + 2 * _GAP
 _INK, _PALE, _WRONG, _GROUND, _EMPTY = "#1c1c1e", "#6b6b70", "#b3261e", "white", "#ececef"
-_FONTS = ("NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf", "DejaVuSans.ttf", "Arial Unicode.ttf", "arial.ttf")
 # Black, violet, orange, pale yellow: readable without colour too, for it grows lighter throughout.
 _COLOURS = np.array([[4, 3, 20], [80, 18, 123], [182, 54, 121], [251, 136, 97], [252, 253, 191]], np.float64)
 
@@ -43,7 +43,7 @@ def mel_png(log_mel: NDArray[np.float32]) -> bytes:
 
 
 def sheet_png(sheet: Sheet) -> bytes:
-    """Returns a sheet as one PNG, in two columns; of letters that no font here has, boxes are shown.
+    """Returns a sheet as one PNG, in two columns; boxes are shown for letters that no font of this machine has.
 
     Raises:
         MissingExtraError: Pillow is not installed.
@@ -51,11 +51,13 @@ def sheet_png(sheet: Sheet) -> bytes:
     check_pillow()
     from PIL import Image, ImageDraw
 
+    from k700_text.report.lettering import Lettering
+
     num_rows = -(-len(sheet.clips) // _COLUMNS)
     num_columns = min(_COLUMNS, len(sheet.clips))
     width = num_columns * (_WIDTH + 2 * _MARGIN)
     picture = Image.new("RGB", (width, _LINE + 2 * _MARGIN + num_rows * (_HEIGHT + _MARGIN)), _GROUND)
-    draw, font = ImageDraw.Draw(picture), _font()
+    draw, font = ImageDraw.Draw(picture), Lettering(size=_TEXT_SIZE)
     _write(draw, (_MARGIN, _MARGIN), sheet.about, font, _PALE, width)
     for number, clip in enumerate(sheet.clips):
         down, across = divmod(number, _COLUMNS)
@@ -64,9 +66,7 @@ def sheet_png(sheet: Sheet) -> bytes:
     return _encoded(picture, "PNG")
 
 
-def _draw(
-    picture: Image, draw: ImageDraw, font: FreeTypeFont | ImageFont, corner: tuple[int, int], clip: ShownClip
-) -> None:
+def _draw(picture: Image, draw: ImageDraw, font: Lettering, corner: tuple[int, int], clip: ShownClip) -> None:
     left, top = corner
     title, label = clip.row["title"], clip.row["label"]
     flags = "  ".join(f"{name}: {value}" for name, value in flags_of(clip.row))
@@ -91,29 +91,10 @@ def _draw(
 
 
 def _write(
-    draw: ImageDraw,
-    place: tuple[int, int],
-    text: str,
-    font: FreeTypeFont | ImageFont,
-    colour: str,
-    width: int = _WIDTH,
+    draw: ImageDraw, place: tuple[int, int], text: str, font: Lettering, colour: str, width: int = _WIDTH
 ) -> None:
     """Writes one line, cut to the width of a clip."""
-    text = readable(text, None)
-    while len(text) > 1 and draw.textlength(text, font) > width:
-        text = f"{text[: max(1, int(len(text) * 0.9) - 1)]}…"
-    draw.text(place, text, fill=colour, font=font)
-
-
-def _font() -> FreeTypeFont | ImageFont:
-    from PIL import ImageFont
-
-    for name in _FONTS:
-        try:
-            return ImageFont.truetype(name, 15)
-        except OSError:
-            continue
-    return ImageFont.load_default(15)
+    font.write(draw, place, readable(text, None), colour=colour, width=width)
 
 
 def _coloured(log_mel: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ from k700_text.data.clips import ClipSource, clip_source
 from k700_text.data.where import Where
 from k700_text.errors import DecodeError, ManifestError
 from k700_text.manifest_files import read_manifests
-from k700_text.media.clip import Cut, FrameArray, OpenClip
+from k700_text.media.clip import DEFAULT_LIMITS, Cut, FrameArray, OpenClip
 from k700_text.media.levels import to_dbfs
 from k700_text.media.log_mel import FloatArray
+from k700_text.media.pool import each_result
+from k700_text.media.probe import GRACE_SECONDS
 from k700_text.schema import MANIFEST_SCHEMA
 
 NUM_FRAMES = 4
@@ -69,6 +71,7 @@ def make_sheet(
     where: str | None = None,
     count: int = 12,
     seed: int = 0,
+    workers: int = 0,
 ) -> Sheet:
     """Draws clips at random and reads them; one that cannot be read is shown as such.
 
@@ -78,6 +81,8 @@ def make_sheet(
         where: which rows to draw from, as in ``KineticsAVT``.
         count: clips to draw; all where there are fewer.
         seed: of the draw.
+        workers: processes that read clips, where one that crashes or hangs the decoder costs itself alone; 0 reads in
+            this one.
 
     Raises:
         ManifestError: a manifest cannot be read, or no row is left.
@@ -93,7 +98,7 @@ def make_sheet(
         what = f"no row for which {where}" if where else "no row"
         raise ManifestError(f"{', '.join(map(str, manifests))}: {what}")
     drawn = np.sort(np.random.default_rng(seed).permutation(len(chosen))[:count])
-    shown = [_read(row, source) for row in chosen.take(pa.array(drawn)).to_pylist()]
+    shown = _read_all(chosen.take(pa.array(drawn)).to_pylist(), source, workers)
     words = [f"{len(shown):,} of {len(chosen):,} clips", f"where {where}" if where else "", f"seed {seed}"]
     return Sheet(clips=shown, num_rows=len(chosen), about=", ".join(filter(None, words)))
 
@@ -108,6 +113,20 @@ def _with_places(chosen: pa.Table, manifests: Sequence[str | Path], source: Clip
         rows = pc.index_in(chosen["clip_id"], every)
         places, skipped = source.locate(pa.chunked_array([every])).take(rows), source.skipped(chosen["clip_id"])
     return chosen.append_column("_place", places).append_column("_skipped", skipped)
+
+
+def _read_all(rows: list[dict[str, Any]], source: ClipSource | None, workers: int) -> list[ShownClip]:
+    shown = [ShownClip(row={name: row[name] for name in MANIFEST_SCHEMA.names}) for row in rows]
+
+    def lose(index: int, why: str) -> None:
+        shown[index] = replace(shown[index], problems=[f"cannot be read: its process {why}"])
+
+    jobs = [(row, source) for row in rows]
+    is_alone = workers == 0 or source is None
+    seconds = None if is_alone else DEFAULT_LIMITS.max_seconds + GRACE_SECONDS
+    for index, clip in each_result(_read, jobs, workers=workers, max_seconds_per_job=seconds, on_lost=lose):
+        shown[index] = shown[index] if clip is None else clip
+    return shown
 
 
 def _read(row: dict[str, Any], source: ClipSource | None) -> ShownClip:

@@ -188,7 +188,7 @@ def test_ctrl_c_ends_a_crawl_whose_server_drips(source: str, tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the system does not tell who started whom")
-@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("times", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_ctrl_c_leaves_no_process_behind(times: int, tmp_path: Path) -> None:
     words = ["sandbox", "--no-serve", "--workers", "2", "--clips", tmp_path / "clips", "--clips-per-class", "200"]
     with subprocess.Popen(

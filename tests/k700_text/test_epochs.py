@@ -27,6 +27,8 @@ from k700_text.config import VideoConfig
 from k700_text.data import loader
 from k700_text.data.epochs import SharedEpoch
 from k700_text.data.text import train_tokenizer
+from lava_model.presets import preset
+from lava_model.synthetic import SyntheticAVT
 from tests.k700_text.media_files import clip_id_of, make_clip, write_manifest
 
 NUM_CLIPS = 4
@@ -224,3 +226,23 @@ def test_the_loop_of_the_docs_runs_as_it_stands(folder: Path, tmp_path: Path, mo
     names: dict[str, Any] = {}
     exec(block.replace("range(10)", "range(2)").replace("num_workers=4", "num_workers=1"), names)
     assert sorted(names["targets"].tolist()) == [0, 1, 2] and names["batch"].video.shape == (3, 16, 224, 224, 3)
+
+
+def test_made_up_samples_have_the_same_epochs() -> None:
+    """Of the epoch that was set, else other noise each time; an address says its own."""
+    config = preset("tiny").model
+    samples = SyntheticAVT(config, 4)
+
+    def noise(index: object) -> bytes:
+        return samples[index].video.numpy().tobytes()  # type: ignore[index]
+
+    assert noise(1) != noise(1) and noise(-1) != noise(3)
+    assert noise((5, 1)) == noise((5, 1)) != noise((6, 1))
+    samples.set_epoch(5)
+    assert noise(1) == noise(1) == noise((5, 1)) == noise((5, -3))
+    loader = DataLoader(samples, batch_size=4, num_workers=1, collate_fn=collate, persistent_workers=True)
+    for epoch in (5, 6):
+        samples.set_epoch(epoch)
+        assert [batch.video[1].numpy().tobytes() for batch in loader] == [noise((epoch, 1))]
+    with pytest.raises(ValueError, match=r"epoch must be in 0\.\."):
+        samples.set_epoch(-1)

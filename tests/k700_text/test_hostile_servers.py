@@ -315,7 +315,7 @@ def test_gzip_is_read_to_its_end_and_no_further() -> None:
     transport.close()
 
 
-@pytest.mark.parametrize("name", ["header", "trailer"])
+@pytest.mark.parametrize("name", ["header", pytest.param("trailer", marks=pytest.mark.slow)])
 def test_yt_dlp_and_the_download_of_annotations_are_under_the_same_limits(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

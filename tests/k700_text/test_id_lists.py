@@ -12,8 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from k700_text import annotations
 from k700_text.annotations import load_annotations
 from k700_text.cli.main import _invoke
+from k700_text.crawl import id_lists
 from k700_text.crawl.id_lists import load_id_lists
 from k700_text.data.rows import RowQuery
 from k700_text.errors import AnnotationError, UsageError
@@ -168,3 +170,18 @@ def test_an_old_removal_list_and_one_of_addresses(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text(IDS[2])
     arguments = ["--ids", tmp_path / "list.txt", "--out", tmp_path, "--removal-list", tmp_path / "gone.txt"]
     assert call("manifest", *arguments).returncode == 0
+
+
+def test_what_is_no_list_ends_early_whatever_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines of nothing but words, a line without an end, and columns that unpack to any size."""
+    monkeypatch.setattr(annotations, "MAX_PROBLEMS", 99)
+    (tmp_path / "words.txt").write_text("no video here\n" * 100)
+    with pytest.raises(AnnotationError, match="more than 99 malformed rows: this is no list of videos"):
+        load_id_lists([tmp_path / "words.txt"], skip_invalid=True)
+    (tmp_path / "zeros.txt").write_bytes(f"{IDS[0]}\n".encode() + bytes(5 << 20) + f"\n{IDS[1]}\n".encode())
+    with pytest.raises(AnnotationError, match="a line of more than 4,194,304 bytes: it is no list"):
+        load_id_lists([tmp_path / "zeros.txt"], skip_invalid=True)
+    monkeypatch.setattr(id_lists, "MAX_FILE_BYTES", 1 << 20)
+    pq.write_table(pa.table({"url": ["x" * (2 << 20)]}), tmp_path / "packed.parquet", use_dictionary=False)
+    with pytest.raises(AnnotationError, match=r"packed\.parquet claims \d+ bytes of ids, more than 1048576: split it"):
+        load_id_lists([tmp_path / "packed.parquet"], skip_invalid=True)

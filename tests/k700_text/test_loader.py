@@ -4,6 +4,7 @@ import gc
 import multiprocessing
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 from k700_text import Batch, BatchLoader, KineticsAVT, Sample, collate
 from k700_text.config import VideoConfig
 from k700_text.data import slots, workers
+from k700_text.data.epochs import SharedEpoch
 from k700_text.data.sampler import StepSampler
 from k700_text.errors import DecodeError, LoaderError, SchemaMismatchError, UsageError
 from tests.k700_text.made import Made
@@ -363,6 +365,46 @@ def test_too_little_memory_is_told_with_what_is_needed(monkeypatch: pytest.Monke
         list(BatchLoader(Made(), ORDER, num_workers=0))
     with pytest.raises(LoaderError, match=r"3 slots for batches of 7"):
         list(BatchLoader(Made(), ORDER, num_workers=1, num_slots=3))
+
+
+@pytest.mark.parametrize("largest", [1000, 40_000])
+def test_a_limit_of_file_sizes_is_one_line_wherever_memory_is_shared(largest: int) -> None:
+    """For the epoch of a dataset, for the words that processes share, and for the slots."""
+
+    def ask() -> list[str]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
+        found = []
+        # Memory that was shared before would do for one more epoch.
+        for shares in (
+            lambda: [SharedEpoch() for _ in range(1000)],
+            lambda: list(BatchLoader(Made(), ORDER, num_workers=0)),
+            lambda: list(BatchLoader(Made(), ORDER, num_workers=1)),
+        ):
+            try:
+                shares()
+                found.append("shared")
+            except LoaderError as error:
+                found.append(str(error))
+        return found
+
+    texts = in_a_copy(ask)
+    assert all("ulimit -f" in text and "\n" not in text for text in (texts[1:] if largest > 4096 else texts)), texts
+
+
+def in_a_copy(ask: Callable[[], list[str]]) -> list[str]:
+    """Calls a function in a copy of this process, and returns the lines that it returns."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.write(writing, "\n".join(ask()).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        lines = pipe.read().split("\n")
+    os.waitpid(child, 0)
+    return lines
 
 
 def test_without_anonymous_files_a_nameless_one_does(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -235,7 +235,12 @@ def check_nothing_is_said_of_a_video(folder: Path) -> None:
         assert not state.is_gone and not state.is_alive, video.outcomes
 
 
-@pytest.mark.parametrize("name", PROXIES)
+QUICK = ("its own page", "its own page under 404", "forbidden", "cut off", "another's answer")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in PROXIES]
+)
 def test_what_a_proxy_says_itself_gives_no_title_and_no_death(name: str, tmp_path: Path) -> None:
     from k700_text.crawl.crawler import CrawlSettings, crawl
     from k700_text.crawl.ledger import Ledger

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from k700_text.cli.main import app
+from k700_text.cli.main import _invoke, app
+from k700_text.sandbox.server import SandboxServer
+from k700_text.sandbox.world import World
 from tests.k700_text.crawling import make_ids
+from tests.k700_text.media_files import make_clip
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = sorted(str(command.name) for command in app.registered_commands)
@@ -25,6 +29,11 @@ WORK = {
     "show": "show val.parquet --out sheet.html",
     "tokenizer": "tokenizer --manifest val.parquet --out t.json",
     "sandbox": "sandbox --no-serve --annotations made",
+    "crawl, asking": "crawl --annotations val.csv --out titles --sources dumps --dump dump.csv",
+    "merge": "merge titles/_ledger.sqlite --out merged",
+    "probe": "probe clips --workers 2 --out probe.parquet",
+    "prepare": "prepare clips --workers 2 --out prepared",
+    "crawl, of a server": "crawl --annotations val.csv --out asked --sources oembed --rate oembed=1000",
 }
 
 
@@ -33,9 +42,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("pipes")
     rows = "".join(f"yoga,{each},0,10,val\n" for each in make_ids(40, "pipes"))
     (root / "val.csv").write_text(f"label,youtube_id,time_start,time_end,split\n{rows}")
-    done = start("-m k700_text manifest --annotations val.csv --out .", root, stdout=subprocess.PIPE)
-    assert done.wait() == 0
-    done.stdout.close()  # type: ignore[union-attr]
+    for youtube_id in make_ids(2, "pipes"):
+        make_clip(root / "clips" / f"{youtube_id}_000000_000010.mp4", 1.0)
+    (root / "dump.csv").write_text(f"youtube_id,title\n{make_ids(1, 'pipes')[0]},a title\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        _invoke(["manifest", "--annotations", "val.csv", "--out", "."])
+        _invoke(["crawl", "--annotations", "val.csv", "--out", "titles", "--sources", "dumps", "--dump", "dump.csv"])
     return root
 
 
@@ -56,14 +69,16 @@ def with_gone_reader(words: str, folder: Path, *, stderr_too: bool) -> tuple[int
 
 def table() -> list[object]:
     """Returns what every command does and says; most of it is slow to start."""
-    quick = {"stats --help", WORK["stats"], WORK["diff"]}
+    quick = {WORK["stats"]}
     words = [f"{name} --help" for name in COMMANDS] + list(WORK.values())
     return [each if each in quick else pytest.param(each, marks=pytest.mark.slow) for each in words]
 
 
 @pytest.mark.parametrize("words", table())
 def test_no_command_minds_a_reader_that_has_gone(words: str, folder: Path) -> None:
-    code, messages = with_gone_reader(f"-m k700_text {words}", folder, stderr_too=False)
+    with SandboxServer(World(seed=0)) if "oembed" in words else nullcontext() as server:
+        words += "" if server is None else f" --endpoint oembed={server.url}"
+        code, messages = with_gone_reader(f"-m k700_text {words}", folder, stderr_too=False)
     assert code in (0, 1) and not [word for word in (b"Traceback", b"Broken pipe", b"ignored") if word in messages]
 
 
@@ -89,6 +104,7 @@ def test_closed_streams_take_no_file_of_ours(folder: Path) -> None:
     assert (folder / "closed" / "val.parquet").read_bytes() == (folder / "val.parquet").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_disk_behind_the_answer_is_one_line(folder: Path) -> None:
     with Path("/dev/full").open("wb") as full:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
+import signal
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from k700_text.cli.main import _invoke
+from k700_text.data.clips import ClipSource, clip_source
 from k700_text.data.dataset import KineticsAVT
 from k700_text.errors import ManifestError, MissingExtraError, UsageError
 from k700_text.media.prepare import PrepareRun, run_plan
 from k700_text.media.shards import PreparedSettings
-from k700_text.report import pictures
+from k700_text.report import lettering, pictures, sheet
+from k700_text.report.lettering import Lettering
 from k700_text.report.page import sheet_html
 from k700_text.report.pictures import mel_png, sheet_png
 from k700_text.report.sheet import NO_FILE, make_sheet
@@ -168,3 +172,55 @@ def test_what_cannot_be_is_one_line(
     with pytest.raises(MissingExtraError, match="pip install pillow"):
         _invoke(["show", str(manifest), "--out", str(tmp_path / "s.html")])
     shutil.rmtree(tmp_path)
+
+
+class Crashing:
+    """A source of clips of which one kills its reader; clips of others are read as they are."""
+
+    def __init__(self, source: ClipSource, bad: str) -> None:
+        self._source, self._bad = source, bad
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._source, name)
+
+    def open(self, place: Any, note: Any) -> Any:
+        if self._bad in str(place):
+            signal.signal(signal.SIGSEGV, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return self._source.open(place, note)
+
+
+def test_a_clip_that_kills_its_reader_costs_itself(
+    manifest: Path, clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sheet, "clip_source", lambda *words: Crashing(clip_source(*words), clip_id_of(0)))
+    shown = make_sheet([manifest.parent], str(clips), workers=1).clips
+    assert (
+        shown[0].problems == ["cannot be read: its process died of SIGSEGV, twice"]
+        and shown[0].row["title"] == "title 0"
+    )
+    assert shown[1].frames is not None and shown[2].frames is not None
+
+
+def test_a_sheet_is_written_with_every_font_of_the_machine(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the letters of pictures elsewhere: where a font has a character, no box stands for it, and lines are cut."""
+    used: list[Lettering] = []
+
+    class Noted(Lettering):
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            used.append(self)
+
+    monkeypatch.setattr(lettering, "Lettering", Noted)
+    title = "日本語 😂 \U00016800 and more, beyond the width of a clip " * 9
+    rows = [{"clip_id": clip_id_of(0), "title": title}]
+    picture = Image.open(io.BytesIO(sheet_png(make_sheet([write_manifest(tmp_path / "train.parquet", rows)]))))
+    alone = Lettering()
+    alone.write(ImageDraw.Draw(Image.new("L", (9, 9))), (0, 0), title)
+    assert used[0].not_drawn == alone.not_drawn
+    margin = picture.convert("L").crop((picture.width - 16, 22 + 32, picture.width, 22 + 32 + 22))
+    assert margin.getextrema() == (255, 255)

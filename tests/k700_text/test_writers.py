@@ -77,6 +77,11 @@ def one_line(capsys: pytest.CaptureFixture[str], words: Sequence[str], code: int
 
 # --- two at once ---
 
+
+def slow(*values: object) -> object:
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 LOCKED = [
     (".p.parquet.lock", [*PROBE, "p.parquet"]),
     (".p.arrow.lock", [*PROBE, "q.parquet", "--packets", "p.arrow"]),
@@ -108,6 +113,7 @@ def test_a_second_manifest_waits_for_the_first(here: Path, capsys: pytest.Captur
     assert errors.count("\n") == 1 and f"(process {os.getpid()} on " in errors and "waiting for it to end" in errors
 
 
+@pytest.mark.slow
 def test_two_probes_at_once_leave_every_row_once(here: Path) -> None:
     words = [sys.executable, "-m", "k700_text", *PROBE, "new.parquet"]
     runs = [subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for _ in range(2)]
@@ -151,8 +157,19 @@ FIXED = [
 ]
 
 
-@pytest.mark.parametrize("plant", [to_a_victim, a_second_name, a_pipe])
-@pytest.mark.parametrize(("name", "words"), FIXED, ids=lambda value: value if isinstance(value, str) else value[0])
+def planted() -> list[object]:
+    """Every name with everything planted there; of a few names all of it is quick enough."""
+    quick = ("titles/val.parquet", "titles/.manifest.lock")
+    return [
+        (name, words, plant) if plant is to_a_victim or name in quick else slow(name, words, plant)
+        for name, words in FIXED
+        for plant in (to_a_victim, a_second_name, a_pipe)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "plant"), planted(), ids=lambda value: value[0] if isinstance(value, list) else None
+)
 def test_nothing_is_written_through_what_lies_under_a_fixed_name(
     here: Path,
     name: str,
@@ -194,6 +211,7 @@ def test_an_output_that_is_no_file_is_told_before_the_work(here: Path, capsys: p
 # --- odd folders ---
 
 
+@pytest.mark.slow
 def test_probe_and_prepare_pass_what_is_odd_and_list_it(
     here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -241,13 +259,13 @@ def run_on(
 
 
 WRITES = [
-    (".p.parquet.", 0, [*PROBE, "p.parquet"]),
-    ("q.parquet.journal", 400, [*PROBE, "q.parquet"]),
+    slow(".p.parquet.", 0, [*PROBE, "p.parquet"]),
+    slow("q.parquet.journal", 400, [*PROBE, "q.parquet"]),
     pytest.param("shards2/.clips-000000.tar", 5000, [*PREPARE, "shards2"], marks=pytest.mark.slow),
-    ("val.parquet", 0, [*MANIFEST, "titles"]),
-    ("val.csv", 0, [*MANIFEST, "titles", "--csv"]),
+    slow("val.parquet", 0, [*MANIFEST, "titles"]),
+    slow("val.csv", 0, [*MANIFEST, "titles", "--csv"]),
     ("new/_ledger.sqlite", 60_000, [*CRAWL, "new"]),
-    ("new/_ledger.sqlite", 60_000, ["merge", "titles/_ledger.sqlite", "--out", "new"]),
+    slow("new/_ledger.sqlite", 60_000, ["merge", "titles/_ledger.sqlite", "--out", "new"]),
     pytest.param("tokenizer.json", 0, [*TOKENIZER, "tokenizer.json"], marks=pytest.mark.slow),
 ]
 
@@ -272,12 +290,12 @@ def test_a_disk_that_does_not_take_what_is_written_is_one_line_and_nothing_old_i
 READS = [
     ("BBBBBBBBBBB", 0, [*PROBE, "q.parquet"], 0),
     pytest.param("BBBBBBBBBBB", 20_000, [*PREPARE, "shards2"], 0, marks=pytest.mark.slow),
-    ("clips-000000.tar", 0, ["prepare", "--verify", "--out", "shards"], 1),
-    ("val.csv", 0, [*MANIFEST, "titles"], 1),
-    ("p.parquet", 0, [*MANIFEST, "titles", "--probe", "p.parquet"], 1),
+    slow("clips-000000.tar", 0, ["prepare", "--verify", "--out", "shards"], 1),
+    slow("val.csv", 0, [*MANIFEST, "titles"], 1),
+    slow("p.parquet", 0, [*MANIFEST, "titles", "--probe", "p.parquet"], 1),
     pytest.param("titles/val.parquet", 0, ["stats", "titles/val.parquet"], 1, marks=pytest.mark.slow),
-    ("ledger.sqlite", 0, [*MANIFEST, "titles"], 1),
-    ("p.parquet.journal", 0, [*PROBE, "p.parquet"], 1),
+    slow("_ledger.sqlite", 0, [*MANIFEST, "titles"], 1),
+    slow(".p.parquet.journal", 0, [*PROBE, "p.parquet"], 1),
 ]
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import signal
 import sys
 import time
@@ -82,8 +81,7 @@ def started(words: list[str], *, watch: Callable[[str, str], None] | None = None
 
     Args:
         words: of the command; the run folder is the last.
-        watch: called with each operation on files of the run folder, before it, and the file's place there; that of
-            a part of ``x`` is ``.x.part``.
+        watch: called with each operation on files of the run folder, before it, and the file's place there.
     """
     reading, writing = os.pipe()
     child = os.fork()
@@ -105,7 +103,7 @@ def _seen(name: str, values: tuple[object, ...], run: str, watch: Callable[[str,
     if name in _WRITING and str(values[0]).startswith(run):
         reads = name == "open" and not (isinstance(values[2], int) and values[2] & (os.O_WRONLY | os.O_RDWR))
         if not reads:
-            watch(name, re.sub(r"\.[0-9a-f]{8}\.part$", ".part", str(values[0])[len(run) + 1 :]))
+            watch(name, str(values[0])[len(run) + 1 :])
 
 
 def end_of(run: Path) -> dict[str, object]:

@@ -50,7 +50,7 @@ LOSS = LossConfig(learn_temperature=True, num_clusters=3, cluster_queue=16)
 
 def clips() -> Batch:
     samples = SyntheticAVT(MODEL, NUM_CLIPS, audio_fraction=0.7, text_fraction=0.6)
-    return collate([samples[index] for index in range(NUM_CLIPS)])
+    return collate([samples[0, index] for index in range(NUM_CLIPS)])
 
 
 def config_of(out: Path, **changes: Any) -> PretrainConfig:

@@ -61,7 +61,7 @@ CHANGES = [
 
 def batch_of(config: LavaConfig, size: int) -> Batch:
     samples = SyntheticAVT(config, size)
-    return collate([samples[index] for index in range(size)])
+    return collate([samples[0, index] for index in range(size)])
 
 
 @pytest.mark.parametrize("changes", CHANGES, ids=str)

@@ -45,7 +45,7 @@ class Held:
 
     def __init__(self) -> None:
         samples = SyntheticAVT(MODEL, NUM_CLIPS)
-        self._samples = [samples[index] for index in range(NUM_CLIPS)]
+        self._samples = [samples[0, index] for index in range(NUM_CLIPS)]
 
     def __len__(self) -> int:
         return NUM_CLIPS

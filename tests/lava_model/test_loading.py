@@ -102,8 +102,8 @@ def test_made_up_samples_show_the_same_colours_in_both_formats(pixel_format: str
     from lava_model.pixels import rgb_from_yuv420
 
     config = replace(tiny().model, pixel_format="rgb24")
-    rgb = SyntheticAVT(config, 3)[1].video.float().mean(0)
-    other = SyntheticAVT(replace(config, pixel_format=pixel_format), 3)[1].video
+    rgb = SyntheticAVT(config, 3)[0, 1].video.float().mean(0)
+    other = SyntheticAVT(replace(config, pixel_format=pixel_format), 3)[0, 1].video
     shown = (rgb_from_yuv420(other) if pixel_format == "yuv420p" else other.float()).mean(0)
     cells = [picture.unfold(0, 12, 12).unfold(1, 12, 12).mean((3, 4)) for picture in (rgb, shown)]
     assert (cells[0] - cells[1]).abs().max() < 8 and cells[0].std() > 20

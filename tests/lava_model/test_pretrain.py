@@ -51,9 +51,10 @@ def _refused(out: Path, answers: multiprocessing.Queue[str]) -> None:
         answers.put(str(error))
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_run_folder_is_one_process_at_a_time(tmp_path):
     """Two runs that mix their checkpoints leave a model that is neither of them."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")  # a copy has all that is to be imported
     answers = context.Queue()
 
     def asked_by_another() -> str:

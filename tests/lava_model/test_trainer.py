@@ -14,6 +14,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -483,6 +484,85 @@ def test_a_run_is_shortened_to_where_it_stands_and_no_further(tmp_path, capsys):
     assert "from 6 to 8 steps" in answer_of([*words[:-1], "--epochs", "1"], capsys)
 
 
+def test_who_names_no_length_changes_none(tmp_path, capsys):
+    """The preset's is that of new runs: a finished one stays finished, and one that was stopped keeps its end."""
+    out = tmp_path / "run"
+    words = [*SMALL_OPTIONS, "--run.eval-every", "0", "--out", str(out)]
+    answer_of([*words, "--max-steps", "2"], capsys)
+    told = answer_of(words, capsys)
+    assert "the length of the run stays as it is (--epochs 10 --max-steps 2): name another one to change it" in told
+    assert "is finished at step 2" in told
+    # A file that names another length does change it, and so does what was named last.
+    (tmp_path / "longer.toml").write_text("[run]\nmax_steps = 3\n")
+    told = answer_of([*words, "--config", str(tmp_path / "longer.toml")], capsys)
+    assert "it was finished, and training goes on from step 2: its length changes from 2 to 3 steps" in told
+    assert "is finished at step 3" in answer_of(words, capsys)
+
+
+def slow(*values: object) -> object:
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+class Signalling(SyntheticAVT):
+    """Held-out samples, at one of which Ctrl-C is pressed."""
+
+    num_left = -1
+
+    def __getitem__(self, item: object) -> Sample:
+        self.num_left -= 1
+        if self.num_left == 0:
+            signal.raise_signal(signal.SIGINT)
+        return super().__getitem__(item)
+
+
+@pytest.mark.parametrize(("reads", "step"), [slow(20, 0), (64 + 20, 2), slow(2 * 64 + 20, 4)])
+def test_ctrl_c_in_an_evaluation_ends_it_and_the_run_goes_on_as_if_nobody_had(tmp_path, reads, step):
+    """At the first, in the middle, and at the last; four batches of 16 clips each."""
+
+    def run(name: str, reads: int = -1) -> Trainer:
+        config = small_config(tmp_path / name, max_steps=4, eval_every=2, eval_batches=4, checkpoint_every=100)
+        config = replace(config, model=replace(config.model, dropout=0.1))
+        val = Signalling(config.model, 64, first_index=512)
+        val.num_left = reads
+        return trainer(config, replace(small_data(config), val=val))
+
+    assert run("whole").run().finished
+    first = run("stopped", reads)
+    ended = first.run()
+    assert (ended.finished, ended.stopped_by, ended.step) == (False, "SIGINT", step)
+    # After the batch in hand: the next one is not read.
+    assert -16 < first.data.val.num_left <= 0
+    last = run("stopped")
+    assert last.resumed_from == step and last.run().finished
+    ends = [load_checkpoint(list_checkpoints(tmp_path / name / "checkpoints")[-1]) for name in ("whole", "stopped")]
+    for field in ("model", "optimizer", "rng"):
+        assert_same_tensors(getattr(ends[0], field), getattr(ends[1], field))
+    assert without_times(log_of(tmp_path / "whole")) == without_times(log_of(tmp_path / "stopped"))
+
+
+class Unreadable(SyntheticAVT):
+    """What a failing disk gives: samples without frames and sound."""
+
+    failures: ClassVar = {"a clip": "a clip: Input/output error"}
+    num_bad = 10**9
+
+    def __getitem__(self, item: object) -> Sample:
+        self.num_bad -= 1
+        return replace(
+            super().__getitem__(item), **({"has_video": False, "has_audio": False} if self.num_bad >= 0 else {})
+        )
+
+
+def test_a_training_that_reads_nothing_fails_and_saves_nothing(tmp_path):
+    config = small_config(tmp_path, max_steps=2, eval_every=0)
+    data = replace(small_data(config), train=Unreadable(config.model, 512), val=None)
+    with pytest.raises(DataError, match=r"not one of the clips that were read has frames or sound, .*a clip: Input"):
+        trainer(config, data).run()
+    assert not list_checkpoints(tmp_path / "checkpoints")
+    data.train.num_bad = 20
+    assert trainer(config, data).run().finished
+
+
 def test_a_length_changes_only_for_who_asks(tmp_path):
     """A study compares runs of equal length: its trainers do not."""
     config = small_config(tmp_path, max_steps=2)
@@ -711,7 +791,7 @@ def test_synthetic_samples_are_addressable_and_parts_share_nothing():
         return all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("video", "log_mel", "token_ids"))
 
     assert len(samples) == 40
-    assert same(samples[0, 3], SyntheticAVT(config, 40)[3])
+    assert same(samples[0, 3], SyntheticAVT(config, 40)[0, 3])
     assert not torch.equal(samples[0, 3].video, samples[1, 3].video)
     assert torch.equal(samples[0, 3].token_ids, samples[1, 3].token_ids)
     assert samples[0, 0].clip_id not in {SyntheticAVT(config, 40, first_index=40)[index].clip_id for index in range(40)}
