@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ def insert_outcomes(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> 
     for size in _ROWS_PER_STATEMENT:
         statement = INSERT_OUTCOME + f", {_OUTCOME_VALUES}" * (size - 1)
         while len(rows) - start >= size:
-            connection.execute(statement, [value for row in rows[start : start + size] for value in row])
+            connection.execute(statement, list(chain.from_iterable(rows[start : start + size])))
             start += size
 
 
@@ -204,7 +205,9 @@ def readable_text(text: bytes) -> str:
 
 def stamp(moment: datetime | None) -> str | None:
     """Returns a moment as the ledger spells it: ISO 8601, UTC."""
-    return moment.astimezone(UTC).isoformat() if moment is not None else None
+    if moment is None:
+        return None
+    return (moment if moment.tzinfo is UTC else moment.astimezone(UTC)).isoformat()
 
 
 def connect(path: Path, *, is_for_many_rows: bool = False) -> Connection:
