@@ -92,3 +92,19 @@ def test_columns_of_more_bytes_than_bearable_are_refused_unread(
     with pytest.raises(ManifestError, match="more than 50000"):
         schema.read_table(tmp_path / "probe.parquet", schema.PROBE_SCHEMA)
     assert len(schema.read_table(tmp_path / "probe.parquet", schema.PROBE_SCHEMA, ["video_status"])) == 100
+
+
+@pytest.mark.parametrize("is_stored", [True, False])
+def test_text_that_is_written_once_and_named_many_times_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_stored: bool
+) -> None:
+    monkeypatch.setattr(schema, "MAX_TABLE_BYTES", 50_000_000)
+    path = tmp_path / "a.parquet"
+    for num_rows in (100, 1000):
+        titles = pa.DictionaryArray.from_arrays(pa.array([0] * num_rows, pa.int32()), pa.array(["x" * 100_000]))
+        pq.write_table(pa.table({"title": titles}), path, store_schema=is_stored)
+        assert path.stat().st_size < 200_000
+        if num_rows == 100:
+            assert schema.read_columns(path, ["title"]).num_rows == 100
+    with pytest.raises(ManifestError, match="unpacks to 100000000 bytes of text"):
+        schema.read_columns(path, ["title"])
