@@ -184,7 +184,9 @@ def read_schema(path: str | Path) -> pa.Schema:
         ManifestError: the file is missing or is not Parquet.
     """
     try:
-        return pq.read_schema(path)
+        found = pq.read_schema(path)
+        found.names  # noqa: B018 - these are decoded only here, and may be no UTF-8.
+        return found
     except FileNotFoundError as error:
         raise ManifestError(f"no such file: {path}") from error
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:

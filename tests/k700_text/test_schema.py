@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -108,3 +109,32 @@ def test_text_that_is_written_once_and_named_many_times_is_bounded(
             assert schema.read_columns(path, ["title"]).num_rows == 100
     with pytest.raises(ManifestError, match="unpacks to 100000000 bytes of text"):
         schema.read_columns(path, ["title"])
+
+
+def test_a_table_whose_names_are_no_text_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"clip_file": ["a.mp4"]}), path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"clip_file", b"clip\xff\xfele"))
+    with pytest.raises(ManifestError, match=r"cannot read .*a\.parquet as Parquet"):
+        read_table(path, PROBE_SCHEMA)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_damaged_bytes_of_a_table_are_read_or_one_line(tmp_path: Path, seed: int) -> None:
+    path = tmp_path / "a.parquet"
+    rows = [{"clip_file": f"a/{number}é.mp4", "video_status": "usable", "file_bytes": number} for number in range(50)]
+    pq.write_table(pa.Table.from_pylist(rows, with_metadata(PROBE_SCHEMA)), path)
+    content = path.read_bytes()
+    rng = random.Random(seed)
+    num_refused = 0
+    for _ in range(20):
+        damaged = bytearray(content)
+        place = rng.randrange(len(content) // 2)  # Of a damaged footer some end the process within Arrow.
+        damaged[place : place + 8] = rng.randbytes(8)
+        path.write_bytes(damaged if rng.random() < 0.7 else content[:place])
+        try:
+            assert len(read_table(path, PROBE_SCHEMA)) == len(rows)
+        except ManifestError as error:
+            assert "\n" not in str(error)
+            num_refused += 1
+    assert num_refused > 3
