@@ -34,7 +34,7 @@ def kind_of_columns(names: Collection[str]) -> str | None:
 
 def kind_of_ours(path: str | Path) -> str | None:
     """Returns which of our files a file is, and what makes it; None for none of them, or where it cannot be read."""
-    with suppress(OSError, pa.ArrowException):
+    with suppress(OSError, pa.ArrowException, ValueError):  # a name that is no UTF-8, say
         if not Path(path).is_file():  # a pipe would be waited for
             return None
         with Path(path).open("rb") as file:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from k700_text.columns import converted
@@ -190,7 +191,9 @@ def read_schema(path: str | Path) -> pa.Schema:
     """
     check_file(path)
     try:
-        return pq.read_schema(path)
+        found = pq.read_schema(path)
+        found.names  # noqa: B018 - these are decoded only here, and may be no UTF-8.
+        return found
     except FileNotFoundError as error:
         raise ManifestError(f"no such file: {path}") from error
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
@@ -232,6 +235,9 @@ def read_columns(path: str | Path, names: Sequence[str]) -> pa.Table:
             raise ManifestError(
                 f"{path} claims {num_bytes} bytes in the columns that are read, more than {MAX_TABLE_BYTES}: split it"
             )
+        num_bytes = _repeated_bytes(path, names)
+        if num_bytes > MAX_TABLE_BYTES:
+            raise ManifestError(f"{path} unpacks to {num_bytes} bytes of text, more than {MAX_TABLE_BYTES}: split it")
         table = pq.read_table(path, columns=list(names))
         table.validate(full=True)  # Parquet does not check that text is UTF-8.
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
@@ -243,9 +249,42 @@ def read_columns(path: str | Path, names: Sequence[str]) -> pa.Table:
 def declared_bytes(metadata: pq.FileMetaData, names: Sequence[str]) -> int:
     """Returns how many bytes the columns unpack to, by what a Parquet file says of itself."""
     wanted = set(names)
+    return sum(
+        chunk.total_uncompressed_size for chunk in _chunks(metadata) if chunk.path_in_schema.split(".")[0] in wanted
+    )
+
+
+def _repeated_bytes(path: str | Path, names: Collection[str]) -> int:
+    """Returns how many bytes of text columns unpack to whose values are written once and named many times.
+
+    Of such a column the file does not say it, so that a few kilobytes may stand for terabytes. Looked at are only those
+    that could pass MAX_TABLE_BYTES.
+    """
+    metadata = pq.read_metadata(path)
+    num_bytes = 0
+    for name in encoded_columns(metadata, names):
+        chunks = [chunk for chunk in _chunks(metadata) if chunk.path_in_schema == name]
+        if sum(chunk.num_values * chunk.total_uncompressed_size for chunk in chunks) > MAX_TABLE_BYTES:
+            column = pq.read_table(path, columns=[name], read_dictionary=[name])[name]
+            for each in column.chunks:
+                lengths = pc.binary_length(each.dictionary).cast(pa.int64())
+                num_bytes += pc.sum(lengths.take(each.indices)).as_py() or 0
+    return num_bytes
+
+
+def encoded_columns(metadata: pq.FileMetaData, names: Collection[str]) -> list[str]:
+    """Returns which of the columns are of text whose values are written once and named many times."""
+    found = {
+        chunk.path_in_schema: None
+        for chunk in _chunks(metadata)
+        if chunk.has_dictionary_page and chunk.physical_type == "BYTE_ARRAY" and chunk.path_in_schema in names
+    }
+    return list(found)
+
+
+def _chunks(metadata: pq.FileMetaData) -> Iterator[pq.ColumnChunkMetaData]:
     groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
-    chunks = (group.column(number) for group in groups for number in range(group.num_columns))
-    return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] in wanted)
+    return (group.column(number) for group in groups for number in range(group.num_columns))
 
 
 def fitted(table: pa.Table, schema: pa.Schema, columns: Sequence[str], name: str | Path) -> pa.Table:

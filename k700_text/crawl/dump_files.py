@@ -22,10 +22,14 @@ from k700_text.delimited import BrokenRow, IsRow, Keys, Names, RowReader, delimi
 from k700_text.errors import UsageError
 from k700_text.file_kinds import foreign_kind
 from k700_text.files.json_stream import iter_json
+from k700_text.schema import encoded_columns
 from k700_text.titles import KEEP_HALVES
 
 PARQUET_BATCH_ROWS = 10_000
+MAX_LINE_BYTES = 1 << 25
+"""What a service tells about one video has a million at most."""
 _HEAD_BYTES = 1 << 16
+_BUFFER_BYTES = 1 << 17
 
 _BYTES_OF = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
 
@@ -103,6 +107,8 @@ def _table(stack: ExitStack, path: Path, columns: Columns) -> Table:
     kind = foreign_kind(head)
     if kind is not None:
         raise UsageError(f"{path} is {kind}; a dump is csv, tsv, JSON or Parquet, text plain or gzipped")
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] != b"[":  # An array may be one line; its entries are bounded.
+        stream = io.BufferedReader(_Lines(stream, path), _BUFFER_BYTES)
     encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     text = stack.enter_context(io.TextIOWrapper(stream, encoding=encoding, errors=KEEP_HALVES, newline=""))
     beginning = head.decode(encoding, errors="replace").lstrip()
@@ -113,6 +119,42 @@ def _table(stack: ExitStack, path: Path, columns: Columns) -> Table:
     if beginning[0] == "{":
         return Table(None, _line_rows(text))
     return _csv(text, path, _delimiter(beginning, name), columns)
+
+
+class _Lines(io.RawIOBase):
+    """A stream of text whose lines have an end: one that does not would fill the memory.
+
+    Args:
+        stream: the bytes.
+        path: the file, for the message.
+    """
+
+    def __init__(self, stream: _Stream, path: Path) -> None:
+        self._stream = stream
+        self._path = path
+        self._num_open = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        self._num_open = 0
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def readinto(self, buffer: Any, /) -> int:
+        data = self._stream.read(len(buffer))
+        buffer[: len(data)] = data
+        end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
+        self._num_open = len(data) - end if end else self._num_open + len(data)
+        if self._num_open > MAX_LINE_BYTES:
+            raise UsageError(f"{self._path} has a line of more than {MAX_LINE_BYTES} bytes: it is damaged, or no dump")
+        return len(data)
 
 
 def _peek(stream: _Stream) -> bytes:
@@ -171,7 +213,11 @@ def _parquet(stream: _Stream, path: Path, columns: Columns) -> Table:
         names = tuple(file.schema_arrow.names)
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} has a column whose name is not UTF-8: rename it, or export it as CSV") from error
-    return Table(names, _parquet_rows(file, tuple(columns.keep(names))))
+    wanted = tuple(columns.keep(names))
+    # A value that a page names a million times stays one.
+    stream.seek(0)
+    file = pq.ParquetFile(stream, read_dictionary=encoded_columns(file.metadata, wanted))
+    return Table(names, _parquet_rows(file, wanted))
 
 
 def _parquet_rows(file: pq.ParquetFile, names: Names) -> Iterator[Row]:
@@ -182,8 +228,6 @@ def _parquet_rows(file: pq.ParquetFile, names: Names) -> Iterator[Row]:
 
 def _as_bytes(column: pa.Array, kind: pa.DataType) -> pa.Array:
     """Returns the bytes of texts; what is no column of texts (lists of them, say) holds none that we read."""
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
     for text, binary in _BYTES_OF.items():
         if kind == text:
             return column.cast(binary)
@@ -192,7 +236,10 @@ def _as_bytes(column: pa.Array, kind: pa.DataType) -> pa.Array:
 
 def _values(column: pa.Array) -> list[Any]:
     """Returns the values of a column; bytes are text of a writer that does not mark it (Impala, Hive, old Spark)."""
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_dictionary(column.type):
+        values = _values(column.dictionary)
+        return [None if place is None else values[place] for place in column.indices.to_pylist()]
+    kind = column.type
     is_fixed = pa.types.is_fixed_size_binary(kind)
     if not (is_fixed or pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)):
         try:

@@ -29,15 +29,18 @@ from k700_text.crawl.ledger_checks import (
 from k700_text.crawl.ledger_store import (
     DERIVED_COLUMNS,
     INSERT_OUTCOME,
+    MEND,
     OUTCOME_COLUMNS,
     Connection,
     checksum_of_row,
+    checksum_sql,
     connect,
     connect_read_only,
     damage_told,
     derived_of,
     outcome_of,
     prepare,
+    published_of,
     readable_text,
     row_of,
     stamp,
@@ -427,7 +430,7 @@ def read_videos(path: Path, *, leave_out: tuple[str, datetime] | None = None) ->
         leave_out: a source, and the time before which its answers are left out.
 
     Raises:
-        LedgerError: missing, damaged or of another version.
+        LedgerError: missing, damaged or of another version. Damaged answers are told, all together, at the end.
     """
     if leave_out is None:
         yield from _videos(path, "true", ())
@@ -438,18 +441,32 @@ def read_videos(path: Path, *, leave_out: tuple[str, datetime] | None = None) ->
 
 def _videos(path: Path, condition: str, values: tuple[str | None, ...]) -> Iterator[Video]:
     connection = connect_read_only(path)
-    sql = (
-        f"SELECT {', '.join(OUTCOME_COLUMNS)} FROM outcomes WHERE {condition} AND status <> 'transient'"
-        " ORDER BY youtube_id, source, fetched_at, outcome_id"
-    )
+    damage = Damage()
     try:
         with translated(path):
-            for youtube_id, rows in groupby(connection.execute(sql, values), key=lambda row: str(row[0])):
+            sql = (
+                f"SELECT {', '.join(OUTCOME_COLUMNS)}, {checksum_sql(connection)} FROM outcomes"
+                f" WHERE {condition} AND status <> 'transient' ORDER BY youtube_id, source, fetched_at, outcome_id"
+            )
+            rows = _sound(connection.execute(sql, values), damage)
+            for youtube_id, of_video in groupby(rows, key=lambda row: str(row[0])):
                 with damage_told(path):
-                    video = Video(youtube_id, tuple(map(outcome_of, rows)))
+                    video = Video(youtube_id, tuple(map(outcome_of, of_video)))
                 yield video
     finally:
         connection.close()
+    if damage.num_rows:
+        raise LedgerError(f"{path}: {damage}: {MEND}")
+
+
+def _sound(rows: Iterable[Sequence[Any]], damage: Damage) -> Iterator[Sequence[Any]]:
+    """Yields the rows (OUTCOME_COLUMNS, then the checksum) that are as they were written; the others are damage."""
+    for row in rows:
+        fault = fault_of((*published_of(row), row[-1]))
+        if fault is None:
+            yield row
+        else:
+            damage.add(row, fault)
 
 
 def purge_removed(connection: Connection) -> None:

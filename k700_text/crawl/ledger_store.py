@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ LEDGER_VERSION = 3
 BUSY_SECONDS = 5.0
 _CACHE_KILOBYTES = 16 << 10
 _CHECKPOINT_PAGES = 4000
+_PIECE_BYTES = 1 << 20
 # Beside this size deflate's tables cost more than they save: 12 instead of 77 microseconds for an oEmbed answer.
 _SMALL_EVIDENCE_BYTES = 1 << 14
 
@@ -101,7 +103,7 @@ def insert_outcomes(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> 
     for size in _ROWS_PER_STATEMENT:
         statement = INSERT_OUTCOME + f", {_OUTCOME_VALUES}" * (size - 1)
         while len(rows) - start >= size:
-            connection.execute(statement, [value for row in rows[start : start + size] for value in row])
+            connection.execute(statement, list(chain.from_iterable(rows[start : start + size])))
             start += size
 
 
@@ -138,18 +140,23 @@ def _without_secrets(outcome: TitleOutcome) -> TitleOutcome:
     return replace(outcome, evidence=None if outcome.evidence is None else hide(outcome.evidence), **hidden)
 
 
-_published_of = itemgetter(*map(OUTCOME_COLUMNS.index, PUBLISHED_COLUMNS))
+published_of = itemgetter(*map(OUTCOME_COLUMNS.index, PUBLISHED_COLUMNS))
+"""Returns the values of PUBLISHED_COLUMNS, of those of OUTCOME_COLUMNS."""
 
 
 def checksum_of_row(values: Sequence[Any]) -> int:
     """Returns the checksum of the values of OUTCOME_COLUMNS."""
-    return checksum_of_written(_published_of(values))
+    return checksum_of_written(published_of(values))
 
 
 def published_sql(connection: Connection) -> str:
     """Returns PUBLISHED_COLUMNS and the checksum, as a SELECT of this ledger's version names them."""
-    checksum = "checksum" if version_of(connection) >= 3 else "NULL AS checksum"
-    return f"{', '.join(PUBLISHED_COLUMNS)}, {checksum}"
+    return f"{', '.join(PUBLISHED_COLUMNS)}, {checksum_sql(connection)}"
+
+
+def checksum_sql(connection: Connection) -> str:
+    """Returns the checksum, as a SELECT of this ledger's version names it."""
+    return "checksum" if version_of(connection) >= 3 else "NULL AS checksum"
 
 
 def derived_of(outcome: TitleOutcome) -> tuple[Any, ...]:
@@ -207,7 +214,9 @@ def readable_text(text: bytes) -> str:
 
 def stamp(moment: datetime | None) -> str | None:
     """Returns a moment as the ledger spells it: ISO 8601, UTC."""
-    return moment.astimezone(UTC).isoformat() if moment is not None else None
+    if moment is None:
+        return None
+    return (moment if moment.tzinfo is UTC else moment.astimezone(UTC)).isoformat()
 
 
 def connect(path: Path, *, is_for_many_rows: bool = False) -> Connection:
@@ -320,8 +329,25 @@ _PROBLEMS: Mapping[int, str] = {
     sqlite3.SQLITE_PERM: "no permission to use {path}: choose another --out",
     sqlite3.SQLITE_CORRUPT: DAMAGED,
     sqlite3.SQLITE_NOTADB: "{path} is not a ledger (not an SQLite file{kind}): move it away or choose another --out",
-    sqlite3.SQLITE_IOERR: "reading or writing {path} fails: check the disk (full or over quota?) and run again",
+    sqlite3.SQLITE_IOERR: (
+        "reading or writing {path} fails: check the disk (failing, full or over quota?) and run again; the ledger"
+        " itself may be whole"
+    ),
 }
+
+
+def _can_be_read(path: Path) -> bool:
+    """Tells whether the disk gives every byte of a ledger: SQLite calls it damage, too, where a read fails."""
+    for each in (path, path.with_name(path.name + "-wal")):
+        try:
+            with each.open("rb", buffering=0) as file:
+                while file.read(_PIECE_BYTES):
+                    pass
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return False
+    return True
 
 
 MEND = "k700-text manifest --reparse mends what the kept answers tell, and drops the rest, for crawl to ask again"
@@ -345,6 +371,8 @@ def translated(path: Path) -> Iterator[None]:
         if isinstance(error, sqlite3.OperationalError) and "decode" in str(error):
             raise LedgerError(f"{path} holds text that is damaged: {MEND}") from error
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_CORRUPT and not _can_be_read(path):
+            code = sqlite3.SQLITE_IOERR
         text = _PROBLEMS.get(code, "{path} cannot be used as a ledger (" + str(error).replace("{", "(") + ")")
         kind = kind_of_ours(path)
         raise LedgerError(text.format(path=path, kind=f", but {kind}" if kind else "")) from error

@@ -95,6 +95,13 @@ def judge_final(youtube_id: str, final: Sequence[Statement]) -> Verdict:
     return verdict
 
 
+def judge_one(youtube_id: str, source: str, availability: str) -> Verdict:
+    """Returns what ``judge_final`` does for the only statement about a video."""
+    verdict = _weigh(((source, availability),), POSSIBLE_YOUTUBE_ID_PATTERN.fullmatch(youtube_id) is not None)
+    assert verdict is not None, "one service speaks once"
+    return verdict
+
+
 def _in_force(final: Sequence[Statement]) -> Sequence[Statement]:
     """Leaves out an old "alive" where two services have said "gone" since then, a day later or more."""
     alive = [each for each in final if Availability(each.availability).is_alive]

@@ -15,7 +15,7 @@ from k700_text import schema
 from k700_text.crawl.answers import Answer, read_answers
 from k700_text.crawl.sources import origin, source_rank
 from k700_text.crawl.sources.data_api import NAME as DATA_API
-from k700_text.crawl.verdict import judge_final
+from k700_text.crawl.verdict import judge_final, judge_one
 from k700_text.records import Availability
 
 VIDEOS_PER_TABLE = 5_000
@@ -64,16 +64,25 @@ def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
 
 def _row(youtube_id: str, answers: list[Answer]) -> _Row:
     """Returns a video's values: the title of the best source (its newest one), else the first known of the rest."""
-    titled: Answer | None = answers[0]
-    if len(answers) > 1:
-        answers.reverse()  # Of each source titles first, and the newest one of them.
-        answers.sort(key=_rank)
-        titled = next((answer for answer in answers if answer.title is not None), None)
+    if len(answers) == 1:
+        return _row_of_one(answers[0])
+    answers.reverse()  # Of each source titles first, and the newest one of them.
+    answers.sort(key=_rank)
+    titled = next((answer for answer in answers if answer.title is not None), None)
     web = (*judge_final(youtube_id, answers), *_rest(answers))
-    if titled is None or titled.title is None:
+    if titled is None:
         return (youtube_id, None, None, None, None, None, *web)
     title = (titled.title, _service_of(titled.source), titled.fetched, titled.captured, titled.title_language)
     return (youtube_id, *title, *web)
+
+
+def _row_of_one(answer: Answer) -> _Row:
+    """Returns what ``_row`` does where one source answered: most videos, so it is taken apart in one go."""
+    youtube_id, source, availability, fetched, title, language, captured, *rest = answer[:10]
+    web = judge_one(youtube_id, source, availability)
+    if title is None:
+        return (youtube_id, None, None, None, None, None, *web, *rest)
+    return (youtube_id, title, _service_of(source), fetched, captured, language, *web, *rest)
 
 
 def _rest(answers: Sequence[Answer]) -> tuple[str | None, float | None, int | None]:

@@ -31,6 +31,9 @@ _FULL_SCALE = np.float32(2.0**15)
 _F2, _F4 = np.dtype("<f2"), np.dtype("<f4")
 
 
+_MAX_OFFSET = (1 << 63) - 1  # of a file
+
+
 class PreparedClips:
     """The clips of a folder or URL of prepared shards. Pickles to its location.
 
@@ -258,6 +261,9 @@ class PreparedClip:
         end = offset + size
         end += -(end - row.record_offset) % CHECKED_BYTES
         begin = offset - before
+        if not row.record_offset <= offset <= offset + size <= min(row.record_offset + row.record_bytes, _MAX_OFFSET):
+            where = f"{self.name}: byte {offset} of the shard is none of its record"
+            raise DecodeError(f"{where}: remove the index and run the same `k700-text prepare` again", path=self.name)
         return ByteRange(row.shard, begin, max(0, min(end, row.record_offset + row.record_bytes) - begin))
 
     def _check(self, data: bytes, offset: int) -> None:

@@ -454,7 +454,7 @@ def _index_errors(path: Path) -> Iterator[None]:
             f"{path}: no such file: run the same `k700-text prepare` again, which writes it at its end", path=str(path)
         ) from error
     # The last is how a damaged column name shows.
-    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         text = " ".join(str(error).split())
         raise StorageError(
             f"{path} is damaged ({text}): restore a copy, or move it away and prepare again", path=str(path)

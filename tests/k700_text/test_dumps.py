@@ -614,3 +614,26 @@ def test_the_real_ledger_takes_them(tmp_path: Path) -> None:
     assert [(video.youtube_id, video.outcomes[0].source) for video in read_videos(path)] == [
         (each, "dumps") for each in sorted(IDS[:3])
     ]
+
+
+@pytest.mark.parametrize("head", ["youtube_id,title\n", '{"youtube_id": "', "youtube_id,"])
+def test_a_line_without_an_end_is_one_line_and_not_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: str
+) -> None:
+    monkeypatch.setattr("k700_text.crawl.dump_files.MAX_LINE_BYTES", 1 << 20)
+    path = tmp_path / "dump.gz"
+    with gzip.open(path, "wb", 1) as file:
+        file.write(head.encode())
+        file.write(b"a" * (3 << 20))
+    with pytest.raises(UsageError, match=r"a line of more than 1048576 bytes"):
+        list(read_dump(path))
+
+
+@pytest.mark.parametrize("is_stored", [True, False])
+def test_a_title_that_is_written_once_and_named_many_times_stays_one(tmp_path: Path, is_stored: bool) -> None:
+    ids = [f"{number:010d}A" for number in range(2000)]
+    column = pa.DictionaryArray.from_arrays(pa.array([0, None] * 1000, pa.int32()), pa.array(["x" * 1_000_000]))
+    path = tmp_path / "dump.parquet"
+    pq.write_table(pa.table({"youtube_id": ids, "title": column}), path, store_schema=is_stored)
+    titles = {id(row.title): row.title for row in read_dump(path) if row.title is not None}
+    assert list(titles.values()) == ["x" * 1_000_000]

@@ -15,7 +15,7 @@ import pytest
 
 from k700_text.annotations import load_annotations
 from k700_text.crawl.answers import check_answers
-from k700_text.crawl.ledger import Ledger
+from k700_text.crawl.ledger import Ledger, read_videos
 from k700_text.crawl.ledger_store import LEDGER_VERSION
 from k700_text.crawl.merge import merge_ledgers
 from k700_text.crawl.registry import parse_evidence
@@ -163,6 +163,20 @@ def test_a_ledger_of_version_2_is_read_and_gets_checksums_when_it_is_read_again(
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (LEDGER_VERSION,)
         assert connection.execute("SELECT count(*) FROM outcomes WHERE checksum IS NULL").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("sql", ["title = 'Another title'", "availability = 'private'", "source = 'oembee'"])
+def test_what_is_told_at_the_end_of_a_crawl_is_without_altered_answers(path: Path, sql: str) -> None:
+    alter(path, f"{sql} WHERE youtube_id = ?", IDS[7])
+    known = []
+    with pytest.raises(LedgerError, match=r"1 damaged answer .*--reparse"):
+        for video in read_videos(path):
+            known.append(video.youtube_id)
+    assert known == [each for each in IDS if each != IDS[7]]
+    with Ledger(path) as ledger:
+        ledger.want(IDS)
+        with pytest.raises(LedgerError, match="1 damaged answer "):
+            list(ledger.wanted_videos())
 
 
 def test_damaged_bytes_never_alter_a_manifest(path: Path) -> None:

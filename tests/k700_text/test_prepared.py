@@ -383,3 +383,12 @@ class TestRealClips:
                 raw = reader.read_cut(0.3, 6, 10.0, cut)
             stored = clip.read_cut(0.3, 6, 10.0, cut)
             assert psnr_db(list(stored), list(raw)) > 37, clip.name
+
+
+def test_a_place_that_no_file_has_is_one_line(world: Path) -> None:
+    clip = opened(world / "mel", 0)
+    row = clip._row
+    for offset in (1 << 62, row.record_offset + row.record_bytes, -row.audio_bytes):
+        clip._row = replace(row, audio_offset=offset)
+        with pytest.raises(DecodeError, match="none of its record"):
+            clip.read_log_mel(0.0, AUDIO)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -92,3 +93,48 @@ def test_columns_of_more_bytes_than_bearable_are_refused_unread(
     with pytest.raises(ManifestError, match="more than 50000"):
         schema.read_table(tmp_path / "probe.parquet", schema.PROBE_SCHEMA)
     assert len(schema.read_table(tmp_path / "probe.parquet", schema.PROBE_SCHEMA, ["video_status"])) == 100
+
+
+@pytest.mark.parametrize("is_stored", [True, False])
+def test_text_that_is_written_once_and_named_many_times_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_stored: bool
+) -> None:
+    monkeypatch.setattr(schema, "MAX_TABLE_BYTES", 50_000_000)
+    path = tmp_path / "a.parquet"
+    for num_rows in (100, 1000):
+        titles = pa.DictionaryArray.from_arrays(pa.array([0] * num_rows, pa.int32()), pa.array(["x" * 100_000]))
+        pq.write_table(pa.table({"title": titles}), path, store_schema=is_stored)
+        assert path.stat().st_size < 200_000
+        if num_rows == 100:
+            assert schema.read_columns(path, ["title"]).num_rows == 100
+    with pytest.raises(ManifestError, match="unpacks to 100000000 bytes of text"):
+        schema.read_columns(path, ["title"])
+
+
+def test_a_table_whose_names_are_no_text_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"clip_file": ["a.mp4"]}), path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"clip_file", b"clip\xff\xfele"))
+    with pytest.raises(ManifestError, match=r"cannot read .*a\.parquet as Parquet"):
+        read_table(path, PROBE_SCHEMA)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_damaged_bytes_of_a_table_are_read_or_one_line(tmp_path: Path, seed: int) -> None:
+    path = tmp_path / "a.parquet"
+    rows = [{"clip_file": f"a/{number}é.mp4", "video_status": "usable", "file_bytes": number} for number in range(50)]
+    pq.write_table(pa.Table.from_pylist(rows, with_metadata(PROBE_SCHEMA)), path)
+    content = path.read_bytes()
+    rng = random.Random(seed)
+    num_refused = 0
+    for _ in range(20):
+        damaged = bytearray(content)
+        place = rng.randrange(len(content) // 2)  # Of a damaged footer some end the process within Arrow.
+        damaged[place : place + 8] = rng.randbytes(8)
+        path.write_bytes(damaged if rng.random() < 0.7 else content[:place])
+        try:
+            assert len(read_table(path, PROBE_SCHEMA)) == len(rows)
+        except ManifestError as error:
+            assert "\n" not in str(error)
+            num_refused += 1
+    assert num_refused > 3

@@ -315,6 +315,14 @@ def test_a_disk_that_cannot_be_read_is_one_line_or_the_cost_of_one_clip(
     assert {name: found.get(name) for name in before} == before
 
 
+def test_a_disk_that_fails_midway_in_a_ledger_is_not_called_a_damaged_ledger(here: Path, failing: Path) -> None:
+    # The header and the first pages come; what the table holds does not.
+    after = 3 * 4096
+    run = run_on(failing, [*MANIFEST, "titles"], "ledger.sqlite", "read", errno.EIO, after)
+    assert run.returncode == 1 and len(run.stderr.splitlines()) == 1
+    assert "check the disk" in run.stderr and "damaged" not in run.stderr
+
+
 @pytest.mark.slow
 def test_what_failed_for_the_machine_is_measured_again(here: Path, failing: Path) -> None:
     run = run_on(failing, [*PROBE, "q.parquet", "--packets", "q.arrow"], "BBBBBBBBBBB", "read", errno.EIO, 0)
