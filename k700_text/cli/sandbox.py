@@ -82,29 +82,27 @@ def _write_annotations(miniature: Miniature, folder: Path) -> list[str]:
 def _write_clips(
     miniature: Miniature, clips: Path | None, labelled: Path | None, labelled_per_class: int, workers: int
 ) -> dict[str, Any]:
+    from k700_text.cli.progress import item_progress
     from k700_text.sandbox.clips import generate_clips, generate_labelled_folder
 
     facts: dict[str, Any] = {}
     if clips is not None:
-        report = generate_clips(miniature, clips, workers=workers, on_progress=_show_progress)
+        with item_progress("clips") as show:
+            report = generate_clips(miniature, clips, workers=workers, on_progress=show)
         facts["clip_files"] = {"folder": str(clips), "written": report.num_written, "kept": report.num_kept}
         facts["flawed_clips"] = report.flaws
     if labelled is not None:
-        report = generate_labelled_folder(
-            miniature.world,
-            labelled,
-            num_classes=len(miniature.labels),
-            videos_per_class=labelled_per_class,
-            workers=workers,
-            on_progress=_show_progress,
-        )
+        with item_progress("labelled clips") as show:
+            report = generate_labelled_folder(
+                miniature.world,
+                labelled,
+                num_classes=len(miniature.labels),
+                videos_per_class=labelled_per_class,
+                workers=workers,
+                on_progress=show,
+            )
         facts["labelled_files"] = {"folder": str(labelled), "written": report.num_written, "kept": report.num_kept}
     return facts
-
-
-def _show_progress(done: int, total: int) -> None:
-    if done % 50 == 0 or done == total:
-        say(f"clips: {done} of {total}")
 
 
 def _server(
