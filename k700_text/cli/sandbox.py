@@ -133,7 +133,7 @@ def _serve(server: SandboxServer, facts: dict[str, Any], *, as_json: bool) -> No
         rated = [name for name in SOURCE_NAMES if name not in (dumps.NAME, yt_dlp.NAME)]
         facts["rate_options"] = " ".join(f"--rate {name}=1000" for name in rated)
         _tell(facts, as_json=as_json)
-        say(f"serving on {server.url}; any YOUTUBE_API_KEY will do; Ctrl-C stops")
+        say(f"serving on {server.url}; Ctrl-C stops")
         try:
             threading.Event().wait()
         except KeyboardInterrupt:
@@ -155,6 +155,8 @@ def _tell(facts: dict[str, Any], *, as_json: bool) -> None:
     else:
         options = [facts.pop(name) for name in ("endpoint_options", "rate_options") if name in facts]
         emit_table("sandbox", [(name.replace("_", " "), value) for name, value in facts.items()])
+        if options:
+            say("crawl it, in another terminal, with these options (any YOUTUBE_API_KEY will do):")
         for line in options:
             print(line)
     # Whoever reads the port from a pipe gets it now, not at the end.
