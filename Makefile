@@ -46,11 +46,11 @@ define install
 endef
 
 $(TRAIN_STAMP): pyproject.toml constraints.txt
-	@echo "setting up $(VENV) for the demo: PyTorch with its CUDA libraries is 6 GB, without (TORCH=cpu) 1.5 GB"
+	@echo "setting up $(VENV) for the demo: PyTorch with its CUDA libraries is 6 GB, without (TORCH=cpu) 1.5 GB; it takes minutes to unpack"
 	$(call install,train)
 
 $(STAMP): pyproject.toml constraints.txt
-	@echo "setting up $(VENV) for tests: PyTorch with its CUDA libraries is 6 GB, without (TORCH=cpu) 1.5 GB"
+	@echo "setting up $(VENV) for tests: PyTorch with its CUDA libraries is 6 GB, without (TORCH=cpu) 1.5 GB; it takes minutes to unpack"
 	$(call install,train$(,)dev)
 	@touch $(TRAIN_STAMP)
 

@@ -140,7 +140,7 @@ def _rows(summary: dict[str, Any], out: Path) -> list[tuple[str, object]]:
         ("linear probe, top-1 accuracy", ""),
         *((f"  {name}", _percent(scores)) for name, scores in probe["scores"].items()),
         ("  chance (largest class)", f"{100 * probe['chance']['majority_share_of_test']:.1f} %"),
-        ("time", f"{summary['seconds']:.0f} s"),
+        ("time of this run", f"{summary['seconds']:.0f} s"),
         ("manifest", ", ".join(map(str, DemoFolder(out).manifests))),
         ("one batch as a picture", f"{out / 'batch.png'}, {out / 'batch.html'}"),
         ("trained model", out / "run" / "export"),

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -17,6 +18,8 @@ from k700_text.terminal import drop_stream, hold_streams, one_line, reader_has_g
 from lava_model.errors import ConfigError, LavaError, MissingExtraError
 
 EXIT_COMPLETE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+IMPORT_SECONDS = 5.0
+"""After this long a person at a terminal is told what is waited for."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -77,6 +80,8 @@ def _unwritten(error: OSError) -> int:
 def import_modules(*names: str, purpose: str) -> None:
     """Imports the modules that take seconds, before anything is begun: a signal ends the process with one line.
 
+    Where it takes long, as the first time from a slow disk, a line on a terminal says what is waited for.
+
     Args:
         names: modules that will be used.
         purpose: what needs them, for the message.
@@ -84,12 +89,18 @@ def import_modules(*names: str, purpose: str) -> None:
     Raises:
         MissingExtraError: one of them needs a package that is not installed.
     """
+    patience = threading.Timer(IMPORT_SECONDS, say, ["loading PyTorch and what else is needed ..."])
+    patience.daemon = True
+    if sys.stderr.isatty():
+        patience.start()
     try:
         with ending_at_once():
             for name in names:
                 importlib.import_module(name)
     except ImportError as error:
         raise MissingExtraError(f"{purpose} needs {error.name or error}: pip install 'k700-text[train]'") from error
+    finally:
+        patience.cancel()
 
 
 def say(line: str) -> None:

@@ -43,6 +43,8 @@ from lava_model.step import StepResult, TrainStep
 from lava_model.tracking import JsonlLog, Tracker, Values, open_trackers
 from lava_model.trained import first_weights
 
+QUIET_SECONDS = 30.0
+"""Where logged steps lie further apart than this, a person hears about the pace in between; the log does not."""
 FREE_SETTINGS = frozenset(
     {
         "model.trunk_weights",
@@ -135,7 +137,7 @@ class Trainer:
             data: what to train on.
             device: where to train.
             ranks: which process this is; None: the only one.
-            progress: takes one line of progress at each log step.
+            progress: takes one line of progress at each log step, and where these are far apart, in between.
             may_extend: whether a run may go on with another number of steps than it had; the learning-rate schedule is
                 then stretched over the new number.
 
@@ -208,7 +210,7 @@ class Trainer:
         if self._lacks_evaluation() and self._evaluate(stop):
             self._save()
             return True
-        window = Pace()  # since the last line of the log
+        window, told = Pace(), 0.0  # since the last line of the log; how much of it a person has heard about
         while self.step < self.total_steps:
             started, waited = time.perf_counter(), batches.waited_seconds
             is_last = self.step + 1 == self.total_steps
@@ -220,7 +222,10 @@ class Trainer:
             profile.step()  # after the clock: writing the recording takes seconds
             if is_logged:
                 self._log_train(result, window)
-                window = Pace()
+                window, told = Pace(), 0.0
+            elif window.seconds - told >= QUIET_SECONDS:
+                told = window.seconds
+                self.progress(f"step {self.step}/{self.total_steps}  {self._pace_line(window)}")
             # A signal ends the evaluation too: it is made when the run goes on, before the next step.
             was_cut = self._evaluates_at(self.step) and self._evaluate(stop)
             stopping = stopping or was_cut
@@ -268,14 +273,17 @@ class Trainer:
             "peak_memory_gib": None if memory_bytes is None else memory_bytes / 2**30,
         }
         self._log("train", numbers)
-        left = (self.total_steps - self.step) * pace.seconds / pace.steps
         used = "" if numbers["mfu_percent"] is None else f"  MFU {numbers['mfu_percent']:.0f} %"
         self.progress(
             f"step {self.step}/{self.total_steps}  loss {numbers['loss']:.3f}"
             f"  R@1 av {_percent(numbers['recall_at_1_av'])} vt {_percent(numbers['recall_at_1_vt'])}"
-            f"  {samples_per_second:.0f} samples/s  data wait {numbers['data_wait_percent']:.0f} %"
-            f"{used}  {clock(left)} left"
+            f"  {self._pace_line(pace, used)}"
         )
+
+    def _pace_line(self, pace: Pace, used: str = "") -> str:
+        left = clock((self.total_steps - self.step) * pace.seconds / pace.steps)
+        rate = f"{self._samples_per_second(pace):.0f} samples/s  data wait {pace.waited_percent:.0f} %"
+        return f"{rate}{used}  {left} left"
 
     def _evaluate(self, stop: StopRequest) -> bool:
         """Evaluates, and returns whether a signal came before the end of it; of all ranks the main one does it."""

@@ -57,6 +57,8 @@ def emit_table(title: str, rows: Sequence[tuple[str, Any]]) -> None:
 def _cell(value: Any) -> str:
     if isinstance(value, Mapping):
         return "\n".join(f"{name}: {_cell(entry)}" for name, entry in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_cell, value)) or "none"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 

@@ -82,29 +82,27 @@ def _write_annotations(miniature: Miniature, folder: Path) -> list[str]:
 def _write_clips(
     miniature: Miniature, clips: Path | None, labelled: Path | None, labelled_per_class: int, workers: int
 ) -> dict[str, Any]:
+    from k700_text.cli.progress import item_progress
     from k700_text.sandbox.clips import generate_clips, generate_labelled_folder
 
     facts: dict[str, Any] = {}
     if clips is not None:
-        report = generate_clips(miniature, clips, workers=workers, on_progress=_show_progress)
+        with item_progress("clips") as show:
+            report = generate_clips(miniature, clips, workers=workers, on_progress=show)
         facts["clip_files"] = {"folder": str(clips), "written": report.num_written, "kept": report.num_kept}
         facts["flawed_clips"] = report.flaws
     if labelled is not None:
-        report = generate_labelled_folder(
-            miniature.world,
-            labelled,
-            num_classes=len(miniature.labels),
-            videos_per_class=labelled_per_class,
-            workers=workers,
-            on_progress=_show_progress,
-        )
+        with item_progress("labelled clips") as show:
+            report = generate_labelled_folder(
+                miniature.world,
+                labelled,
+                num_classes=len(miniature.labels),
+                videos_per_class=labelled_per_class,
+                workers=workers,
+                on_progress=show,
+            )
         facts["labelled_files"] = {"folder": str(labelled), "written": report.num_written, "kept": report.num_kept}
     return facts
-
-
-def _show_progress(done: int, total: int) -> None:
-    if done % 50 == 0 or done == total:
-        say(f"clips: {done} of {total}")
 
 
 def _server(
@@ -135,7 +133,7 @@ def _serve(server: SandboxServer, facts: dict[str, Any], *, as_json: bool) -> No
         rated = [name for name in SOURCE_NAMES if name not in (dumps.NAME, yt_dlp.NAME)]
         facts["rate_options"] = " ".join(f"--rate {name}=1000" for name in rated)
         _tell(facts, as_json=as_json)
-        say(f"serving on {server.url}; any YOUTUBE_API_KEY will do; Ctrl-C stops")
+        say(f"serving on {server.url}; Ctrl-C stops")
         try:
             threading.Event().wait()
         except KeyboardInterrupt:
@@ -157,6 +155,8 @@ def _tell(facts: dict[str, Any], *, as_json: bool) -> None:
     else:
         options = [facts.pop(name) for name in ("endpoint_options", "rate_options") if name in facts]
         emit_table("sandbox", [(name.replace("_", " "), value) for name, value in facts.items()])
+        if options:
+            say("crawl it, in another terminal, with these options (any YOUTUBE_API_KEY will do):")
         for line in options:
             print(line)
     # Whoever reads the port from a pipe gets it now, not at the end.

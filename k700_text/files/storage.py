@@ -18,7 +18,7 @@ from k700_text.errors import MissingExtraError, StorageError
 from k700_text.files.atomic import whole_path
 
 _MAX_OPEN_FILES = 64
-_REMEDY = "copy it there again, or run the same `k700-text prepare` again to make what is missing"
+_REMEDY = "copy it there again, or remove it if it is there and run the same `k700-text prepare` again"
 # What of a remote file's description changes when the file does; stores name it differently.
 _STAMPS = ("ETag", "etag", "md5Hash", "crc32c", "LastModified", "last_modified", "mtime", "updated", "created")
 

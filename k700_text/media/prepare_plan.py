@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from k700_text.errors import UsageError
+from k700_text.errors import StorageError, UsageError
 from k700_text.manifest_files import read_manifests
 from k700_text.media.files import ClipIndex, FoundFiles, walk_clip_files
 from k700_text.media.names import parse_names
@@ -125,6 +125,7 @@ def make_plan(
     is_first = _first_of_each(_keys(ordered))
     clips = ordered.filter(is_first)
     taken = finished_shards(out)
+    _check_lengths(Path(out), taken)
     finished = _finished(root, out, taken, retry_skipped)
     is_finished = pc.is_in(_keys(clips), value_set=finished)
     return PreparePlan(
@@ -194,6 +195,16 @@ def _first_of_each(keys: pa.ChunkedArray) -> pa.Array:
     """Returns, for sorted keys, whether a row is the first of its key."""
     codes = pc.index_in(keys, value_set=pc.unique(keys)).combine_chunks().to_numpy()
     return pa.array(np.diff(codes, prepend=-1) != 0)
+
+
+def _check_lengths(out: Path, taken: Sequence[str]) -> None:
+    """Checks that no shard ends before what its rows say: its clips would count as done, and nobody could read them."""
+    for name in taken:
+        rows, path = read_shard_rows(out, name), out / f"{name}.tar"
+        end = pc.max(pc.add(rows["record_offset"], rows["record_bytes"])).as_py() or 0
+        if path.stat().st_size < end:
+            remedy = "copy it there again, or remove it and run the same command: it is made anew"
+            raise StorageError(f"{path}: ends before what {name}.arrow says is in it: {remedy}", path=str(path))
 
 
 def _finished(root: Path, out: str | Path, taken: Sequence[str], retry_skipped: bool) -> pa.Array:

@@ -120,7 +120,7 @@ def generate_clips(
         out_dir: folder to write ``<label>/<clip_id>.mp4`` into.
         config: size, frame rates and shares of flawed files.
         workers: processes.
-        on_progress: called with (done, total) after each clip.
+        on_progress: called with (done, total) before the first clip and after each.
 
     Raises:
         OSError: a file cannot be written.
@@ -152,7 +152,7 @@ def generate_labelled_folder(
         clips_per_video: clips cut from each video.
         config: size, frame rates, and shares of files without audio.
         workers: processes.
-        on_progress: called with (done, total) after each clip.
+        on_progress: called with (done, total) before the first clip and after each.
     """
     clips = tuple(labelled_clips(world, num_classes, videos_per_class, clips_per_video))
     flawless = replace(config or ClipConfig(), missing=0.0, corrupt=0.0)
@@ -193,6 +193,8 @@ def _generate(
     wanted = [job for job in jobs if _flaw(world.seed, job.clip, config) is not Flaw.MISSING]
     todo = [job for job in wanted if not job.path.exists()]
     done = len(jobs) - len(todo)
+    if on_progress is not None and todo:
+        on_progress(done, len(jobs))  # a bar from the start, not after the first clip
     for _ in _run(todo, workers):
         done += 1
         if on_progress is not None:

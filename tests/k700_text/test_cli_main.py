@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from k700_text.cli.common import emit_table
 from k700_text.cli.main import _repeated
 
 
@@ -51,3 +52,10 @@ def test_usage_errors_are_one_line_and_exit_code_2() -> None:
         done = run(*words)
         assert done.returncode == 2, words
         assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_a_table_lists_what_a_value_holds_as_a_person_would(capsys: pytest.CaptureFixture[str]) -> None:
+    emit_table("some", [("labels", ["yoga", "archery"]), ("none", []), ("counts", {"a": 1200, "b": ("x", 3)})])
+    shown = capsys.readouterr().out
+    assert "yoga, archery" in shown and "a: 1,200" in shown and "b: x, 3" in shown
+    assert "[" not in shown and "'" not in shown

@@ -147,6 +147,19 @@ def test_what_is_lost_is_made_again_to_the_byte(
     assert content(tmp_path / "out") == content(prepared[0])
 
 
+def test_a_shard_that_was_cut_short_is_not_taken_for_done(
+    world: Path, prepared: tuple[Path, PrepareSummary], tmp_path: Path
+) -> None:
+    shutil.copytree(prepared[0], tmp_path / "out")
+    shard = tmp_path / "out" / "train-000000.tar"
+    os.truncate(shard, shard.stat().st_size // 2)
+    with pytest.raises(StorageError, match=r"train-000000\.tar: ends before .* remove it and run the same command"):
+        prepare_here(world / "clips", tmp_path / "out", world / "manifest.parquet", shard_size=3, short_side=32)
+    shard.unlink()  # as the line says
+    prepare_here(world / "clips", tmp_path / "out", world / "manifest.parquet", shard_size=3, short_side=32)
+    assert content(tmp_path / "out") == content(prepared[0])
+
+
 def test_a_run_killed_at_any_moment_ends_as_one_left_alone(
     world: Path, prepared: tuple[Path, PrepareSummary], tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from k700_text.cli import progress
 from k700_text.cli.main import _invoke
 from k700_text.errors import ConfigError
 from k700_text.records import Clip, Split
@@ -63,7 +64,7 @@ def test_files_decode_and_last_as_long_as_annotated(tmp_path: Path) -> None:
     )
     count = len(mini.clips)
     assert (report.num_clips, report.num_written, report.num_kept) == (count, count, 0)
-    assert ticks == [(done, count) for done in range(1, count + 1)]
+    assert ticks == [(done, count) for done in range(count + 1)]  # the first before there is a file
     for clip in mini.clips:
         path = tmp_path / str(clip.label) / f"{clip.clip_id}.mp4"
         assert path == tmp_path / clip_path(clip)
@@ -264,12 +265,18 @@ def test_a_clip_shows_its_label_and_its_videos_tempo() -> None:
 # --- the command ---
 
 
-def test_the_command_writes_annotations_and_clips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_annotations_and_clips(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "PLAIN_LINE_SECONDS", 0.0)
     folders = ["--annotations", str(tmp_path / "mini"), "--clips", str(tmp_path / "clips")]
     _invoke(
         ["sandbox", "--no-serve", "--json", "--num-classes", "1", "--clips-per-class", "0", "--workers", "1", *folders]
     )
-    facts = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    facts = json.loads(printed.out)
+    lines = printed.err.splitlines()  # one before the first clip, and one for each
+    assert len(lines) == facts["clip_files"]["written"] + 1 and lines[-1].startswith("clips: 20/20")
     assert (facts["command"], facts["clips"], facts["labels"]) == ("sandbox", 20, ["sliding sideways"])
     assert facts["clip_files"]["written"] == len(list((tmp_path / "clips").rglob("*.mp4")))
     assert sorted(path.name for path in (tmp_path / "mini").iterdir()) == ["test.csv", "train.csv", "val.csv"]

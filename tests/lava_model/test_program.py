@@ -14,7 +14,8 @@ import pytest
 
 from k700_text import starting
 from k700_text.starting import STOPPING, end_at_once, ending_at_once, interrupting, without_handlers
-from lava_model.program import EXIT_INTERRUPTED, run_program
+from lava_model import program
+from lava_model.program import EXIT_INTERRUPTED, import_modules, run_program
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -95,3 +96,22 @@ def test_what_is_ignored_stays_ignored_and_threads_are_left_alone() -> None:
     thread.start()
     thread.join()
     assert codes == [5]
+
+
+@pytest.mark.parametrize(("is_terminal", "num_lines"), [(True, 1), (False, 0)])
+def test_a_person_is_told_what_a_slow_start_waits_for(
+    is_terminal: bool,
+    num_lines: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "slow_to_import.py").write_text("import time\n\ntime.sleep(0.2)\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(program, "IMPORT_SECONDS", 0.01)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    import_modules("slow_to_import", purpose="a test")
+    del sys.modules["slow_to_import"]
+    monkeypatch.setattr(program, "IMPORT_SECONDS", 60.0)
+    import_modules("slow_to_import", purpose="a test")  # quick enough: no word
+    assert capsys.readouterr().err.count("loading PyTorch") == num_lines

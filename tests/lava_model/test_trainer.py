@@ -806,3 +806,20 @@ def test_no_more_loader_processes_than_cores_are_started() -> None:
     # torch warns of more processes than cores, and warnings are errors here.
     (batch,) = batches_of(samples, [[(0, 0), (0, 1)]], num_workers=64)
     assert len(batch) == 2
+
+
+@pytest.mark.parametrize(("quiet_seconds", "told"), [(0.0, [1, 2, 3, 4]), (60.0, [3, 4])])
+def test_slow_steps_are_heard_of_between_those_of_the_log(
+    quiet_seconds: float,
+    told: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("lava_model.trainer.QUIET_SECONDS", quiet_seconds)
+    options = ["--max-steps", "4", "--run.log-every", "3", "--data.num-workers", "0", "--out", str(tmp_path / "run")]
+    assert main([*SMALL_OPTIONS, *options]) == 0
+    lines = re.findall(r"^step (\d)/4  .*samples/s .* left$", capsys.readouterr().err, re.MULTILINE)
+    assert list(map(int, lines)) == told
+    log = map(json.loads, (tmp_path / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines())
+    assert [line["step"] for line in log if line["kind"] == "train"] == [3, 4]
