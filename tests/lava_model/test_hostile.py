@@ -153,7 +153,7 @@ def run_words(tmp_path_factory) -> list[str]:
     [
         ("starts.jsonl", 100, r"/run cannot be written \(No space left on device\): make room", []),
         _slow(".config.json.", 100, r"config\.json cannot be written \(File too large\): make room", []),
-        ("checkpoints/.step_00000002.pt.", 9_000, r"step_00000002\.pt cannot be written \(File too large\)", []),
+        _slow("checkpoints/.step_00000002.pt.", 9_000, r"step_00000002\.pt cannot be written \(File too large\)", []),
         _slow(
             "checkpoints/.step_00000006.pt.",
             9_000,
@@ -199,6 +199,7 @@ def test_a_run_killed_anywhere_ends_as_if_nobody_had(tmp_path):
     assert sum("ok: -9 before" in line for line in lines) == 8
 
 
+@pytest.mark.slow
 def test_a_kill_between_the_first_two_files_of_a_run_leaves_a_folder_that_goes_on(run_words, tmp_path):
     """A config.json without a start would be taken for somebody else's."""
 
