@@ -114,6 +114,7 @@ def test_a_crawl_of_5000_ids_killed_50_times_ends_as_one_left_alone(tmp_path: Pa
     check_kills(tmp_path, num_ids=5000, num_kills=50, most_requests=200)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_a_clean_stop_and_the_crawl_goes_on_afterwards(tmp_path: Path) -> None:
     annotations = write_annotations(tmp_path / "validate.csv", make_ids(1500))
     out = tmp_path / "out"
@@ -148,6 +149,7 @@ def _obey_permissions() -> None:
         ctypes.CDLL(None).prctl(_DROP_FROM_BOUNDING_SET, capability, 0, 0, 0)
 
 
+@pytest.mark.slow
 def test_a_read_only_folder_is_a_clean_stop_and_the_crawl_goes_on_afterwards(tmp_path: Path) -> None:
     annotations = write_annotations(tmp_path / "validate.csv", make_ids(60))
     out = tmp_path / "out"

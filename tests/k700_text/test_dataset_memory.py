@@ -115,6 +115,7 @@ def _train(folder: Path, results: Any) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is told apart on Linux only")
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_a_worker_needs_no_memory_for_the_rows(make_dataset: Callable[[], KineticsAVT], folder: Path) -> None:
     make_dataset()
     # A fresh process: what this one has freed is copied bit by bit as the worker uses it again.

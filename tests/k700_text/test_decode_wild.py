@@ -824,6 +824,7 @@ def open_many(folder: Path, num_opens: int) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux tells what a process holds")
+@pytest.mark.slow
 def test_a_thousand_opens_leave_nothing_behind(tmp_path: Path) -> None:
     open_many(tmp_path, 1_000)
     assert threading.active_count() == 1

@@ -225,6 +225,7 @@ print(digest.hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_bytes_do_not_depend_on_what_lay_in_memory_before() -> None:
     root = Path(__file__).resolve().parents[2]
     digests = set()

@@ -365,6 +365,7 @@ class TestRealClips:
                 expected = expected[:, box.top : box.top + side, box.left : box.left + side]
                 np.testing.assert_array_equal(window[:, :side], expected)
 
+    @pytest.mark.slow
     def test_the_default_quality_keeps_38_db(self, real: Path) -> None:
         for path in KINETICS:
             name = Path(path).name

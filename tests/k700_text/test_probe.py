@@ -561,6 +561,7 @@ class TestRealFiles:
             probe_clip(REAL_DATA / "videos-odd" / "ucf101-strays" / f"v_{name}.avi", REAL_DATA).audio_status == status
         )
 
+    @pytest.mark.slow
     def test_the_same_clip_twice_is_heard_alike(self) -> None:
         pairs = REAL_DATA / "videos-odd" / "vggsound-pairs"
         by_name = defaultdict(list)
@@ -572,6 +573,7 @@ class TestRealFiles:
             assert original.audio_rms_dbfs == pytest.approx(encoded.audio_rms_dbfs, abs=2.0)
             assert original.audio_silent_fraction == pytest.approx(encoded.audio_silent_fraction, abs=0.02)
 
+    @pytest.mark.slow
     def test_every_column_of_the_manifest_of_sixty_clips(self, tmp_path: Path) -> None:
         probe_folder(FIGHT, tmp_path / "probe.parquet", options=ProbeOptions(workers=2))
         rows = rows_of(tmp_path / "probe.parquet")

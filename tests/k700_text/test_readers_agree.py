@@ -206,6 +206,7 @@ SUFFIXES = frozenset({".mp4", ".mov", ".avi", ".mkv", ".mpg", ".flv", ".mp3", ".
 
 
 @pytest.mark.realdata
+@pytest.mark.slow
 def test_readers_agree_on_real_files(real_data: Path, tmp_path: Path) -> None:
     files = [
         path

@@ -192,6 +192,7 @@ class Crashing:
         return self._source.open(place, note)
 
 
+@pytest.mark.slow
 def test_a_clip_that_kills_its_reader_costs_itself(
     manifest: Path, clips: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,6 +110,7 @@ STOPPING = "stopping: this step is finished and saved (Ctrl-C again ends at once
         "torch:save",
     ],
 )
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_a_training_at_once_with_no_half_checkpoint(place: str, tmp_path: Path) -> None:
     # Patience is none: a first signal must not end what is being saved.
     with blocked(tmp_path, "pretrain", place, patience=0.1) as process:

@@ -456,6 +456,7 @@ def test_a_finished_run_is_extended_and_its_schedule_stretched_over_all_steps(tm
     assert "is finished at step 12" in answer_of([*words, "12"], capsys)
 
 
+@pytest.mark.slow
 def test_an_extended_run_that_is_stopped_goes_on_bit_for_bit(tmp_path, capsys):
     for name, stop in (("whole", None), ("stopped", 9)):
         for length in (6, 12):
