@@ -206,7 +206,7 @@ def _guarded(stream: BinaryIO) -> BinaryIO:
 def _tarred(name: str, stream: BinaryIO) -> Iterator[tuple[str, BinaryIO]]:
     headers = cast(BinaryIO, _Guarded(stream, max_read=_MAX_HEADER_BYTES))
     with faults_of_archives():
-        archive = tarfile.open(fileobj=headers, mode="r:")  # noqa: SIM115
+        archive = tarfile.open(fileobj=headers, mode="r:")  # noqa: SIM115 - the stream is closed by who opened it
         files = {member.name: member for member in _headers(archive) if member.isfile() and _is_wanted(member.name)}
     for member in _tables(name, files):
         # A few bytes can stand for a petabyte of holes.

@@ -107,7 +107,7 @@ class PlayerWire:
             "Accept-Encoding": "gzip",
         }
         response = self._transport.send(self._place(url), method=method, data=data, headers=all_headers)
-        self._cookies.extract_cookies(_Cookies(response.set_cookies), original)  # type: ignore[arg-type]
+        self._cookies.extract_cookies(_Cookies(response.set_cookies), original)  # type: ignore[arg-type]  # the two methods it asks for
         return response
 
     def _place(self, url: str) -> str:
